@@ -1,0 +1,352 @@
+"""Phasic policy gradient (Cobbe, Hilton, Klimov, Schulman 2020, arXiv 2009.04416).
+
+Two phases take turns. The policy phase is PPO on whole rollouts. After every `policy_iterations` (N_pi) of them, the
+auxiliary phase distils the value function into the policy network's features on all the data since the last one,
+holding the policy itself in place with a KL penalty.
+
+Where the paper and its released code disagree, the published numbers came from the code and so do the choices here;
+each is named where it is made.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from purerl import distributions, losses, minibatches, networks, normalizers, optimizers, rng, rollouts
+from purerl.types import Agent, Array, Clock, EnvSpec, Metric, Rollout, static, traced
+
+
+@struct.dataclass
+class Config:
+    """Sizes and constants: appendix A of the paper; those marked "code" are only in the released code."""
+
+    num_envs: int = static(256, help="environments of one seed (the paper: 4 workers of 64)")
+    rollout_length: int = static(256, help="steps of each environment between updates")
+    policy_iterations: int = static(32, help="N_pi, policy phases before each auxiliary phase")
+    policy_epochs: int = static(1, help="E_pi, passes of the policy loss over each rollout")
+    value_epochs: int = static(1, help="E_V, passes of the value loss over each rollout")
+    auxiliary_epochs: int = static(6, help="E_aux, passes of the auxiliary phase over its buffer; 0 for none")
+    num_minibatches: int = static(8, help="gradient steps in one pass over a rollout")
+    auxiliary_minibatches: int = static(16, help="gradient steps in one auxiliary pass, for each rollout in the buffer")
+    architecture: Literal["dual", "detach", "shared"] = static("dual", help="two networks, or one (with its true value detached or not)")
+    objective: Literal["clip", "kl"] = static("clip", help="clipped surrogate, or ratio with a KL penalty (section 3.5)")
+    normalize_advantages: Literal["rollout", "none"] = static("rollout", help="over the whole rollout (code)")
+    scale_rewards: rollouts.RewardScaling = static("per-rollout", help="divide rewards by the std of their return")
+    time_limit_is_terminal: bool = static(True, help="a time-out ends the game instead of being bootstrapped")
+    anneal_learning_rate: bool = static(False, help="policy-phase step size linearly to 0 over the run")
+    network: networks.TorsoName = static("auto", help="torso; auto chooses by the observations")
+    channels: tuple[int, ...] = static((16, 32, 32), help="channels of the IMPALA stacks")
+    hidden: tuple[int, ...] = static((64, 64), help="widths of the MLP")
+    activation: Literal["tanh", "relu"] = static("tanh", help="of the MLP")
+    initializer: networks.InitializerName = static("normed", help="weights at the start (code)")
+    pooling: networks.PoolingName = static("torch", help="padding convention of IMPALA's max-pooling (code)")
+    dtype: Literal["float32", "bfloat16"] = static("float32", help="of the networks' arithmetic; parameters are float32")
+    learning_rate: float = traced(5e-4, help="Adam step size of the policy phase")
+    auxiliary_learning_rate: float = traced(5e-4, help="Adam step size of the auxiliary phase")
+    adam_epsilon: float = traced(1e-8, help="Adam epsilon (code)")
+    max_grad_norm: float = traced(float("inf"), help="global norm to clip gradients to; inf for none (code)")
+    discount: float = traced(0.999, help="gamma")
+    trace_decay: float = traced(0.95, help="lambda of GAE")
+    clip: float = traced(0.2, help="clip range of the probability ratio")
+    kl_coefficient: float = traced(1.0, help="beta_pi, weight of the penalty of objective kl")
+    entropy_coefficient: float = traced(0.01, help="beta_S, weight of the entropy bonus")
+    value_coefficient: float = traced(1.0, help="weight of the value loss, itself half a squared error")
+    clone_coefficient: float = traced(1.0, help="beta_clone, weight of the KL term of the auxiliary phase")
+    reward_discount: float = traced(0.99, help="discount in reward scaling (code; not gamma)")
+    reward_clip: float = traced(10.0, help="largest scaled reward (code)")
+
+
+@struct.dataclass
+class Segments:
+    """The auxiliary buffer B: the rollouts since the last auxiliary phase, [N_pi, N, T, ...], one row a segment.
+
+    Observations keep the environment's dtype (uint8 frames stay uint8). It is never cleared: each cycle writes over
+    the one before.
+    """
+
+    observation: Array
+    value_target: Array
+    valid: Array
+
+
+@struct.dataclass
+class State:
+    """Parameters, one Adam state for each phase, reward statistics, auxiliary buffer.
+
+    `value_optimizer` is None unless E_pi != E_V: with equal epochs one Adam over both losses is exact.
+    """
+
+    params: Any
+    policy_optimizer: Any
+    value_optimizer: Any
+    auxiliary_optimizer: Any
+    reward_normalizer: normalizers.RewardNormalizer
+    segments: Segments
+
+
+@struct.dataclass
+class Output:
+    """Policy parameters [..., A], true value [...], auxiliary value [...] (None in the shared architecture)."""
+
+    policy: Any
+    value: Array
+    auxiliary_value: Array | None
+
+
+class Network(nn.Module):
+    """Section 2 and 3.6. dual: disjoint policy and value networks. detach: one network whose value head cannot reach
+    the trunk, in both phases (code; the paper lets the gradient through in the auxiliary phase). shared: plain PPO trunk.
+    """
+
+    config: Config
+    spec: EnvSpec
+
+    @nn.compact
+    def __call__(self, observation: Array) -> Output:
+        torso = networks.torso_of(self.config, self.spec)
+        features = torso(name="policy_torso")(observation)
+        policy = networks.PolicyHead(self.spec, self.config.initializer, name="policy")(features)
+        value_features = {
+            "dual": lambda: torso(name="value_torso")(observation),
+            "detach": lambda: jax.lax.stop_gradient(features),
+            "shared": lambda: features,
+        }[self.config.architecture]()
+        value = networks.ValueHead(self.config.initializer, name="value")(value_features)
+        if self.config.architecture == "shared":
+            return Output(policy, value, None)
+        auxiliary_value = networks.ValueHead(self.config.initializer, name="auxiliary_value")(features)
+        return Output(policy, value, auxiliary_value)
+
+
+def network(config: Config, spec: EnvSpec) -> Network:
+    """The network of a config. Traced fields are dropped, so that no tracer hides in a module."""
+    return Network(jax.tree.map(lambda _: 0.0, config), spec)
+
+
+def auxiliary_adam(config: Config) -> optax.GradientTransformation:
+    """The auxiliary phase's own Adam over all parameters: its moments never mix with the policy phase's."""
+    return optimizers.adam(config.replace(learning_rate=config.auxiliary_learning_rate, anneal_learning_rate=False))
+
+
+def check(config: Config, spec: EnvSpec) -> None:
+    """Raises PurerlError if the sizes cannot work, before anything is built."""
+    minibatches.check_division("num_envs", config.num_envs, "num_minibatches", config.num_minibatches)
+    if config.auxiliary_epochs:
+        minibatches.check_division("num_envs", config.num_envs, "auxiliary_minibatches", config.auxiliary_minibatches)
+    networks.check_torso(config, spec)
+
+
+def init(config: Config, spec: EnvSpec, key: Array) -> State:
+    """State at the start of training."""
+    params = network(config, spec).init(key, jnp.zeros((1, *spec.observation_shape), spec.observation_dtype))
+    adam_state = optimizers.adam(config).init(params)
+    stored = config.policy_iterations if config.auxiliary_epochs else 0
+    rows = (stored, config.num_envs, config.rollout_length)
+    return State(
+        params=params,
+        policy_optimizer=adam_state,
+        value_optimizer=None if config.policy_epochs == config.value_epochs else adam_state,
+        auxiliary_optimizer=adam_state,
+        reward_normalizer=normalizers.init_reward_normalizer(config.num_envs),
+        segments=Segments(
+            observation=jnp.zeros((*rows, *spec.observation_shape), spec.observation_dtype),
+            value_target=jnp.zeros(rows, jnp.float32),
+            valid=jnp.ones(rows, jnp.bool_),
+        ),
+    )
+
+
+def act(
+    config: Config, spec: EnvSpec, state: State, observation: Array, keys: Array, clock: Clock, explore: bool
+) -> tuple[Array, rollouts.ActorCriticExtras]:
+    """Samples actions [N] (or takes the most likely ones, if not `explore`)."""
+    policy = distributions.for_spec(spec)
+    output = network(config, spec).apply(state.params, observation)
+    action = jax.vmap(policy.sample)(keys, output.policy) if explore else policy.mode(output.policy)
+    return action, rollouts.ActorCriticExtras(policy.log_prob(output.policy, action), output.value)
+
+
+def policy_loss(
+    config: Config, spec: EnvSpec, output: Output, batch: rollouts.ActorCriticBatch
+) -> tuple[Array, dict[str, Array]]:
+    """L^clip with the entropy bonus (eq. 1 of the paper), or the ratio with a quadratic KL penalty (code)."""
+    policy = distributions.for_spec(spec)
+    log_ratio = policy.log_prob(output.policy, batch.action) - batch.log_prob
+    if config.objective == "clip":
+        surrogate = losses.clipped_surrogate(log_ratio, batch.advantage, config.clip)
+    else:
+        surrogate = -batch.advantage * jnp.exp(log_ratio)
+        surrogate = surrogate + config.kl_coefficient * losses.quadratic_kl_penalty(log_ratio)
+    surrogate = losses.masked_mean(surrogate, batch.valid)
+    entropy = losses.masked_mean(policy.entropy(output.policy), batch.valid)
+    return surrogate - config.entropy_coefficient * entropy, {
+        "policy_loss": surrogate,
+        "entropy": entropy,
+        "approximate_kl": losses.masked_mean(jnp.expm1(log_ratio) - log_ratio, batch.valid),
+        "clipped_fraction": losses.masked_mean(jnp.abs(jnp.expm1(log_ratio)) > config.clip, batch.valid),
+    }
+
+
+def value_loss(
+    config: Config, spec: EnvSpec, output: Output, batch: rollouts.ActorCriticBatch
+) -> tuple[Array, dict[str, Array]]:
+    """L^value, half the mean squared error (eq. 2)."""
+    error = losses.masked_mean(losses.squared_value_error(output.value, batch.value_target), batch.valid)
+    return config.value_coefficient * error, {"value_loss": error}
+
+
+def joint_loss(
+    config: Config, spec: EnvSpec, output: Output, batch: rollouts.ActorCriticBatch
+) -> tuple[Array, dict[str, Array]]:
+    """Both at once, for E_pi = E_V."""
+    policy, policy_terms = policy_loss(config, spec, output, batch)
+    value, value_terms = value_loss(config, spec, output, batch)
+    return policy + value, policy_terms | value_terms
+
+
+def policy_phase(
+    config: Config, spec: EnvSpec, state: State, rollout: Rollout, key: Array, clock: Clock
+) -> tuple[State, rollouts.ActorCriticBatch, dict[str, Metric]]:
+    """Lines 3 to 7 of algorithm 1: one rollout, E_V value passes then E_pi policy passes (or both at once).
+
+    Minibatches are whole environments, [T, N / num_minibatches] (code).
+    """
+    apply = network(config, spec).apply
+    normalizer, batch, metrics = rollouts.actor_critic_batch(
+        config, state.reward_normalizer, rollout, lambda o: apply(state.params, o).value
+    )
+    adam = optimizers.adam(config, clock)
+
+    def passes(loss, params, optimizer_state, num_epochs, stream):
+        def gradient_step(carry, environments):
+            params, optimizer_state = carry
+            minibatch = minibatches.take(batch, environments, axis=1)
+            gradients, terms = jax.grad(
+                lambda p: loss(config, spec, apply(p, minibatch.observation), minibatch), has_aux=True
+            )(params)
+            updates, optimizer_state = adam.update(gradients, optimizer_state, params)
+            return (optax.apply_updates(params, updates), optimizer_state), terms
+
+        carry, terms = minibatches.shuffled_epochs(
+            gradient_step,
+            (params, optimizer_state),
+            rng.stream(key, stream),
+            num_items=config.num_envs,
+            num_minibatches=config.num_minibatches,
+            num_epochs=num_epochs,
+        )
+        return *carry, {name: Metric.of(values) for name, values in terms.items()}
+
+    params, policy_optimizer, value_optimizer = state.params, state.policy_optimizer, state.value_optimizer
+    if config.policy_epochs == config.value_epochs:
+        params, policy_optimizer, terms = passes(joint_loss, params, policy_optimizer, config.policy_epochs, "policy")
+        metrics |= terms
+    else:
+        params, value_optimizer, terms = passes(value_loss, params, value_optimizer, config.value_epochs, "value")
+        metrics |= terms
+        params, policy_optimizer, terms = passes(policy_loss, params, policy_optimizer, config.policy_epochs, "policy")
+        metrics |= terms
+    state = state.replace(
+        params=params,
+        policy_optimizer=policy_optimizer,
+        value_optimizer=value_optimizer,
+        reward_normalizer=normalizer,
+    )
+    return state, batch, metrics
+
+
+def store(segments: Segments, batch: rollouts.ActorCriticBatch, slot: Array) -> Segments:
+    """Line 8: puts a rollout [T, N] with its value targets in slot [] of the buffer, whole segments contiguous."""
+    valid = jnp.ones(batch.value_target.shape, jnp.bool_) if batch.valid is None else batch.valid
+    new = Segments(batch.observation, batch.value_target, valid)
+    return jax.tree.map(
+        lambda buffer, x: jax.lax.dynamic_update_index_in_dim(buffer, jnp.swapaxes(x, 0, 1), slot, axis=0),
+        segments,
+        new,
+    )
+
+
+def auxiliary_loss(
+    config: Config, spec: EnvSpec, output: Output, old_policy: Any, value_target: Array, valid: Array
+) -> tuple[Array, dict[str, Array]]:
+    """L^joint = L^aux + beta_clone KL[pi_old, pi], plus L^value (lines 11 and 12; code: in one gradient step)."""
+    kl = losses.masked_mean(distributions.for_spec(spec).kl(old_policy, output.policy), valid)
+    value = losses.masked_mean(losses.squared_value_error(output.value, value_target), valid)
+    terms = {"auxiliary_kl": kl, "auxiliary_true_value_loss": value}
+    total = config.clone_coefficient * kl + value
+    if output.auxiliary_value is not None:
+        auxiliary = losses.masked_mean(losses.squared_value_error(output.auxiliary_value, value_target), valid)
+        terms["auxiliary_value_loss"] = auxiliary
+        total = total + auxiliary
+    return total, terms
+
+
+def auxiliary_phase(
+    config: Config, spec: EnvSpec, params: Any, optimizer_state: Any, segments: Segments, key: Array
+) -> tuple[Any, Any, dict[str, Metric]]:
+    """Lines 9 to 13: E_aux passes over the buffer in minibatches of whole segments [B, T]. Targets stay as stored."""
+    apply = network(config, spec).apply
+    num_segments = segments.value_target.shape[0] * segments.value_target.shape[1]
+    num_groups = segments.value_target.shape[0] * config.auxiliary_minibatches
+    rows = jax.tree.map(lambda x: x.reshape(num_segments, *x.shape[2:]), segments)
+
+    # Line 9: pi_old is the policy at the start of the auxiliary phase, not the one that acted.
+    grouped = rows.observation.reshape(num_groups, -1, *rows.observation.shape[1:])
+    old_policy = jax.lax.map(lambda observation: apply(params, observation).policy, grouped)
+    old_policy = jax.tree.map(lambda x: x.reshape(num_segments, *x.shape[2:]), old_policy)
+    adam = auxiliary_adam(config)
+
+    def gradient_step(carry, indices):
+        params, optimizer_state = carry
+        batch, old = minibatches.take((rows, old_policy), indices)
+
+        def loss(p):
+            return auxiliary_loss(config, spec, apply(p, batch.observation), old, batch.value_target, batch.valid)
+
+        gradients, terms = jax.grad(loss, has_aux=True)(params)
+        updates, optimizer_state = adam.update(gradients, optimizer_state, params)
+        return (optax.apply_updates(params, updates), optimizer_state), terms
+
+    (params, optimizer_state), terms = minibatches.shuffled_epochs(
+        gradient_step,
+        (params, optimizer_state),
+        key,
+        num_items=num_segments,
+        num_minibatches=num_groups,
+        num_epochs=config.auxiliary_epochs,
+    )
+    return params, optimizer_state, {name: Metric.of(values) for name, values in terms.items()}
+
+
+def update(
+    config: Config, spec: EnvSpec, state: State, rollout: Rollout, key: Array, clock: Clock
+) -> tuple[State, dict[str, Metric]]:
+    """Algorithm 1, one iteration: a policy phase, and when N_pi of them are done the auxiliary phase."""
+    state, batch, metrics = policy_phase(config, spec, state, rollout, key, clock)
+    if not config.auxiliary_epochs:
+        return state, metrics
+    segments = store(state.segments, batch, clock.iteration % config.policy_iterations)
+
+    def run_phase(params, optimizer_state):
+        return auxiliary_phase(config, spec, params, optimizer_state, segments, rng.stream(key, "auxiliary"))
+
+    def skip_phase(params, optimizer_state):
+        shapes = jax.eval_shape(run_phase, params, optimizer_state)[2]
+        return params, optimizer_state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    # The clock is never batched, so this stays a branch under vmap. The buffer goes in and does not come out: no copy.
+    due = (clock.iteration + 1) % config.policy_iterations == 0
+    params, optimizer_state, terms = jax.lax.cond(
+        due, run_phase, skip_phase, state.params, state.auxiliary_optimizer
+    )
+    state = state.replace(params=params, auxiliary_optimizer=optimizer_state, segments=segments)
+    return state, metrics | terms
+
+
+AGENT = Agent("ppg", Config, check, init, act, update)

@@ -1,0 +1,97 @@
+"""gymnax environments, stepped inside the compiled program: `gymnax/<id>` for every id that gymnax registers."""
+
+from __future__ import annotations
+
+import dataclasses
+import urllib.error
+from typing import Any
+
+import gymnax
+import jax
+import jax.numpy as jnp
+from gymnax.environments import spaces
+
+from purerl.errors import PurerlError
+from purerl.types import Array, Environment, EnvSpec, TimeStep
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of a gymnax environment."""
+
+    max_steps: int = 0
+    """Time limit of an episode in steps; 0 keeps gymnax's own."""
+
+
+def names() -> list[str]:
+    """All ids that gymnax registers, those added with `gymnax.register` included."""
+    return list(gymnax.registered_envs)
+
+
+def make(name: str, options: Options | None = None) -> Environment:
+    """The environment `name`, unbatched and auto-resetting, its final observations shown.
+
+    MinAtar's binary planes are stored as bool (exact, a quarter of the bytes); a discrete observation becomes a one-hot
+    vector; other observations are float32.
+
+    Raises:
+      PurerlError: the environment cannot be built here, or its spaces are of a kind no agent handles.
+    """
+    options = options or Options()
+    try:
+        env, params = gymnax.make(name)
+    except urllib.error.URLError as error:
+        raise PurerlError(f"gymnax/{name} downloads its data when it is made, and that failed: {error.reason}") from error
+    if options.max_steps < 0:
+        raise PurerlError(f"--env.max-steps = {options.max_steps} must be 0 (gymnax's own limit) or positive")
+    if options.max_steps:
+        params = params.replace(max_steps_in_episode=options.max_steps)
+    encode, shape, dtype = _observation_encoding(name, env.observation_space(params))
+    spec = EnvSpec(name=f"gymnax/{name}", observation_shape=shape, observation_dtype=dtype, **_actions(name, env, params))
+    state_types = jax.eval_shape(lambda key: env.reset(key, params)[1], jax.random.key(0))
+
+    def settle(state: Any) -> Any:
+        # gymnax mixes Python numbers into its states: pin every dtype, so that a loop carries one type throughout.
+        return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), state, state_types)
+
+    def reset(key: Array) -> tuple[Any, Array]:
+        observation, state = env.reset(key, params)
+        return settle(state), encode(observation)
+
+    action_space = env.action_space(params)
+
+    def step(key: Array, state: Any, action: Array) -> tuple[Any, TimeStep]:
+        if not spec.num_actions:
+            action = jnp.clip(action, action_space.low, action_space.high)
+        observation, state, reward, terminated, truncated, info = env.step(key, state, action, params)
+        terminated = jnp.asarray(terminated, jnp.bool_)
+        return settle(state), TimeStep(
+            observation=encode(observation),
+            reward=jnp.asarray(reward, jnp.float32).reshape(()),
+            terminated=terminated,
+            truncated=jnp.asarray(truncated, jnp.bool_) & ~terminated,
+            final_observation=encode(info["final_observation"]),
+        )
+
+    return Environment(spec, reset, step)
+
+
+def _observation_encoding(name: str, space: Any):
+    if isinstance(space, spaces.Discrete):
+        return (lambda x: jax.nn.one_hot(x, space.n, dtype=jnp.float32)), (int(space.n),), "float32"
+    if not isinstance(space, spaces.Box):
+        raise PurerlError(f"gymnax/{name} has {type(space).__name__} observations; only Box and Discrete are supported")
+    shape = tuple(int(n) for n in space.shape)
+    if name.endswith("-MinAtar"):
+        return (lambda x: x != 0), shape, "bool"
+    return (lambda x: jnp.asarray(x, jnp.float32).reshape(shape)), shape, "float32"
+
+
+def _actions(name: str, env: Any, params: Any) -> dict[str, Any]:
+    space = env.action_space(params)
+    if isinstance(space, spaces.Discrete):
+        return {"num_actions": int(space.n)}
+    if isinstance(space, spaces.Box):
+        low, high = float(jnp.min(space.low)), float(jnp.max(space.high))
+        return {"num_actions": 0, "action_shape": tuple(map(int, space.shape)), "action_low": low, "action_high": high}
+    raise PurerlError(f"gymnax/{name} has {type(space).__name__} actions; only Discrete and Box are supported")

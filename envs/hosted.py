@@ -1,0 +1,246 @@
+"""Plays any in-graph environment through the host pool protocol.
+
+It is the bridge's own check: the same game, stepped in the graph and stepped through a pool, must give the same run. It
+is also the way to step a JAX environment by hand. It is not fast: use the in-graph loop for that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purerl import rng
+from purerl.errors import PurerlError
+from purerl.types import Environment, EnvSpec, TimeStep
+
+
+class Turns:
+    """The manners of a pool: checks its sizes, its actions and whose turn it is, so that every pool errs alike.
+
+    Each group is fresh (not yet stepped), at rest, or stepping. Every method raises PurerlError when it is out of turn.
+    """
+
+    def __init__(self, spec: EnvSpec, num_seeds: int, num_envs: int, num_groups: int):
+        for name, size in (("num_seeds", num_seeds), ("num_envs", num_envs), ("num_groups", num_groups)):
+            if size < 1:
+                raise PurerlError(f"{name} must be at least 1, not {size}")
+        if num_envs % num_groups:
+            raise PurerlError(
+                f"num_envs={num_envs} cannot be split into num_groups={num_groups} equal groups; "
+                f"use num_groups=1 or a multiple of {num_groups} environments"
+            )
+        self.num_groups = num_groups
+        self.group_size = num_envs // num_groups
+        self._shape = (num_seeds, self.group_size, *spec.action_shape)
+        self._num_actions = spec.num_actions
+        self._dtype = np.dtype(np.int32 if spec.num_actions else np.float32)
+        self._name = spec.name
+        self._fresh = [True] * num_groups
+        self._stepping = [False] * num_groups
+        self._closed = False
+
+    def reset(self, group: int) -> None:
+        """A group's first observations are wanted."""
+        self._check_group(group)
+        if not self._fresh[group]:
+            raise PurerlError(
+                f"group {group} of {self._name} has been stepped: reset only gives the first observations, "
+                "an episode's end resets its game by itself; make a new pool to start over"
+            )
+
+    def send(self, group: int, actions: Any) -> np.ndarray:
+        """A group is about to step: returns `actions` [S, N / G, ...] as numpy, checked."""
+        self._check_group(group)
+        if self._stepping[group]:
+            raise PurerlError(f"group {group} of {self._name} is already stepping: call recv({group}) before send")
+        actions = np.asarray(actions)
+        if actions.shape != self._shape:
+            raise PurerlError(
+                f"actions of {self._name} must have the shape {self._shape} = [seeds, environments of a group, ...], "
+                f"not {actions.shape}"
+            )
+        if actions.dtype != self._dtype:
+            raise PurerlError(
+                f"actions of {self._name} must be {self._dtype}, not {actions.dtype}: "
+                f"pass actions.astype('{self._dtype}')"
+            )
+        if self._num_actions and not 0 <= actions.min() <= actions.max() < self._num_actions:
+            raise PurerlError(
+                f"actions of {self._name} must lie in [0, {self._num_actions}), "
+                f"not in [{actions.min()}, {actions.max()}]"
+            )
+        self._fresh[group] = False
+        self._stepping[group] = True
+        return actions
+
+    def recv(self, group: int) -> None:
+        """A group's step is awaited."""
+        self._check_group(group)
+        if not self._stepping[group]:
+            raise PurerlError(f"group {group} of {self._name} is not stepping: call send({group}, actions) before recv")
+        self._stepping[group] = False
+
+    def rest(self, what: str) -> None:
+        """All groups must be at rest for `what`."""
+        self._check_open()
+        if any(self._stepping):
+            group = self._stepping.index(True)
+            raise PurerlError(f"group {group} of {self._name} is stepping: call recv({group}) before {what}")
+
+    def rewind(self) -> None:
+        """All groups were given another state: none of them has been stepped since."""
+        self._fresh = [True] * self.num_groups
+
+    def close(self) -> bool:
+        """Returns whether there is still something to close."""
+        was_open, self._closed = not self._closed, True
+        return was_open
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise PurerlError(f"the pool of {self._name} is closed: make a new one")
+
+    def _check_group(self, group: int) -> None:
+        self._check_open()
+        if not 0 <= group < self.num_groups:
+            raise PurerlError(f"{self._name} has no group {group}: its groups are 0 to {self.num_groups - 1}")
+
+
+class HostedPool:
+    """A `types.Pool` of an in-graph environment, with exactly the in-graph loop's random numbers.
+
+    Environment n of a seed is reset with key n of at(stream(base, "reset"), 0), and takes its g-th step (from 0) with key
+    n of at(stream(base, "environment"), g), whatever the number of groups.
+
+    Args:
+      environment: the game, unbatched.
+      keys: typed base keys [S], one for each seed.
+      num_envs: N, environments of each seed.
+      num_groups: G, must divide N.
+
+    Raises PurerlError for sizes that do not fit.
+    """
+
+    def __init__(self, environment: Environment, keys: jax.Array, num_envs: int, num_groups: int = 1):
+        if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.ndim != 1:
+            raise PurerlError("a hosted pool needs typed base keys of shape [seeds]: use purerl.rng.seed_keys")
+        self.spec = environment.spec
+        self.num_seeds = keys.shape[0]
+        self.num_envs = num_envs
+        self.num_groups = num_groups
+        self._turns = Turns(self.spec, self.num_seeds, num_envs, num_groups)
+        self._keys = keys
+        self._steps = np.zeros(num_groups, np.int64)
+        size = self._turns.group_size
+
+        @jax.jit
+        def reset(first: jax.Array):
+            def reset_seed(key):
+                return jax.vmap(environment.reset)(rng.per_environment(rng.at(rng.stream(key, "reset"), 0), size, first))
+
+            return jax.vmap(reset_seed)(keys)
+
+        @jax.jit
+        def step(first: jax.Array, count: jax.Array, states, actions: jax.Array):
+            def step_seed(key, states, actions):
+                step_keys = rng.per_environment(rng.at(rng.stream(key, "environment"), count), size, first)
+                return jax.vmap(environment.step)(step_keys, states, actions)
+
+            return jax.vmap(step_seed)(keys, states, actions)
+
+        self._step = step
+        self._firsts = [np.uint32(group * size) for group in range(num_groups)]
+        started = [reset(first) for first in self._firsts]
+        self._states = [states for states, _ in started]
+        self._observations = [observations for _, observations in started]
+        self._coming: list[Any] = [None] * num_groups
+
+    def reset(self, group: int) -> np.ndarray:
+        """First observations of a group [S, N / G, ...]; after `restore`, those to act on next."""
+        self._turns.reset(group)
+        return np.asarray(self._observations[group])
+
+    def send(self, group: int, actions: np.ndarray) -> None:
+        """Starts stepping a group with actions [S, N / G, ...]."""
+        actions = self._turns.send(group, actions)
+        count = np.uint32(self._steps[group] % 2**32)
+        # JAX may alias the caller's array and run later; the caller may fill it again as soon as this returns.
+        self._coming[group] = self._step(self._firsts[group], count, self._states[group], actions.copy())
+
+    def recv(self, group: int) -> TimeStep:
+        """Waits for a group's step and returns its TimeStep of numpy arrays [S, N / G, ...]."""
+        self._turns.recv(group)
+        self._states[group], step = self._coming[group]
+        self._observations[group] = step.observation
+        self._steps[group] += 1
+        self._coming[group] = None
+        return jax.device_get(step)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything needed to continue exactly: leaves of the environment's state [S, N, ...] (keys as their data), the
+        observations, and how many steps each group took."""
+        self._turns.rest("state()")
+        return {
+            "identity": np.frombuffer(self.spec.name.encode(), np.uint8),
+            "steps": self._steps.copy(),
+            **{name: np.concatenate(groups, axis=1) for name, groups in self._pieces().items()},
+        }
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Loads what `state` returned. Raises PurerlError if it comes from a pool of another game or shape."""
+        self._turns.rest("restore()")
+        state = {name: np.asarray(array) for name, array in state.items()}
+        mine = self.state()
+        identity = state.get("identity", np.zeros(0, np.uint8)).astype(np.uint8).tobytes()
+        if identity != mine["identity"].tobytes():
+            raise PurerlError(
+                f"this state belongs to '{identity.decode(errors='replace')}', not to {self.spec.name}: "
+                "restore it in a pool of its own game"
+            )
+        if state.keys() != mine.keys():
+            raise PurerlError(f"this state of {self.spec.name} has other parts than this pool's: it is of another version")
+        for name, array in state.items():
+            if (array.shape, array.dtype) != (mine[name].shape, mine[name].dtype):
+                raise PurerlError(
+                    f"this state of {self.spec.name} comes from a pool of another shape: its {name} is "
+                    f"{array.dtype}{list(array.shape)}, this pool's {mine[name].dtype}{list(mine[name].shape)}"
+                )
+        pieces = {name: np.split(state[name], self.num_groups, axis=1) for name in self._pieces()}
+        for group in range(self.num_groups):
+            leaves, structure = jax.tree.flatten(self._states[group])
+            loaded = [_like(leaf, pieces[f"state_{i}"][group]) for i, leaf in enumerate(leaves)]
+            self._states[group] = jax.tree.unflatten(structure, loaded)
+            self._observations[group] = _like(self._observations[group], pieces["observation"][group])
+        self._steps = state["steps"].copy()
+        self._turns.rewind()
+
+    def close(self) -> None:
+        """Lets go of the games. Safe to call twice."""
+        if self._turns.close():
+            self._states, self._observations, self._coming = [], [], []
+
+    def __enter__(self) -> HostedPool:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _pieces(self) -> dict[str, list[np.ndarray]]:
+        """All that varies over [S, N / G, ...], by name, for each group."""
+        pieces: dict[str, list[np.ndarray]] = {"observation": [np.asarray(o) for o in self._observations]}
+        for states in self._states:
+            for i, leaf in enumerate(jax.tree.leaves(states)):
+                is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+                plain = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+                pieces.setdefault(f"state_{i}", []).append(plain)
+        return pieces
+
+
+def _like(leaf: jax.Array, plain: np.ndarray) -> jax.Array:
+    """`plain` as the same kind of array as `leaf`: typed keys from their data, anything else as it is."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(jnp.array(plain), impl=jax.random.key_impl(leaf))
+    return jnp.array(plain)

@@ -1,0 +1,471 @@
+"""Procgen: 16 procedurally generated games (Cobbe et al. 2020, arXiv 1912.01588), stepped on the host by C++ threads.
+
+The wheel's shared library is used through its C API, `libenv`, without gym and gym3: its `act` starts the threads and
+returns, its `observe` waits for them, so the accelerator can act for one group of games while another is stepped.
+
+What the games themselves decide:
+- A time-out ends an episode like any other end (the library tells no difference), so it shows as `terminated`, and
+  `truncated` is always False.
+- A game resets itself in the same step, and the last observation of an episode is never shown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from purerl.envs.hosted import Turns
+from purerl.errors import PurerlError, nearest
+from purerl.types import EnvSpec, TimeStep
+
+_GAMES = (
+    "bigfish", "bossfight", "caveflyer", "chaser", "climber", "coinrun", "dodgeball", "fruitbot",
+    "heist", "jumper", "leaper", "maze", "miner", "ninja", "plunder", "starpilot",
+)  # fmt: skip
+# "exploration" is no mode of the library: it is "hard" with the one level of the game below.
+_MODES = {"easy": 0, "hard": 1, "extreme": 2, "memory": 10, "exploration": 1}
+_EXPLORATION_LEVELS = {
+    "coinrun": 1949448038,
+    "caveflyer": 1259048185,
+    "leaper": 1318677581,
+    "jumper": 1434825276,
+    "maze": 158988835,
+    "heist": 876640971,
+    "climber": 1561126160,
+    "ninja": 1123500215,
+}
+# All games know "easy" and "hard"; the library aborts the process when a game does not know its mode.
+_GAMES_OF_MODE = {
+    "extreme": ("chaser", "dodgeball", "leaper", "starpilot"),
+    "memory": ("caveflyer", "dodgeball", "heist", "jumper", "maze", "miner"),
+    "exploration": tuple(_EXPLORATION_LEVELS),
+}
+_NUM_ACTIONS = 15
+_LIMIT = 2**31 - 1  # the library's integers are int32
+
+# Version 1 of libenv, the one that every Procgen release was built with.
+_LIBENV_VERSION = 1
+_LIBENV = """
+typedef void libenv_env;
+union libenv_value { uint8_t uint8; int32_t int32; float float32; };
+struct libenv_tensortype {
+  char name[128]; int scalar_type; int dtype; int shape[16]; int ndim; union libenv_value low; union libenv_value high;
+};
+struct libenv_option { char name[128]; int dtype; int count; void* data; };
+struct libenv_options { struct libenv_option* items; int count; };
+struct libenv_buffers { void** ob; float* rew; uint8_t* first; void** info; void** ac; };
+int libenv_version(void);
+libenv_env* libenv_make(int num_envs, const struct libenv_options options);
+int libenv_get_tensortypes(libenv_env* handle, int space, struct libenv_tensortype* types);
+void libenv_set_buffers(libenv_env* handle, struct libenv_buffers* buffers);
+void libenv_observe(libenv_env* handle);
+void libenv_act(libenv_env* handle);
+void libenv_close(libenv_env* handle);
+int get_state(libenv_env* handle, int env, char* data, int length);
+void set_state(libenv_env* handle, int env, char* data, int length);
+"""
+_UINT8, _INT32 = 1, 2  # libenv's dtypes
+_SPACES = {1: ["rgb"], 2: ["action"], 3: ["prev_level_seed", "prev_level_complete", "level_seed"]}
+_MAX_STATE = 2**20  # bytes of one game's state; they are 20 to 40 KB
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The `--env.*` flags of Procgen.
+
+    Attributes:
+      num_levels: how many levels there are to play; 0 plays all of them.
+      start_level: the first level's number; needs num_levels.
+      distribution_mode: which variant of the game to play; every game has easy and hard, some have extreme (chaser,
+        dodgeball, leaper, starpilot), memory (caveflyer, dodgeball, heist, jumper, maze, miner) or exploration (one
+        given hard level: caveflyer, climber, coinrun, heist, jumper, leaper, maze, ninja).
+      center_agent: whether the view follows the agent rather than showing the whole level.
+      use_backgrounds: whether to draw pictures as backgrounds; black otherwise.
+      use_monochrome_assets: whether to draw every object as a rectangle of one colour.
+      restrict_themes: whether to use a single theme for objects that have several.
+      use_generated_assets: whether to draw randomly generated pictures instead of those made by artists.
+      paint_vel_info: whether to paint the agent's velocity in the upper left corner, where a game has one.
+      use_sequential_levels: whether a solved level leads to the next one within the same episode.
+      num_threads: threads that step one group of games; 0 takes one for each usable core.
+    """
+
+    num_levels: int = 0
+    start_level: int = 0
+    distribution_mode: Literal["easy", "hard", "extreme", "memory", "exploration"] = "hard"
+    center_agent: bool = True
+    use_backgrounds: bool = True
+    use_monochrome_assets: bool = False
+    restrict_themes: bool = False
+    use_generated_assets: bool = False
+    paint_vel_info: bool = False
+    use_sequential_levels: bool = False
+    num_threads: int = 0
+
+
+def names() -> list[str]:
+    """The 16 games. Works without the procgen package."""
+    return list(_GAMES)
+
+
+def spec(id: str, options: Options) -> EnvSpec:
+    """The EnvSpec of a game. Works without the procgen package; raises PurerlError for a game or options it cannot be."""
+    _check(id, options)
+    return EnvSpec(
+        name=f"procgen/{id}",
+        observation_shape=(64, 64, 3),
+        observation_dtype="uint8",
+        num_actions=_NUM_ACTIONS,
+        shows_final_observation=False,
+    )
+
+
+def make_pool(id: str, options: Options, seeds: Sequence[int], num_envs: int, num_groups: int) -> ProcgenPool:
+    """S x N games of a sweep over `seeds`. Raises PurerlError for anything the library would not survive."""
+    return ProcgenPool(id, options, seeds, num_envs, num_groups)
+
+
+class ProcgenPool:
+    """A `types.Pool` of one Procgen game.
+
+    Environment n of seed s plays what the library's environment n plays with rand_seed=s, bit for bit, whatever the other
+    seeds and the number of groups are.
+
+    The arrays that `reset` and `recv` return are read-only views of the very buffers that the C++ threads write into:
+    nothing is copied or allocated for a step, and the next `send` of the group overwrites them. On a CPU device JAX
+    reads such arrays in place as well. So whatever was computed from them must have finished before the group's next
+    `send` (taking the actions out of the same jitted call is enough: one program's outputs are ready together).
+
+    Args:
+      id: the game.
+      options: its Options.
+      seeds: S different whole numbers in [0, 2**31).
+      num_envs: N, games of each seed.
+      num_groups: G, must divide N.
+
+    Raises PurerlError for an unknown game, impossible options or sizes, or if the procgen package is missing.
+    """
+
+    def __init__(self, id: str, options: Options, seeds: Sequence[int], num_envs: int, num_groups: int):
+        self.spec = spec(id, options)
+        seeds = [_whole("seeds", seed) for seed in seeds]
+        self.num_seeds = len(seeds)
+        self.num_envs = num_envs
+        self.num_groups = num_groups
+        self._turns = Turns(self.spec, len(seeds), num_envs, num_groups)
+        self._identity = _identity(id, options)
+        threads = options.num_threads or len(os.sched_getaffinity(0))
+        group_shape = (len(seeds), num_envs // num_groups)
+        self._groups: list[_Games] = []
+        for _ in range(num_groups):
+            self._groups.append(_Games(id, options, seeds[0], group_shape, threads))
+        for s, seed in enumerate(seeds):
+            self._deal(s, _first_states(id, options, seed, num_envs, threads))
+
+    def reset(self, group: int) -> np.ndarray:
+        """First observations of a group, uint8 [S, N / G, 64, 64, 3]; after `restore`, those to act on next."""
+        self._turns.reset(group)
+        return self._groups[group].shown.observation
+
+    def send(self, group: int, actions: np.ndarray) -> None:
+        """Starts stepping a group with int32 actions [S, N / G] in [0, 15)."""
+        actions = self._turns.send(group, actions)
+        self._groups[group].act(actions)
+
+    def recv(self, group: int) -> TimeStep:
+        """Waits for a group's step and returns its TimeStep, all fields [S, N / G, ...]."""
+        self._turns.recv(group)
+        games = self._groups[group]
+        games.observe()
+        return games.shown
+
+    def level_seeds(self, group: int) -> np.ndarray:
+        """Which level each game of a group is in, int32 [S, N / G]."""
+        self._turns.rest("level_seeds()")
+        return self._groups[group].level_seeds.copy()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything needed to continue exactly: the library's state of each game, uint8 [S, N, longest], their lengths
+        int32 [S, N], a checksum, and what they are states of. It does not depend on the number of groups."""
+        self._turns.rest("state()")
+        states = [[state for games in self._groups for state in games.states(s)] for s in range(self.num_seeds)]
+        lengths = np.array([[len(state) for state in row] for row in states], np.int32)
+        blobs = np.zeros((*lengths.shape, int(lengths.max())), np.uint8)
+        for s, row in enumerate(states):
+            for n, state in enumerate(row):
+                blobs[s, n, : len(state)] = np.frombuffer(state, np.uint8)
+        identity = np.frombuffer(self._identity.encode(), np.uint8)
+        return {"games": blobs, "lengths": lengths, "identity": identity, "checksum": _checksum(blobs, lengths)}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Loads what `state` returned, in a pool of any seeds, groups and threads. Raises PurerlError if it is damaged or
+        comes from another game, other options or other numbers of seeds and environments: nothing has changed then."""
+        self._turns.rest("restore()")
+        blobs, lengths = _checked_state(state, self._identity, (self.num_seeds, self.num_envs))
+        for s in range(self.num_seeds):
+            self._deal(s, [blobs[s, n, : lengths[s, n]].tobytes() for n in range(self.num_envs)])
+        self._turns.rewind()
+
+    def close(self) -> None:
+        """Ends the games and their threads. Safe to call twice."""
+        turns = getattr(self, "_turns", None)  # missing if the arguments were refused
+        if turns is not None and turns.close():
+            for games in getattr(self, "_groups", []):
+                games.close()
+
+    def __enter__(self) -> ProcgenPool:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _deal(self, s: int, states: list[bytes]) -> None:
+        """Gives the N games of the s-th seed their states."""
+        size = self._turns.group_size
+        for group, games in enumerate(self._groups):
+            games.load(s, states[group * size : (group + 1) * size])
+
+
+class _Games:
+    """One libenv environment: games [S, M] that step together, and the buffers that they live in.
+
+    Attributes:
+      shown: the TimeStep [S, M, ...] of the last step; its arrays are the buffers themselves.
+      level_seeds: int32 [S, M].
+    """
+
+    def __init__(self, id: str, options: Options, rand_seed: int, shape: tuple[int, int], threads: int):
+        self._ffi, self._lib, assets = _library()
+        self._shape = shape
+        self._size = shape[0] * shape[1]
+        observation = _aligned((*shape, 64, 64, 3), np.uint8)
+        reward = _aligned(shape, np.float32)
+        first = _aligned(shape, np.uint8)
+        self._actions = _aligned(shape, np.int32)
+        self.level_seeds = _aligned(shape, np.int32)
+        rest = [_aligned(shape, np.int32), _aligned(shape, np.uint8)]  # of the level before; not shown
+        self.shown = TimeStep(
+            observation=_read_only(observation),
+            reward=_read_only(reward),
+            terminated=_read_only(first.view(np.bool_)),
+            truncated=_read_only(_aligned(shape, np.bool_)),
+        )
+
+        self._handle = _make(self._ffi, self._lib, self._size, _flags(id, options, rand_seed, threads, assets))
+        self._check_spaces()
+        spaces = {"ob": [observation], "ac": [self._actions], "info": [*rest, self.level_seeds]}
+        pointers = {name: self._pointers(arrays) for name, arrays in spaces.items()}
+        buffers = self._ffi.new("struct libenv_buffers*", pointers)
+        buffers.rew = self._ffi.from_buffer("float[]", reward)
+        buffers.first = self._ffi.from_buffer("uint8_t[]", first)
+        # The library reads the pointers right away and keeps them: it is the arrays that must live as long as the games.
+        self._alive = [observation, reward, first, *rest]
+        self._lib.libenv_set_buffers(self._handle, buffers)
+
+    def act(self, actions: np.ndarray) -> None:
+        """Starts stepping with actions [S, M]."""
+        np.copyto(self._actions, actions)
+        self._lib.libenv_act(self._handle)
+
+    def observe(self) -> None:
+        """Waits for the step."""
+        self._lib.libenv_observe(self._handle)
+
+    def states(self, s: int) -> list[bytes]:
+        """The library's states of the M games of the s-th seed."""
+        data = self._ffi.new("char[]", _MAX_STATE)
+        lengths = (self._lib.get_state(self._handle, game, data, _MAX_STATE) for game in self._row(s))
+        return [bytes(self._ffi.buffer(data, length)) for length in lengths]
+
+    def load(self, s: int, states: list[bytes]) -> None:
+        """Gives the M games of the s-th seed their states; this renders their observations and the other buffers too."""
+        for game, state in zip(self._row(s), states, strict=True):
+            self._lib.set_state(self._handle, game, state, len(state))
+
+    def close(self) -> None:
+        """Waits for a step under way, then ends the threads."""
+        self._lib.libenv_close(self._handle)
+
+    def _row(self, s: int) -> range:
+        return range(s * self._shape[1], (s + 1) * self._shape[1])
+
+    def _pointers(self, arrays: list[np.ndarray]) -> Any:
+        """Where each game's part of each [S, M, ...] array starts: void* [len(arrays) * S * M]."""
+        starts = (array.ctypes.data + game * array.nbytes // self._size for array in arrays for game in range(self._size))
+        return self._ffi.new("void*[]", [self._ffi.cast("void*", start) for start in starts])
+
+    def _check_spaces(self) -> None:
+        """Refuses a library whose buffers are not the ones that we are about to give it."""
+        for space, expected in _SPACES.items():
+            types = self._ffi.new("struct libenv_tensortype[]", 8)
+            count = self._lib.libenv_get_tensortypes(self._handle, space, types)
+            found = [self._ffi.string(types[i].name).decode() for i in range(count)]
+            if found != expected:
+                self.close()
+                raise PurerlError(f"the installed procgen shows {found} where {expected} is known: install procgen 0.10")
+
+
+def _first_states(id: str, options: Options, seed: int, num_envs: int, threads: int) -> list[bytes]:
+    """The states in which the games of a solo pool of `seed` start.
+
+    A libenv environment draws all its games' randomness from one rand_seed, in the order of the games. So one environment
+    for several seeds, or for half of a seed's games, would deal other games than a solo pool. Each seed's games are therefore
+    created on their own and moved, as states, to where they are stepped. The price is one more reset of every game, once.
+    """
+    games = _Games(id, options, seed, (1, num_envs), threads)
+    states = games.states(0)
+    games.close()
+    return states
+
+
+@functools.cache
+def _library() -> tuple[Any, Any, str]:
+    """(ffi, the loaded library, its folder of pictures). The package is not imported: its __init__ needs gym3."""
+    hint = "pip install 'purerl[procgen]', or with numpy >= 2 (it is) the README's line: pip install --no-deps -r requirements.txt"
+    try:
+        import cffi
+    except ImportError:
+        raise PurerlError(f"Procgen needs the cffi package: {hint}") from None
+    found = importlib.util.find_spec("procgen")
+    folders = [Path(folder) / "data" for folder in (found.submodule_search_locations if found else None) or ()]
+    libraries = [file for folder in folders for file in sorted(folder.glob("prebuilt/libenv.*"))]
+    if not libraries:
+        raise PurerlError(f"the procgen package is not installed: {hint}")
+    ffi = cffi.FFI()
+    ffi.cdef(_LIBENV)
+    lib = ffi.dlopen(str(libraries[0]))
+    if lib.libenv_version() != _LIBENV_VERSION:
+        raise PurerlError(f"the installed procgen speaks libenv {lib.libenv_version()}, not {_LIBENV_VERSION}: install procgen 0.10")
+    assets = libraries[0].parent.parent / "assets"
+    return ffi, lib, str(assets) + os.sep
+
+
+def _make(ffi: Any, lib: Any, num_games: int, flags: dict[str, bool | int | str]) -> Any:
+    """libenv_make, with Python values for its flags."""
+    items = ffi.new("struct libenv_option[]", len(flags))
+    alive = []  # the library reads the values until libenv_make returns
+    for item, (name, value) in zip(items, flags.items(), strict=True):
+        if isinstance(value, str):
+            data = ffi.new("uint8_t[]", value.encode())
+            item.count = len(value.encode())
+        else:
+            data = ffi.new("uint8_t*" if isinstance(value, bool) else "int32_t*", value)
+            item.count = 1
+        item.name = name.encode()
+        item.dtype = _INT32 if type(value) is int else _UINT8
+        item.data = data
+        alive.append(data)
+    return lib.libenv_make(num_games, ffi.new("struct libenv_options*", {"items": items, "count": len(items)})[0])
+
+
+def _flags(id: str, options: Options, rand_seed: int, threads: int, assets: str) -> dict[str, bool | int | str]:
+    """All options of the library. It wants every type exact: bool is a byte, int an int32, str bytes."""
+    exploration = options.distribution_mode == "exploration"
+    return {
+        "env_name": id,
+        "num_levels": 1 if exploration else options.num_levels,
+        "start_level": _EXPLORATION_LEVELS[id] if exploration else options.start_level,
+        "distribution_mode": _MODES[options.distribution_mode],
+        "center_agent": bool(options.center_agent),
+        "use_backgrounds": bool(options.use_backgrounds),
+        "use_monochrome_assets": bool(options.use_monochrome_assets),
+        "restrict_themes": bool(options.restrict_themes),
+        "use_generated_assets": bool(options.use_generated_assets),
+        "paint_vel_info": bool(options.paint_vel_info),
+        "use_sequential_levels": bool(options.use_sequential_levels),
+        "num_actions": _NUM_ACTIONS,
+        "rand_seed": rand_seed,
+        "num_threads": threads,
+        "debug_mode": 0,
+        "render_human": False,
+        "resource_root": assets,  # read only by the first environment of a process
+    }
+
+
+def _check(id: str, options: Options) -> None:
+    """Refuses what the library would answer by ending the process, or would silently ignore."""
+    if id not in _GAMES:
+        raise PurerlError(f"unknown Procgen game '{id}'.{nearest(id, _GAMES)} (purerl list envs procgen)")
+    mode = options.distribution_mode
+    if mode not in _MODES:
+        raise PurerlError(f"unknown distribution_mode '{mode}'.{nearest(mode, _MODES)} Known: {', '.join(_MODES)}")
+    if id not in _GAMES_OF_MODE.get(mode, _GAMES):
+        raise PurerlError(
+            f"{id} has no distribution_mode '{mode}': use easy or hard (only {', '.join(_GAMES_OF_MODE[mode])} have it)"
+        )
+    for name in ("num_levels", "start_level", "num_threads"):
+        _whole(name, getattr(options, name))
+    if options.num_threads > 1024:
+        raise PurerlError(f"num_threads={options.num_threads} is too many: use 0 for one thread per usable core")
+    if mode == "exploration" and (options.num_levels or options.start_level):
+        raise PurerlError("distribution_mode 'exploration' is one given level: leave num_levels and start_level at 0")
+    if options.start_level and not options.num_levels:
+        raise PurerlError(f"start_level={options.start_level} does nothing while num_levels is 0 (all levels): set num_levels")
+    if options.start_level + options.num_levels > _LIMIT:
+        raise PurerlError(f"start_level + num_levels must be at most {_LIMIT}")
+
+
+def _whole(name: str, value: Any) -> int:
+    """`value` as an int that the library takes, or a PurerlError."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value <= _LIMIT:
+        raise PurerlError(f"{name} must be whole and in [0, {_LIMIT}], not {value!r}")
+    return int(value)
+
+
+def _identity(id: str, options: Options) -> str:
+    """What a state belongs to: the game and all that is baked into it (so not the number of threads)."""
+    baked = {name: value for name, value in dataclasses.asdict(options).items() if name != "num_threads"}
+    return json.dumps({"game": id, **baked}, sort_keys=True)
+
+
+def _checksum(blobs: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    return np.array(zlib.crc32(blobs, zlib.crc32(lengths)), np.uint32)
+
+
+def _checked_state(state: dict[str, Any], identity: str, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """(blobs [S, N, longest], lengths [S, N]) of a saved state that is whole and belongs to `identity` and `shape`.
+
+    The library ends the process when it is given half a state, so a damaged one must not get that far.
+    """
+    missing = {"games", "lengths", "identity", "checksum"} - state.keys()
+    if missing:
+        raise PurerlError(f"this is no Procgen state: it lacks {', '.join(sorted(missing))}")
+    theirs = np.asarray(state["identity"], np.uint8).tobytes().decode(errors="replace")
+    if theirs != identity:
+        raise PurerlError(f"this Procgen state belongs to {theirs}: restore it in a pool of that, not of {identity}")
+    blobs = np.ascontiguousarray(state["games"])
+    lengths = np.ascontiguousarray(state["lengths"])
+    if blobs.shape[:2] != shape or lengths.shape != shape:
+        raise PurerlError(
+            f"this Procgen state holds {list(lengths.shape)} = [seeds, environments] games: restore it in a pool of that "
+            f"size, not of {list(shape)}"
+        )
+    whole = blobs.ndim == 3 and (blobs.dtype, lengths.dtype) == (np.uint8, np.int32)
+    if not whole or lengths.min() < 1 or lengths.max() > blobs.shape[2] or _checksum(blobs, lengths) != state["checksum"]:
+        raise PurerlError("this Procgen state is damaged (its checksum differs): use another checkpoint")
+    return blobs, lengths
+
+
+def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Zeros that start at a multiple of 64 bytes, which is what JAX asks of memory that it reads in place."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -1,0 +1,458 @@
+"""Checkpoints of a whole run: atomic, verified, exact, and harmless to load.
+
+    with Checkpoints(run_folder / "checkpoints") as checkpoints:
+        checkpoints.save(iteration, state, {"steps": steps})
+        iteration, state, metadata = checkpoints.restore(template=state)
+
+A checkpoint is a folder named after its iteration:
+
+    00000200/index.json        each leaf's path, dtype, shape; the caller's metadata; each other file's size and CRC-32
+    00000200/index.json.crc32  the CRC-32 of index.json
+    00000200/arrays/           the leaves' values, written by orbax
+
+It is written under a hidden temporary name and renamed when it is complete, so that a kill at any moment leaves either
+the whole checkpoint or none; older ones are removed only after that. Every file is verified before anything parses it,
+so truncated files and flipped bits are found here and not somewhere in a restored network. The format holds numbers and
+JSON only: nothing is ever unpickled.
+
+Saving is synchronous on purpose. Training donates its buffers, so a save in the background would have to copy all of
+them first; 100 small leaves take about 0.05 s, and large ones are written straight from where they lie (from the CPU's
+memory without a copy, from an accelerator through one copy on the host).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purerl.errors import PurerlError
+from purerl.types import PyTree
+
+FORMAT = 1
+_INDEX, _INDEX_CRC, _ARRAYS = "index.json", "index.json.crc32", "arrays"
+_TEMPORARY, _DELETED = ".saving-", ".deleting-"
+_PIECE = 2**28  # bytes
+_NAME = re.compile(r"(\d+)(?:\.(\d+))?")  # iteration, and a serial number where an iteration was saved again
+
+
+@dataclasses.dataclass(frozen=True)
+class AnyShape:
+    """A template leaf that stands for a numpy array of this dtype whose shape only the checkpoint knows."""
+
+    dtype: Any
+
+
+def any_shapes(tree: PyTree) -> PyTree:
+    """Replaces every array of `tree` by an AnyShape of its dtype: the template of, say, a pool's state."""
+    return jax.tree.map(lambda leaf: AnyShape(leaf.dtype), tree)
+
+
+class Checkpoints:
+    """The newest `keep` checkpoints of one run, in one folder.
+
+    Trees are pytrees of jax arrays of any dtype (typed PRNG keys included), numpy arrays, Python numbers and None.
+
+    Args:
+      folder: where they are; made at the first save.
+      keep: how many iterations to keep, at least 1. One more is on disk while a save is under way.
+    """
+
+    def __init__(self, folder: str | os.PathLike, keep: int = 2):
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, not {keep}")
+        self.folder = Path(folder).absolute()
+        self._keep = keep
+        self._orbax = None
+
+    def save(self, iteration: int, tree: PyTree, metadata: dict) -> None:
+        """Writes `tree` and `metadata` (anything JSON can hold), then removes checkpoints that are no longer kept.
+
+        When it returns, the checkpoint is complete and `tree` may be donated. A checkpoint of the same iteration is
+        replaced. Temporary folders that a killed process left behind are removed.
+
+        Raises:
+          PurerlError: the disk is full, the folder cannot be written, ... Nothing half-written stays, and the
+            checkpoints that were there are still good.
+          TypeError: a leaf, or something in `metadata`, cannot be stored.
+        """
+        leaves, arrays = _describe(tree)
+        index = {"format": FORMAT, "iteration": int(iteration), "metadata": metadata, "leaves": leaves}
+        json.dumps(index)  # what JSON cannot hold is a TypeError here, before anything is written
+        name = _name_for(int(iteration), self._found())
+        temporary = self.folder / (_TEMPORARY + name)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._clean()
+            _check_space(self.folder, sum(array.nbytes for array in arrays.values()))
+            temporary.mkdir()
+            self._write_arrays(temporary / _ARRAYS, arrays)
+            _write_index(temporary, index)
+            os.rename(temporary, self.folder / name)
+            self._prune()
+        except Exception as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise PurerlError(self._why_not_saved(int(iteration), error)) from error
+        except BaseException:  # Ctrl-C in the middle
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+    def latest(self) -> int | None:
+        """Iteration of the newest checkpoint (damaged or not), or None where there is none."""
+        found = self._found()
+        return found[-1][0] if found else None
+
+    def read_metadata(self, iteration: int | None = None) -> tuple[int, dict]:
+        """Returns (iteration, metadata) of the newest checkpoint, or of the given one, without reading the arrays.
+
+        Raises:
+          PurerlError: there is no such checkpoint, or its index is damaged.
+        """
+        index = self._index(self._path(iteration))
+        return index["iteration"], index["metadata"]
+
+    def restore(self, template: PyTree, iteration: int | None = None) -> tuple[int, PyTree, dict]:
+        """Returns (iteration, tree, metadata) of the newest checkpoint, or of the given one.
+
+        Args:
+          template: a tree of the same structure. Its leaves say what to make of the stored values, bit for bit: a jax
+            array (or jax.ShapeDtypeStruct) gives a jax array of its shape and dtype in its place on the devices, a
+            numpy array a numpy array, AnyShape a numpy array of whatever shape was stored, a Python number a number.
+
+        Raises:
+          PurerlError: there is no such checkpoint; it is damaged (the line says which older one is good); or it does
+            not fit the template (the line names the first leaf that differs).
+        """
+        path = self._path(iteration)
+        index = self._index(path)
+        damage = _damage(path, index)
+        if damage:
+            raise PurerlError(self._how_to_go_on(path, damage))
+        templates, treedef = _flatten(template)
+        _check_fit(path, index["leaves"], [_record(name, leaf) for name, leaf in templates])
+        arrays = self._read_arrays(path, index["leaves"])
+        # popped one by one, so that a leaf that moves to a device does not stay on the host as well
+        leaves = [_rebuild(arrays.pop(number, None), leaf) for number, (_, leaf) in enumerate(templates)]
+        return index["iteration"], jax.tree.unflatten(treedef, leaves), index["metadata"]
+
+    def close(self) -> None:
+        """Frees what orbax holds. Safe to call twice."""
+        if self._orbax is not None:
+            self._orbax.close()
+            self._orbax = None
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _found(self) -> list[tuple[int, int, Path]]:
+        """(iteration, serial, path) of every complete checkpoint, oldest first; reads names only."""
+        try:
+            names = os.listdir(self.folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        matches = [match for match in map(_NAME.fullmatch, names) if match]
+        return sorted((int(match[1]), int(match[2] or 0), self.folder / match[0]) for match in matches)
+
+    def _path(self, iteration: int | None) -> Path:
+        """The folder of the given checkpoint, or of the newest; PurerlError where there is none."""
+        found = self._found()
+        if not found:
+            raise PurerlError(f"no checkpoint in {self.folder}: check the path, or start the run anew")
+        paths = {number: path for number, _, path in found}  # the highest serial number of an iteration wins
+        if iteration is None:
+            return found[-1][2]
+        if iteration not in paths:
+            raise PurerlError(f"no checkpoint of iteration {iteration} in {self.folder}: there are {sorted(paths)}")
+        return paths[iteration]
+
+    def _index(self, path: Path) -> dict:
+        """The verified index of a checkpoint; PurerlError if it is damaged."""
+        index = _read_index(path)
+        if isinstance(index, str):
+            raise PurerlError(self._how_to_go_on(path, index))
+        return index
+
+    def _how_to_go_on(self, path: Path, damage: str) -> str:
+        """The line for a damaged checkpoint: what is wrong, and which other one can be used instead."""
+        for iteration, _, other in reversed(self._found()):
+            index = _read_index(other) if other != path else "this one"
+            if not isinstance(index, str) and not _damage(other, index):
+                return f"checkpoint {path} is damaged ({damage}); that of iteration {iteration} is good: " + (
+                    f"remove {path} to continue from there"
+                )
+        return f"checkpoint {path} is damaged ({damage}) and no other one here is good: start the run anew"
+
+    def _why_not_saved(self, iteration: int, error: Exception) -> str:
+        """The line for a save that failed."""
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())[:300]
+        older = self.latest()
+        rest = "nothing was written" if older is None else f"the checkpoint of iteration {older} is still good"
+        return f"cannot save checkpoint {iteration} in {self.folder}: {reason or type(error).__name__}; {rest}. " + (
+            "Free disk space, mend the permissions or choose another folder"
+        )
+
+    def _clean(self) -> None:
+        """Removes what a killed process left: only writers do this, so a reader never disturbs a running save."""
+        for leftover in self.folder.glob(".*"):
+            if leftover.name.startswith((_TEMPORARY, _DELETED)):
+                shutil.rmtree(leftover)
+
+    def _prune(self) -> None:
+        """Removes all but the newest `keep` iterations, each under another name first: a kill leaves no half of one."""
+        found = self._found()
+        newest = {iteration: path for iteration, _, path in found}
+        kept = [newest[iteration] for iteration in sorted(newest)[-self._keep :]]
+        for _, _, path in found:
+            if path not in kept:
+                deleted = path.with_name(_DELETED + path.name)
+                os.rename(path, deleted)
+                shutil.rmtree(deleted, ignore_errors=True)
+
+    def _checkpointer(self) -> Any:
+        """The orbax checkpointer, made at the first use: importing orbax takes 0.2 s."""
+        if self._orbax is None:
+            import orbax.checkpoint as ocp
+
+            # The values are numpy arrays that nobody changes while they are written, so the copy that orbax makes of
+            # them by default is left out; and nothing but numbers can be read back.
+            values = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+            registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, values))
+            handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
+            self._orbax = ocp.Checkpointer(handler)
+        return self._orbax
+
+    def _write_arrays(self, path: Path, arrays: dict[str, np.ndarray]) -> None:
+        """Stores named numpy arrays with orbax."""
+        if arrays:
+            with _quiet():
+                import orbax.checkpoint as ocp
+
+                pieces = {key: _piece_bytes(array) for key, array in arrays.items()}
+                arrays = {key: array.reshape(-1) if pieces[key] else array for key, array in arrays.items()}
+                save_args = {key: ocp.SaveArgs(chunk_byte_size=size) for key, size in pieces.items()}
+                self._checkpointer().save(path, args=ocp.args.PyTreeSave(arrays, save_args))
+
+    def _read_arrays(self, path: Path, leaves: list) -> dict[int, np.ndarray]:
+        """Loads the values of a verified checkpoint: {leaf number: numpy array}."""
+        numbers = {_key(number, *leaf): number for number, leaf in enumerate(leaves) if _is_stored(*leaf[1:])}
+        if not numbers:
+            return {}
+        try:
+            with _quiet():
+                import orbax.checkpoint as ocp
+
+                wanted = {key: ocp.RestoreArgs(restore_type=np.ndarray) for key in numbers}
+                args = ocp.args.PyTreeRestore(restore_args=wanted)
+                values = self._checkpointer().restore(path / _ARRAYS, args=args)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise PurerlError(f"the installed orbax-checkpoint cannot read checkpoint {path}: {reason}") from error
+        return {number: _unflatten(values[key], *leaves[number][1:]) for key, number in numbers.items()}
+
+
+def _flatten(tree: PyTree) -> tuple[list[tuple[str, Any]], Any]:
+    """Returns ([(path such as "agent.params.kernel", leaf)], treedef), None counted as a leaf."""
+    pairs, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda leaf: leaf is None)
+    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in pairs], treedef
+
+
+def _is_key(leaf: Any) -> bool:
+    """Whether the leaf is (or stands for) an array of typed PRNG keys."""
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _record(path: str, leaf: Any) -> list:
+    """What the index says of a leaf: [path, kind, shape], kind being a dtype's name, "key<...>", "python int" or
+    "none", and shape None for AnyShape. TypeError for what cannot be stored."""
+    if leaf is None:
+        return [path, "none", []]
+    if isinstance(leaf, bool | int | float) and not isinstance(leaf, np.generic):  # np.float64 is a float
+        return [path, f"python {type(leaf).__name__}", []]
+    if isinstance(leaf, AnyShape):
+        return [path, np.dtype(leaf.dtype).name, None]
+    if _is_key(leaf):
+        return [path, str(leaf.dtype), list(leaf.shape)]
+    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct | np.ndarray | np.generic):
+        dtype = np.dtype(leaf.dtype)
+        if not (jnp.issubdtype(dtype, jnp.number) or dtype == np.bool_):
+            raise TypeError(f"leaf '{path}' of a checkpoint has dtype {dtype}: only numbers can be stored")
+        return [path, dtype.name, list(leaf.shape)]
+    raise TypeError(f"leaf '{path}' of a checkpoint is a {type(leaf).__name__}: only numbers and None can be stored")
+
+
+def _is_stored(kind: str, shape: list) -> bool:
+    """Whether orbax holds values for such a leaf: not for None, nor for arrays without elements."""
+    return kind != "none" and 0 not in shape
+
+
+def _key(number: int, path: str, kind: str, shape: list) -> str:
+    """The name of a leaf in orbax: unique through its number, readable through its path."""
+    return f"{number:05d}:{path}"
+
+
+def _piece_bytes(array: np.ndarray) -> int | None:
+    """Into pieces of how many bytes a large array is cut (flat, all equal), so that it can be read back without a
+    second copy of the whole; None for one piece."""
+    fewest = -(-array.nbytes // _PIECE)
+    counts = [count for count in range(fewest, 32 * fewest) if array.size % count == 0]
+    return array.nbytes // counts[0] if fewest > 1 and counts else None
+
+
+def _unflatten(values: np.ndarray, kind: str, shape: list[int]) -> np.ndarray:
+    """Gives values the shape of their leaf; those of keys have one more axis."""
+    return values.reshape([*shape, -1] if kind.startswith("key") else shape)
+
+
+def _describe(tree: PyTree) -> tuple[list[list], dict[str, np.ndarray]]:
+    """Returns (what the index says of every leaf, {orbax name: values on the host})."""
+    pairs, _ = _flatten(tree)
+    records = [_record(path, leaf) for path, leaf in pairs]
+    numbered = enumerate(zip(records, pairs, strict=True))
+    return records, {_key(n, *record): _on_host(leaf) for n, (record, (_, leaf)) in numbered if _is_stored(*record[1:])}
+
+
+def _on_host(leaf: Any) -> np.ndarray:
+    """The leaf's values as a numpy array: a view where they are on the host already."""
+    if _is_key(leaf):
+        leaf = jax.random.key_data(leaf)
+    if isinstance(leaf, jax.Array):
+        # A jax array remembers its numpy copy for as long as it lives, which would keep a replay buffer in host memory;
+        # this second array over the same device buffers takes that copy with it when it goes.
+        shards = [shard.data for shard in leaf.addressable_shards]
+        leaf = jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, shards)
+    return np.asarray(leaf)
+
+
+def _key_impl(leaf: Any) -> Any:
+    """The PRNG implementation of an array of keys, or of a jax.ShapeDtypeStruct of one (hence the abstract trace)."""
+    found = []
+    jax.eval_shape(lambda keys: found.append(jax.random.key_impl(keys)), leaf)
+    return found[0]
+
+
+def _rebuild(values: np.ndarray | None, leaf: Any) -> Any:
+    """Makes of stored values what the template leaf says."""
+    if leaf is None:
+        return None
+    if isinstance(leaf, AnyShape):
+        return values
+    if values is None:  # no elements
+        data = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+        values = np.zeros(data.shape, data.dtype)
+    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+        array = jax.random.wrap_key_data(values, impl=_key_impl(leaf)) if _is_key(leaf) else values
+        # An array that was free to move stays so: jit would compile again for one that is bound to its device.
+        bound = leaf.committed if isinstance(leaf, jax.Array) else leaf.sharding is not None
+        return jax.device_put(array, leaf.sharding if bound else None)
+    return values if isinstance(leaf, np.ndarray) else values[()] if isinstance(leaf, np.generic) else values.item()
+
+
+def _check_fit(path: Path, stored: list[list], wanted: list[list]) -> None:
+    """Raises PurerlError that names the first leaf in which checkpoint and template differ."""
+
+    def text(kind: str, shape: list | None) -> str:
+        return kind if kind.startswith(("none", "python")) else f"{kind}[{', '.join(map(str, shape))}]"
+
+    def refuse(difference: str) -> None:
+        raise PurerlError(f"checkpoint {path} is of another run: {difference}. Use the config it was written with")
+
+    names, wanted_names = {leaf[0] for leaf in stored}, {leaf[0] for leaf in wanted}
+    for name, kind, shape in wanted:
+        if name not in names:
+            refuse(f"it has no leaf '{name}'" + ("" if shape is None else f" ({text(kind, shape)} here)"))
+    for (name, kind, shape), (other, wanted_kind, wanted_shape) in zip(stored, wanted, strict=False):
+        if name not in wanted_names:
+            refuse(f"its leaf '{name}' ({text(kind, shape)}) does not exist here")
+        if name != other:
+            refuse(f"its leaf '{name}' comes where '{other}' is expected")
+        if kind != wanted_kind or (wanted_shape is not None and shape != wanted_shape):
+            here = text(wanted_kind, wanted_shape if wanted_shape is not None else ["any shape"])
+            refuse(f"leaf '{name}' is {text(kind, shape)} in it and {here} here")
+    if len(stored) > len(wanted):
+        refuse(f"its leaf '{stored[len(wanted)][0]}' does not exist here")
+
+
+def _name_for(iteration: int, found: list[tuple[int, int, Path]]) -> str:
+    """Name of a new checkpoint's folder. An iteration that is saved again gets a serial number, so that the old one
+    stays until the new one is complete."""
+    serials = [serial for other, serial, _ in found if other == iteration]
+    return f"{iteration:08d}" + (f".{max(serials) + 1}" if serials else "")
+
+
+def _check_space(folder: Path, num_bytes: int) -> None:
+    """Raises OSError where the disk has no room: better than to find out after writing gigabytes."""
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise OSError(28, f"No space left on device ({num_bytes / 2**20:.1f} MiB needed, {free / 2**20:.1f} MiB free)")
+
+
+def _write_index(path: Path, index: dict) -> None:
+    """Adds the files' sizes and checksums to the index and writes it."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    checksums = {str(file.relative_to(path)): [file.stat().st_size, _crc32(file)] for file in files}
+    text = json.dumps(index | {"files": checksums}).encode()
+    (path / _INDEX).write_bytes(text)
+    (path / _INDEX_CRC).write_text(f"{zlib.crc32(text):08x}")
+
+
+def _read_index(path: Path) -> dict | str:
+    """The index of a checkpoint, or what is wrong with it."""
+    try:
+        text = (path / _INDEX).read_bytes()
+        if (path / _INDEX_CRC).read_bytes() != f"{zlib.crc32(text):08x}".encode():
+            return f"checksum of {_INDEX} differs"
+        index = json.loads(text)
+    except (OSError, ValueError) as error:
+        return f"{_INDEX} cannot be read: {getattr(error, 'strerror', None) or error}"
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        return f"{_INDEX} is not of format {FORMAT}: another version of purerl wrote it"
+    return index
+
+
+def _damage(path: Path, index: dict) -> str | None:
+    """What is wrong with the files of a checkpoint, or None."""
+    for name, (size, crc32) in index["files"].items():
+        try:
+            if (path / name).stat().st_size != size:
+                return f"{name} has {(path / name).stat().st_size} bytes, not {size}"
+            if _crc32(path / name) != crc32:
+                return f"checksum of {name} differs"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
+    return None
+
+
+def _crc32(file: Path) -> int:
+    """CRC-32 of a file, at a few GiB/s."""
+    checksum, block = 0, memoryview(bytearray(2**20))
+    with open(file, "rb", buffering=0) as stream:
+        while size := stream.readinto(block):
+            checksum = zlib.crc32(block[:size], checksum)
+    return checksum
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps orbax, which logs through absl, off the terminal. What matters reaches the caller as an exception."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

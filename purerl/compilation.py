@@ -1,0 +1,57 @@
+"""Compile time: the persistent cache, and a watch that tells what a run spent on it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+
+
+def cache_folder() -> Path:
+    """Where compiled programs are kept between runs: $PURERL_CACHE or the user's cache folder."""
+    base = os.environ.get("PURERL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "purerl"
+    return Path(base) / "compiled"
+
+
+def enable_cache() -> None:
+    """Turns JAX's persistent compilation cache on, unless the user has set a folder of their own (or "" for none)."""
+    if jax.config.jax_compilation_cache_dir is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+class CompileWatch:
+    """Counts seconds spent tracing, lowering and compiling, and programs found in the persistent cache.
+
+    Attributes:
+      programs: programs compiled or loaded since the watch began.
+      cache_hits: of these, how many came from the persistent cache.
+    """
+
+    def __init__(self) -> None:
+        self.programs, self.cache_hits = 0, 0
+        self._spans: list[tuple[float, float]] = []
+        jax.monitoring.register_event_time_span_listener(self._on_span)
+        jax.monitoring.register_event_listener(self._on_event)
+
+    @property
+    def seconds(self) -> float:
+        """Tracing, lowering and compiling (or loading from the cache) since the watch began."""
+        return sum(end - start for start, end in self._spans)
+
+    def _on_span(self, event: str, start: float, end: float, **_: object) -> None:
+        if event.startswith("/jax/core/compile/"):
+            # Spans nest (a jitted function inside another's trace) and the inner ones end first: an outer one replaces them.
+            while self._spans and self._spans[-1][0] >= start:
+                self._spans.pop()
+            self._spans.append((start, end))
+            self.programs += event.endswith("backend_compile_duration")
+
+    def _on_event(self, event: str, **_: object) -> None:
+        self.cache_hits += event == "/jax/compilation_cache/cache_hits"
+
+    def stop(self) -> None:
+        """Ends the watch; its numbers stay."""
+        jax.monitoring.unregister_event_time_span_listener(self._on_span)
+        jax.monitoring.unregister_event_listener(self._on_event)

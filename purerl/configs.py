@@ -1,0 +1,94 @@
+"""Configs from names and plain values: what the command line, presets, Python calls and run folders all go through."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from purerl.errors import PurerlError, nearest
+
+
+def field_types(cls: type) -> dict[str, Any]:
+    """{field: its type} of a config or options dataclass."""
+    return typing.get_type_hints(cls)
+
+
+def build(cls: type, values: dict[str, Any], what: str) -> Any:
+    """An instance of a config or options dataclass with `values` over its defaults.
+
+    Args:
+      cls: the dataclass.
+      values: {field: value}; lists are taken for tuples.
+      what: how an error names it, e.g. "ppo".
+
+    Raises:
+      PurerlError: an unknown field (with the nearest name), a value of another type, a choice that is none.
+    """
+    types = field_types(cls)
+    checked = {}
+    for name, value in values.items():
+        if name not in types:
+            raise PurerlError(
+                f"{what} has no field '{name}'.{nearest(name, types)} Fields: {', '.join(sorted(types))}"
+            )
+        checked[name] = _checked(what, name, types[name], value)
+    return cls(**checked)
+
+
+def _checked(what: str, name: str, kind: Any, value: Any) -> Any:
+    origin, choices = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        if value not in choices:
+            close = nearest(str(value), map(str, choices))
+            raise PurerlError(f"{what}: {name} = {value!r} is no choice.{close} Choices: {', '.join(map(str, choices))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (tuple, list)) or not all(isinstance(v, choices[0]) for v in value):
+            raise PurerlError(f"{what}: {name} = {value!r} must be a sequence of {choices[0].__name__}")
+        return tuple(value)
+    if kind is float and _is_number(value):
+        return value
+    if kind is int and isinstance(value, int) and not isinstance(value, bool):
+        if value < 0:
+            raise PurerlError(f"{what}: {name} = {value} must not be negative")
+        return value
+    if kind in (bool, str) and isinstance(value, kind):
+        return value
+    raise PurerlError(f"{what}: {name} = {value!r} must be a {getattr(kind, '__name__', kind)}")
+
+
+def _is_number(value: Any) -> bool:
+    """A Python number, or an array of one value per seed for a sweep; never NaN."""
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, (int, float)):
+        return not math.isnan(value)
+    return hasattr(value, "ndim") and hasattr(value, "dtype")
+
+
+def traced(config: Any) -> Any:
+    """The config with its traced fields as float32 arrays, ready for the compiled program."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), config)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """{field: plain value} of a config or options dataclass, fit for JSON (inf becomes the string "inf")."""
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def from_dict(cls: type, values: dict[str, Any], what: str) -> Any:
+    """The inverse of `to_dict`."""
+    return build(cls, {name: math.inf if value == "inf" else value for name, value in values.items()}, what)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return "inf" if isinstance(value, float) and math.isinf(value) else value

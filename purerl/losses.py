@@ -1,0 +1,118 @@
+"""The terms of policy-gradient losses, elementwise: callers weigh them and take the mean."""
+
+from __future__ import annotations
+
+import chex
+import jax.numpy as jnp
+
+from purerl.types import Array
+
+
+def masked_mean(x: Array, mask: Array | None = None) -> Array:
+    """The mean of all entries, or of those that count.
+
+    Args:
+      x: [...] values; booleans and integers are counted as float32.
+      mask: [...] bool, True for the entries that count; None for all.
+
+    Returns:
+      float32 []; 0 where nothing counts.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        x = x.astype(jnp.float32)
+    if mask is None:
+        return jnp.mean(x, dtype=jnp.float32)
+    chex.assert_equal_shape([x, mask])
+    chex.assert_type(mask, bool)
+    total = jnp.sum(jnp.where(mask, x, 0), dtype=jnp.float32)
+    return total / jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1.0)
+
+
+def clipped_surrogate(log_ratio: Array, advantage: Array, clip: Array | float) -> Array:
+    """The clipped surrogate objective, as a loss (to be made small).
+
+    See "Proximal Policy Optimization Algorithms" by Schulman et al. (https://arxiv.org/abs/1707.06347), eq. 7, whose
+    sign is flipped here: max(-A r, -A clip(r, 1 - clip, 1 + clip)).
+
+    Args:
+      log_ratio: [...] log pi(a|s) - log pi_old(a|s).
+      advantage: [...] advantages of the actions.
+      clip: epsilon, scalar.
+
+    Returns:
+      [...] losses.
+    """
+    chex.assert_equal_shape([log_ratio, advantage])
+    chex.assert_type([log_ratio, advantage], float)
+    ratio = jnp.exp(log_ratio)
+    return jnp.maximum(-advantage * ratio, -advantage * jnp.clip(ratio, 1.0 - clip, 1.0 + clip))
+
+
+def quadratic_kl_penalty(log_ratio: Array) -> Array:
+    """Half the squared log-ratio: to second order the divergence from the policy that acted, on its own samples.
+
+    See "Phasic Policy Gradient" by Cobbe et al. (https://arxiv.org/abs/2009.04416), section 3.5. The paper writes
+    KL[old, new]; the released code, and so the published curves, use this estimate from the sampled actions instead.
+
+    Args:
+      log_ratio: [...] log pi(a|s) - log pi_old(a|s).
+
+    Returns:
+      [...] penalties.
+    """
+    chex.assert_type(log_ratio, float)
+    return 0.5 * jnp.square(log_ratio)
+
+
+def squared_value_error(value: Array, target: Array) -> Array:
+    """Half the squared error of a value function.
+
+    See "Phasic Policy Gradient" by Cobbe et al. (https://arxiv.org/abs/2009.04416), eq. 2 and L^aux.
+
+    Args:
+      value: [...] values.
+      target: [...] what they should be.
+
+    Returns:
+      [...] errors, 0.5 (value - target)^2.
+    """
+    chex.assert_equal_shape([value, target])
+    chex.assert_type([value, target], float)
+    return 0.5 * jnp.square(value - target)
+
+
+def clipped_squared_value_error(value: Array, old_value: Array, target: Array, clip: Array | float) -> Array:
+    """Half the squared error of a value function that gains nothing by moving more than `clip` away from its old value.
+
+    In no paper: the value loss of the OpenAI Baselines code of PPO (https://github.com/openai/baselines, ppo2).
+
+    Args:
+      value: [...] values.
+      old_value: [...] values when the data were collected.
+      target: [...] what the values should be.
+      clip: how far a value may move, scalar.
+
+    Returns:
+      [...] errors, 0.5 max((V - R)^2, (V_old + clip(V - V_old, -clip, clip) - R)^2).
+    """
+    chex.assert_equal_shape([value, old_value, target])
+    chex.assert_type([value, old_value, target], float)
+    clipped = old_value + jnp.clip(value - old_value, -clip, clip)
+    return 0.5 * jnp.maximum(jnp.square(value - target), jnp.square(clipped - target))
+
+
+def normalize_advantages(advantage: Array, mask: Array | None = None, epsilon: float = 1e-8) -> Array:
+    """Advantages of mean 0 and (population) standard deviation 1.
+
+    Args:
+      advantage: [...] advantages.
+      mask: [...] bool, True for the entries that count; None for all.
+      epsilon: added to the standard deviation.
+
+    Returns:
+      [...] advantages, (A - mean) / (std + epsilon) over all axes; 0 where the mask is False.
+    """
+    chex.assert_type(advantage, float)
+    centred = advantage - masked_mean(advantage, mask)
+    normalized = centred / (jnp.sqrt(masked_mean(jnp.square(centred), mask)) + epsilon)
+    return normalized if mask is None else jnp.where(mask, normalized, 0)

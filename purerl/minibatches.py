@@ -1,0 +1,55 @@
+"""Shuffled minibatch epochs as one scan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from purerl.errors import PurerlError
+from purerl.types import Array
+
+
+def check_division(what: str, items: int, parts_name: str, parts: int) -> None:
+    """Raises PurerlError, naming the nearest sizes that work, unless `items` splits into `parts` equal parts."""
+    if parts < 1 or items % parts:
+        divisors = [d for d in range(1, items + 1) if items % d == 0]
+        fitting = sorted(sorted(divisors, key=lambda d: abs(d - parts))[:3])
+        raise PurerlError(
+            f"{parts_name} = {parts} does not divide {what} = {items}; "
+            f"use {parts_name} = {' or '.join(map(str, fitting))}, or change {what}"
+        )
+
+
+def shuffled_epochs(
+    step: Callable[[Any, Array], tuple[Any, Any]],
+    carry: Any,
+    key: Array,
+    *,
+    num_items: int,
+    num_minibatches: int,
+    num_epochs: int,
+) -> tuple[Any, Any]:
+    """Runs `carry, out = step(carry, indices)` over every minibatch of every epoch, each epoch a fresh permutation.
+
+    Args:
+      step: takes the carry and the int32 indices [num_items / num_minibatches] of one minibatch.
+      carry: what the steps change.
+      key: typed key [].
+      num_items: how many items are shuffled; each is used exactly once an epoch.
+      num_minibatches: minibatches an epoch.
+      num_epochs: passes over the items.
+
+    Returns:
+      the last carry, and the outputs stacked over [num_epochs * num_minibatches].
+    """
+    permutations = jax.vmap(lambda k: jax.random.permutation(k, num_items))(jax.random.split(key, num_epochs))
+    indices = permutations.reshape(num_epochs * num_minibatches, num_items // num_minibatches)
+    return jax.lax.scan(step, carry, indices)
+
+
+def take(batch: Any, indices: Array, axis: int = 0) -> Any:
+    """The minibatch `indices` [B] of a pytree along an axis. The indices must be in range (they are not checked)."""
+    return jax.tree.map(lambda x: jnp.take(x, indices, axis=axis, mode="clip"), batch)

@@ -1,0 +1,396 @@
+"""Torsos, heads and initializers (flax linen).
+
+All modules take any number of leading batch axes: [..., *observation_shape] to [..., features]. They compute in `dtype`
+and keep float32 parameters. Observations come in the environment's own dtype: uint8 is divided by 255 here, and
+nowhere else; everything else (bool, integers, floats) is cast.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.nn import initializers
+
+from purerl.distributions import GaussianParameters
+from purerl.errors import PurerlError, nearest
+from purerl.types import Array, EnvSpec
+
+TorsoName = Literal["auto", "impala", "nature", "minatar", "mlp"]
+InitializerName = Literal["glorot", "orthogonal", "normed"]
+PoolingName = Literal["torch", "tensorflow"]
+ActivationName = Literal["tanh", "relu"]
+DTypeName = Literal["float32", "bfloat16"]
+
+# (1 / sqrt(3) / sqrt(2)) ** (1 / 2): 3 stacks, 2 residual blocks in each, 2 convolutions in each block.
+RESIDUAL_SCALE = math.sqrt(1 / math.sqrt(3) / math.sqrt(2))
+
+
+def normed(scale: float) -> Callable[..., Array]:
+    """An initializer that gives every output unit a weight vector of length `scale`, in a random direction.
+
+    As in the released code of "Phasic Policy Gradient" by Cobbe et al. (https://arxiv.org/abs/2009.04416). The vector
+    is over all input axes, so all but the last: (height, width, in) of a convolution, (in,) of a dense layer.
+    """
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        kernel = jax.random.uniform(key, shape, dtype, -1.0, 1.0)
+        length = jnp.sqrt(jnp.sum(jnp.square(kernel), axis=range(len(shape) - 1), keepdims=True))
+        return kernel * (scale / length)
+
+    return init
+
+
+def kernel_init(initializer: InitializerName, scale: float) -> Callable[..., Array]:
+    """A hidden layer's initializer: "normed" to `scale`, "glorot" uniform, or "orthogonal" with gain sqrt(2)."""
+    return {
+        "normed": normed(scale),
+        "glorot": initializers.glorot_uniform(),
+        "orthogonal": initializers.orthogonal(math.sqrt(2)),
+    }[initializer]
+
+
+def head_init(initializer: InitializerName, gain: float) -> Callable[..., Array]:
+    """A head's initializer: "normed" to 0.1 as in the PPG code, else orthogonal with a gain as in Baselines."""
+    return normed(0.1) if initializer == "normed" else initializers.orthogonal(gain)
+
+
+def to_float(observation: Array, dtype: Any) -> Array:
+    """Observations in a dtype to compute with; uint8 goes from 0 .. 255 to 0 .. 1."""
+    if observation.dtype == jnp.uint8:
+        return observation.astype(dtype) / jnp.asarray(255, dtype)
+    return observation.astype(dtype)
+
+
+def _flat_batch(x: Array, event_rank: int) -> tuple[Array, tuple[int, ...]]:
+    """[..., *event] as [B, *event], and the leading axes to restore."""
+    batch = x.shape[: x.ndim - event_rank]
+    return x.reshape(math.prod(batch), *x.shape[x.ndim - event_rank :]), batch
+
+
+# --- 3x3 max-pooling with stride 2 -----------------------------------------------------------------------------------
+# The gradient that JAX derives (select-and-scatter) is slow: on two CPU cores it makes up seven eighths of the time of
+# a whole ImpalaCNN's gradient. The one below takes a tenth of its time. Both give a window's gradient to its first
+# maximum in row-major order, as PyTorch does, which matters: in the flat background of a game all nine are equal.
+
+
+def _pool_geometry(size: int, pooling: PoolingName) -> tuple[int, int, int]:
+    """(output size, padding before, padding after) of one axis."""
+    out = (size + 1) // 2
+    padding = 2 if pooling == "torch" else 2 * (out - 1) + 3 - size
+    return out, padding // 2, padding - padding // 2
+
+
+def _pool_taps(x: Array, pooling: PoolingName) -> list[Array]:
+    """The nine entries of each window, row-major, each [B, H', W', C]; -inf beyond the border."""
+    (height, top, bottom), (width, left, right) = (_pool_geometry(n, pooling) for n in x.shape[1:3])
+    padding = ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0))
+    x = lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), padding)
+    return [x[:, i : i + 2 * height - 1 : 2, j : j + 2 * width - 1 : 2] for i in range(3) for j in range(3)]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def max_pool(x: Array, pooling: PoolingName) -> Array:
+    """Max-pooling, window 3x3, stride 2. Reverse-mode derivatives only.
+
+    Args:
+      x: [B, H, W, C].
+      pooling: how the border is padded with -inf. "torch": one pixel on every side. "tensorflow" ("SAME"): on an even
+        size only on the far side, so that windows lie one pixel further.
+
+    Returns:
+      [B, ceil(H / 2), ceil(W / 2), C].
+    """
+    chex.assert_rank(x, 4)
+    padding = [_pool_geometry(n, pooling)[1:] for n in x.shape[1:3]]
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), *padding, (0, 0)))
+
+
+def _max_pool_forward(x: Array, pooling: PoolingName) -> tuple[Array, tuple[Array, Array]]:
+    taps = _pool_taps(x, pooling)
+    largest, winner = taps[0], jnp.zeros(taps[0].shape, jnp.int8)
+    for i, tap in enumerate(taps[1:], 1):
+        winner = jnp.where(tap > largest, jnp.int8(i), winner)
+        largest = jnp.maximum(largest, tap)
+    return largest, (winner, jnp.zeros((0, *x.shape[1:3])))
+
+
+def _max_pool_backward(pooling: PoolingName, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array]:
+    """Every pixel gathers from the windows (at most 2 x 2) that it lies in, instead of windows scattering to pixels."""
+    winner, pixels = residuals
+    height, width = pixels.shape[1:]
+    top, left = (_pool_geometry(n, pooling)[1] for n in (height, width))
+    border = ((0, 0), (1, 1), (1, 1), (0, 0))
+
+    def for_pixels(x: Array, row: int, column: int) -> Array:
+        """[B, H' + 2, W' + 2, C] of windows to [B, H, W, C]: of each pixel's last window (0) or the one before (1)."""
+        b, h, w, c = x.shape
+        x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+        first_row, first_column = 2 * (1 - row) + top, 2 * (1 - column) + left
+        return x[:, first_row : first_row + height, first_column : first_column + width]
+
+    def places(size: int, before: int, back: int) -> np.ndarray:
+        """Where in that window each pixel lies: 0 .. 2, or 3 for not at all."""
+        return (np.arange(size) + before) % 2 + 2 * back
+
+    gradient = jnp.pad(gradient, border)
+    winner = jnp.pad(winner, border, constant_values=-1)
+    total = jnp.zeros((), gradient.dtype)
+    for row in (0, 1):
+        for column in (0, 1):
+            i, j = places(height, top, row)[:, None], places(width, left, column)[None]
+            place = np.where((i < 3) & (j < 3), 3 * i + j, -2).astype(np.int8)[None, :, :, None]
+            wins = for_pixels(winner, row, column) == place
+            total = total + jnp.where(wins, for_pixels(gradient, row, column), 0)
+    return (total,)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+# --- Torsos ----------------------------------------------------------------------------------------------------------
+
+
+class ImpalaCNN(nn.Module):
+    """The large network of "IMPALA" by Espeholt et al. (https://arxiv.org/abs/1802.01561), 15 convolutions and no LSTM,
+    as used on Procgen by Cobbe et al. 2020 (https://arxiv.org/abs/1912.01588). Images [..., H, W, C] to [..., hidden].
+
+    Attributes:
+      channels: of the stacks.
+      hidden: width of the dense layer.
+      initializer: "normed" (PPG code: 1.0 where a stack begins, 0.639 in residual blocks, 1.4 dense), "glorot" or
+        "orthogonal".
+      pooling: border of the max-pooling, see `max_pool`.
+      dtype: of the arithmetic.
+    """
+
+    channels: tuple[int, ...] = (16, 32, 32)
+    hidden: int = 256
+    initializer: InitializerName = "normed"
+    pooling: PoolingName = "torch"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, observation: Array) -> Array:
+        def convolution(channels: int, scale: float, name: str) -> nn.Conv:
+            return nn.Conv(
+                channels, (3, 3), dtype=self.dtype, kernel_init=kernel_init(self.initializer, scale), name=name
+            )
+
+        x, batch = _flat_batch(to_float(observation, self.dtype), 3)
+        for s, channels in enumerate(self.channels):
+            x = convolution(channels, 1.0, f"stack{s}")(x)
+            x = max_pool(x, self.pooling)
+            for b in range(2):
+                y = convolution(channels, RESIDUAL_SCALE, f"stack{s}_block{b}_0")(nn.relu(x))
+                y = convolution(channels, RESIDUAL_SCALE, f"stack{s}_block{b}_1")(nn.relu(y))
+                x = x + y
+        x = nn.relu(x.reshape(x.shape[0], -1))
+        x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=kernel_init(self.initializer, 1.4), name="dense")(x)
+        return nn.relu(x).reshape(*batch, self.hidden)
+
+
+class PlainCNN(nn.Module):
+    """Convolutions without padding, each behind a ReLU, then a dense layer. Images [..., H, W, C] to [..., hidden].
+
+    Attributes:
+      layers: (channels, size, stride) of each convolution.
+      hidden: width of the dense layer.
+      initializer: "orthogonal", "glorot" or "normed" (1.0 for convolutions, 1.4 dense).
+      dtype: of the arithmetic.
+    """
+
+    layers: tuple[tuple[int, int, int], ...]
+    hidden: int
+    initializer: InitializerName = "orthogonal"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, observation: Array) -> Array:
+        x, batch = _flat_batch(to_float(observation, self.dtype), 3)
+        for i, (channels, size, stride) in enumerate(self.layers):
+            x = nn.relu(
+                nn.Conv(
+                    channels,
+                    (size, size),
+                    (stride, stride),
+                    "VALID",
+                    dtype=self.dtype,
+                    kernel_init=kernel_init(self.initializer, 1.0),
+                    name=f"convolution{i}",
+                )(x)
+            )
+        x = x.reshape(x.shape[0], -1)
+        x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=kernel_init(self.initializer, 1.4), name="dense")(x)
+        return nn.relu(x).reshape(*batch, self.hidden)
+
+
+# The network of "Human-level control through deep reinforcement learning" (Mnih et al. 2015): cheap on large images.
+NatureCNN = functools.partial(PlainCNN, ((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512)
+# The network of "MinAtar" (Young and Tian 2019, https://arxiv.org/abs/1903.03176).
+MinAtarCNN = functools.partial(PlainCNN, ((16, 3, 1),), 128)
+
+
+class MLP(nn.Module):
+    """Dense layers on flattened observations: [..., *shape] to [..., hidden[-1]].
+
+    Attributes:
+      hidden: widths.
+      activation: "tanh" or "relu", behind every layer.
+      observation_rank: number of axes to flatten.
+      initializer: "orthogonal", "glorot" or "normed" (1.4).
+      dtype: of the arithmetic.
+    """
+
+    hidden: tuple[int, ...] = (64, 64)
+    activation: ActivationName = "tanh"
+    observation_rank: int = 1
+    initializer: InitializerName = "orthogonal"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, observation: Array) -> Array:
+        activation = {"tanh": jnp.tanh, "relu": nn.relu}[self.activation]
+        x = to_float(observation, self.dtype)
+        event = x.shape[x.ndim - self.observation_rank :]
+        x = x.reshape(*x.shape[: x.ndim - self.observation_rank], math.prod(event))
+        for i, width in enumerate(self.hidden):
+            x = activation(
+                nn.Dense(width, dtype=self.dtype, kernel_init=kernel_init(self.initializer, 1.4), name=f"dense{i}")(x)
+            )
+        return x
+
+
+# --- Heads -----------------------------------------------------------------------------------------------------------
+
+
+class PolicyHead(nn.Module):
+    """Features [..., F] to the parameters of the policy (`distributions.for_spec`), in float32: logits [..., A], or
+    GaussianParameters [..., D] whose log standard deviation starts at 0 and does not depend on the features.
+    """
+
+    spec: EnvSpec
+    initializer: InitializerName = "orthogonal"
+
+    @nn.compact
+    def __call__(self, features: Array) -> Array | GaussianParameters:
+        size = self.spec.num_actions or math.prod(self.spec.action_shape)
+        out = nn.Dense(size, dtype=jnp.float32, kernel_init=head_init(self.initializer, 0.01), name="dense")(features)
+        if self.spec.num_actions:
+            return out
+        log_std = self.param("log_std", initializers.zeros, (size,), jnp.float32)
+        return GaussianParameters(out, jnp.broadcast_to(log_std, out.shape))
+
+
+class ValueHead(nn.Module):
+    """Features [..., F] to values [...], in float32."""
+
+    initializer: InitializerName = "orthogonal"
+
+    @nn.compact
+    def __call__(self, features: Array) -> Array:
+        dense = nn.Dense(1, dtype=jnp.float32, kernel_init=head_init(self.initializer, 1.0), name="dense")
+        return jnp.squeeze(dense(features), axis=-1)
+
+
+# --- Choosing --------------------------------------------------------------------------------------------------------
+
+
+def make_torso(
+    name: TorsoName,
+    spec: EnvSpec,
+    *,
+    initializer: InitializerName = "orthogonal",
+    pooling: PoolingName = "torch",
+    channels: tuple[int, ...] = (16, 32, 32),
+    hidden: tuple[int, ...] = (64, 64),
+    activation: ActivationName = "tanh",
+    dtype: DTypeName = "float32",
+) -> Callable[..., nn.Module]:
+    """The torso that fits an environment, still to be instantiated (with `name=`, or nothing).
+
+    Args:
+      name: "auto" takes "impala" for uint8 images of 32 pixels and more, "minatar" for other images (3 axes), or "mlp".
+      spec: the environment.
+      initializer: of all layers.
+      pooling: of "impala".
+      channels: of the stacks of "impala".
+      hidden: widths of "mlp". The other torsos end in a dense layer as published.
+      activation: of "mlp".
+      dtype: of the arithmetic.
+
+    Returns:
+      a function (name=None) -> flax module.
+
+    Raises:
+      PurerlError: for names that do not exist, and torsos that do not fit the observations.
+    """
+    _check_name("network", name, TorsoName)
+    _check_name("initializer", initializer, InitializerName)
+    _check_name("pooling", pooling, PoolingName)
+    _check_name("activation", activation, ActivationName)
+    _check_name("dtype", dtype, DTypeName)
+    shape = spec.observation_shape
+    smallest = min(shape[:2]) if len(shape) == 3 else 0
+    if name == "auto":
+        if smallest >= 32 and spec.observation_dtype == "uint8":
+            name = "impala"
+        else:
+            name = "minatar" if smallest >= 3 else "mlp"
+    _check_fit(name, spec, smallest)
+    if not all(width > 0 for width in (*hidden, *channels)) or not channels:
+        raise PurerlError(f"layers need at least one unit, not hidden {hidden} or channels {channels}")
+    common = {"initializer": initializer, "dtype": jnp.dtype(dtype)}
+    if name == "impala":
+        return functools.partial(ImpalaCNN, channels=channels, pooling=pooling, **common)
+    if name == "nature":
+        return functools.partial(NatureCNN, **common)
+    if name == "minatar":
+        return functools.partial(MinAtarCNN, **common)
+    return functools.partial(MLP, hidden=hidden, activation=activation, observation_rank=len(shape), **common)
+
+
+def _check_name(what: str, name: str, names: Any) -> None:
+    if name not in get_args(names):
+        known = get_args(names)
+        raise PurerlError(f"unknown {what} '{name}'.{nearest(str(name), known)} Known: {', '.join(known)}")
+
+
+def _check_fit(name: str, spec: EnvSpec, smallest: int) -> None:
+    """Raises PurerlError if a torso's convolutions do not fit the observations."""
+    needed = {"impala": 8, "nature": 36, "minatar": 3, "mlp": 0}[name]
+    if smallest < needed:
+        fitting = "minatar or mlp" if smallest >= 3 and name != "minatar" else "mlp"
+        raise PurerlError(
+            f"network '{name}' needs images of at least {needed}x{needed} pixels, but {spec.name} shows "
+            f"{spec.observation_shape}; use network {fitting}, or auto"
+        )
+
+
+def torso_of(config: Any, spec: EnvSpec) -> Callable[..., nn.Module]:
+    """`make_torso` from the fields of an agent's config: network, initializer, pooling, channels, hidden, activation
+    and dtype.
+    """
+    return make_torso(
+        config.network,
+        spec,
+        initializer=config.initializer,
+        pooling=config.pooling,
+        channels=config.channels,
+        hidden=config.hidden,
+        activation=config.activation,
+        dtype=config.dtype,
+    )
+
+
+def check_torso(config: Any, spec: EnvSpec) -> None:
+    """Raises PurerlError if `torso_of` would, before anything is built."""
+    torso_of(config, spec)

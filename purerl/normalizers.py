@@ -1,0 +1,170 @@
+"""Running statistics that scale rewards.
+
+Rewards are divided by the standard deviation of their discounted return, followed through each environment; the mean is
+not subtracted. Raw returns are what gets reported (see `episodes`).
+"""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from purerl.types import Array
+
+
+@struct.dataclass
+class RewardNormalizer:
+    """Running statistics of discounted returns.
+
+    They are safe for any length of run in float32. Statistics of a rollout are gathered on their own and merged into
+    these once, so `count` grows until a rollout is less than 2^-24 of it: 2^38 steps with rollouts of 16,384, 2^31 with
+    rollouts of 128. From there on it stands still, and the statistics forget what lies 2^24 rollouts back.
+
+    Attributes:
+      discounted_return: float32 [N], of the episodes under way.
+      mean, variance: float32 [], of all returns so far, one for each step; they start at 0 and 1.
+      count: float32 [], how many those are; it starts at 1e-4.
+    """
+
+    discounted_return: Array
+    mean: Array
+    variance: Array
+    count: Array
+
+
+def init_reward_normalizer(num_envs: int) -> RewardNormalizer:
+    """The statistics of N environments before their first step."""
+    return RewardNormalizer(jnp.zeros(num_envs, jnp.float32), jnp.float32(0), jnp.float32(1), jnp.float32(1e-4))
+
+
+@struct.dataclass
+class _Moments:
+    """Mean and population variance of `count` numbers, float32 []."""
+
+    mean: Array
+    variance: Array
+    count: Array
+
+
+def _moments(x: Array, mask: Array) -> _Moments:
+    """The moments of x [...] where mask [...]."""
+    count = jnp.sum(mask, dtype=jnp.float32)
+    share = 1.0 / jnp.maximum(count, 1.0)
+    mean = jnp.sum(jnp.where(mask, x, 0.0)) * share
+    return _Moments(mean, jnp.sum(jnp.where(mask, jnp.square(x - mean), 0.0)) * share, count)
+
+
+def _merge(a: _Moments, b: _Moments) -> _Moments:
+    """The moments of both sets of numbers together (Chan et al. 1979, "Updating Formulae and a Pairwise Algorithm for
+    Computing Sample Variances"). No product of counts, which would not fit float32.
+    """
+    count = a.count + b.count
+    share_a, share_b = a.count / jnp.maximum(count, 1e-30), b.count / jnp.maximum(count, 1e-30)
+    delta = b.mean - a.mean
+    between = share_a * share_b * jnp.square(delta)
+    return _Moments(a.mean + share_b * delta, a.variance + share_b * (b.variance - a.variance) + between, count)
+
+
+def _check(state: RewardNormalizer, reward: Array, done: Array, valid: Array | None) -> tuple[Array, Array, Array]:
+    """(reward, done, valid) [T, N] with rows that are not valid made harmless."""
+    chex.assert_rank(reward, 2)
+    chex.assert_shape(state.discounted_return, reward.shape[1:])
+    valid = jnp.ones(reward.shape, jnp.bool_) if valid is None else valid
+    chex.assert_equal_shape([reward, done, valid])
+    chex.assert_type([reward, done, valid], [float, bool, bool])
+    return jnp.where(valid, reward, 0).astype(jnp.float32), done & valid, valid
+
+
+def _follow(discounted_return: Array, reward: Array, valid: Array, discount: Array | float) -> Array:
+    """The discounted returns [N] one step on. Rows that are not valid are no step."""
+    return jnp.where(valid, discount * discounted_return + reward, discounted_return)
+
+
+def _scale(reward: Array, variance: Array, clip: Array | float, epsilon: float) -> Array:
+    return jnp.clip(reward * jax.lax.rsqrt(variance + epsilon), -clip, clip)
+
+
+def normalize_rewards_per_step(
+    state: RewardNormalizer,
+    reward: Array,
+    done: Array,
+    discount: Array | float = 0.99,
+    clip: Array | float = 10.0,
+    epsilon: float = 1e-8,
+    valid: Array | None = None,
+) -> tuple[RewardNormalizer, Array]:
+    """Scales each step's rewards by the statistics up to and including that step.
+
+    As VecNormalize in OpenAI Baselines (https://github.com/openai/baselines), with the curves of Cobbe et al. 2020
+    (https://arxiv.org/abs/1912.01588). Their discount here is 0.99, whatever the agent's.
+
+    Args:
+      state: statistics before the rollout.
+      reward: [T, N] raw rewards.
+      done: [T, N] bool, the episode ended with this step.
+      discount: of the followed return, scalar.
+      clip: largest scaled reward, scalar.
+      epsilon: added to the variance.
+      valid: [T, N] bool, rows to learn from; None for all.
+
+    Returns:
+      the statistics after the rollout, and the scaled rewards [T, N] (0 in rows that are not valid).
+    """
+    reward, done, valid = _check(state, reward, done, valid)
+    before = _Moments(state.mean, state.variance, state.count)
+
+    def step(carry: tuple[Array, _Moments], row: tuple[Array, Array, Array]) -> tuple[tuple[Array, _Moments], Array]:
+        discounted_return, rollout = carry
+        reward_t, done_t, valid_t = row
+        discounted_return = _follow(discounted_return, reward_t, valid_t, discount)
+        rollout = _merge(rollout, _moments(discounted_return, valid_t))
+        return (jnp.where(done_t, 0, discounted_return), rollout), _merge(before, rollout).variance
+
+    nothing = _Moments(jnp.float32(0), jnp.float32(0), jnp.float32(0))
+    (discounted_return, rollout), variance = jax.lax.scan(
+        step, (state.discounted_return, nothing), (reward, done, valid)
+    )
+    after = _merge(before, rollout)
+    state = RewardNormalizer(discounted_return, after.mean, after.variance, after.count)
+    return state, _scale(reward, variance[:, None], clip, epsilon)
+
+
+def normalize_rewards_per_rollout(
+    state: RewardNormalizer,
+    reward: Array,
+    done: Array,
+    discount: Array | float = 0.99,
+    clip: Array | float = 10.0,
+    epsilon: float = 1e-8,
+    valid: Array | None = None,
+) -> tuple[RewardNormalizer, Array]:
+    """Scales a whole rollout's rewards by the statistics that already include it.
+
+    As the released code of "Phasic Policy Gradient" by Cobbe et al. (https://arxiv.org/abs/2009.04416). Its discount
+    here is 0.99, whatever the agent's.
+
+    Args:
+      state: statistics before the rollout.
+      reward: [T, N] raw rewards.
+      done: [T, N] bool, the episode ended with this step.
+      discount: of the followed return, scalar.
+      clip: largest scaled reward, scalar.
+      epsilon: added to the variance.
+      valid: [T, N] bool, rows to learn from; None for all.
+
+    Returns:
+      the statistics after the rollout, and the scaled rewards [T, N] (0 in rows that are not valid).
+    """
+    reward, done, valid = _check(state, reward, done, valid)
+
+    def step(discounted_return: Array, row: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        reward_t, done_t, valid_t = row
+        discounted_return = _follow(discounted_return, reward_t, valid_t, discount)
+        return jnp.where(done_t, 0, discounted_return), discounted_return
+
+    discounted_return, returns = jax.lax.scan(step, state.discounted_return, (reward, done, valid))
+    after = _merge(_Moments(state.mean, state.variance, state.count), _moments(returns, valid))
+    state = RewardNormalizer(discounted_return, after.mean, after.variance, after.count)
+    return state, _scale(reward, after.variance, clip, epsilon)

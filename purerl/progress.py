@@ -1,0 +1,193 @@
+"""What a run says on the screen: a progress bar while it goes (on stderr), a table when it is done (on stdout)."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+from rich.text import Text
+
+LINE_PERIOD_SECONDS = 10.0
+FRAME_PERIOD_SECONDS = 0.1
+
+
+class Progress:
+    """A progress bar on a terminal; elsewhere (a CI log, a file) one plain line about every ten seconds.
+
+    There is no thread behind it: it redraws only inside `update`, so it never takes the interpreter from a host loop.
+
+    Args:
+      total_steps: environment steps of the whole run.
+      label: shown first, such as "ppo gymnax/CartPole-v1".
+      enabled: None chooses by whether stderr is a terminal; True always draws the bar; False shows nothing.
+    """
+
+    def __init__(self, total_steps: int, label: str, enabled: bool | None = None):
+        self._total = int(total_steps)
+        self._label = label
+        self._return: float | None = None
+        self._bar: RichProgress | None = None
+        self._silent = enabled is False
+        self._began: tuple[float, int] | None = None  # time and step of the first update
+        self._shown_at = -math.inf
+        self._hidden: str | None = None  # the newest line, while it has not been printed
+        if enabled or (enabled is None and sys.stderr.isatty()):
+            self._bar = _bar()
+            self._task = self._bar.add_task("", total=self._total, label=label, facts="compiling")
+            self._bar.start()
+            self._bar.refresh()
+
+    def update(self, step: int, steps_per_second: float | None = None, episode_return: float | None = None) -> None:
+        """Shows where the run stands.
+
+        Args:
+          step: environment steps done, those before a resume included.
+          steps_per_second: the present speed (of all seeds together), only to be shown; None if not known yet.
+          episode_return: newest return; None or NaN (no episode ended) leaves the last one standing.
+
+        The time left is worked out from the updates themselves, so that neither seeds nor compiling can distort it.
+        """
+        if self._silent:
+            return
+        if episode_return is not None and math.isfinite(episode_return):
+            self._return = float(episode_return)
+        now = time.monotonic()
+        facts = _facts(steps_per_second, self._return, self._seconds_left(step, now))
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, facts=facts)
+            if now - self._shown_at >= FRAME_PERIOD_SECONDS or step >= self._total:
+                self._bar.refresh()
+                self._shown_at = now
+            return
+        percent = 100 * step / max(self._total, 1)
+        self._hidden = f"{self._label}: {step:,} / {self._total:,} steps ({percent:.1f}%), {facts}"
+        if now - self._shown_at >= LINE_PERIOD_SECONDS:
+            self._print_hidden()
+            self._shown_at = now
+
+    def _seconds_left(self, step: int, now: float) -> float | None:
+        """None while there is no speed to go by."""
+        if self._began is None:
+            self._began = now, step
+        seconds, steps = now - self._began[0], step - self._began[1]
+        left = max(self._total - step, 0)
+        return left * seconds / steps if steps > 0 else 0.0 if left == 0 else None
+
+    def _print_hidden(self) -> None:
+        if self._hidden is not None:
+            print(self._hidden, file=sys.stderr, flush=True)
+            self._hidden = None
+
+    def close(self) -> None:
+        """Leaves the last state on the screen. Safe to call twice."""
+        if self._bar is not None:
+            self._bar.refresh()
+            self._bar.stop()
+            self._bar = None
+            self._silent = True
+        self._print_hidden()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _bar() -> RichProgress:
+    return RichProgress(
+        TextColumn("{task.fields[label]}", markup=False),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[facts]}", markup=False),
+        console=Console(stderr=True),
+        auto_refresh=False,
+        expand=True,
+    )
+
+
+def _facts(steps_per_second: float | None, episode_return: float | None, seconds_left: float | None) -> str:
+    """ "41k steps/s, return 11.2, 0:03:12 left", each "-" while it is not known."""
+    speed = "-" if steps_per_second is None or not math.isfinite(steps_per_second) else compact(steps_per_second)
+    shown = "-" if episode_return is None else f"{episode_return:.4g}"
+    left = "-" if seconds_left is None else clock_time(seconds_left)
+    return f"{speed} steps/s, return {shown}, {left} left"
+
+
+def compact(number: float) -> str:
+    """A number in few characters: 950, 41.2k, 25M, 1.2G."""
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= limit * 0.9995:  # so that 999.9k is 1M, not 1e+03k
+            return f"{number / limit:.3g}{suffix}"
+    return f"{number:.0f}"
+
+
+def clock_time(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def summary_table(summary: dict[str, Any]) -> None:
+    """Prints a run's summary.json to stdout: a table, and below it the paths, each on a line that can be copied.
+
+    Args:
+      summary: as in summary.json, with "folder", and perhaps "figure" and "files" (more paths); what is missing or None
+        is left out.
+    """
+    console = Console(highlight=False, soft_wrap=False)
+    table = Table(show_header=False, title_justify="left", title=Text(_title(summary), style="bold"))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in _summary_rows(summary):
+        table.add_row(Text(name), Text(value))
+    console.print(table)
+    for name, path in _summary_paths(summary):
+        console.print(Text(f"{name}: {path}"), soft_wrap=True)
+
+
+def _title(summary: dict[str, Any]) -> str:
+    preset = f" ({summary['preset']})" if summary.get("preset") else ""
+    return f"{summary.get('agent', '?')} on {summary.get('env', '?')}{preset}"
+
+
+def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+
+    def add(name: str, value: Any, form: str = "{}") -> None:
+        if value is not None:
+            rows.append((name, form.format(value)))
+
+    seeds = summary.get("seeds")
+    add("seeds", ", ".join(map(str, seeds)) if isinstance(seeds, list | tuple) else seeds)
+    add("steps per seed", summary.get("steps"), "{:,}")
+    add("compile time", summary.get("compile_seconds"), "{:.1f} s")
+    add("training time", summary.get("train_seconds"), "{:.1f} s")
+    together = ", seeds together" if isinstance(seeds, list | tuple) and len(seeds) > 1 else ""
+    add("speed", summary.get("steps_per_second"), "{:,.0f} steps/s" + together)
+    final = summary.get("final_return") or {}
+    add("final return, IQM", final.get("iqm"), "{:.4g}")
+    add("final return, mean", final.get("mean"), "{:.4g}")
+    per_seed = final.get("per_seed")
+    if per_seed:
+        add("final return, per seed", ", ".join("-" if r is None else f"{r:.4g}" for r in per_seed))
+    peak = summary.get("peak_memory_bytes")
+    add(f"peak memory{_of(summary)}", None if peak is None else f"{peak / 2**20:,.0f} MiB")
+    device = summary.get("device")
+    add("device", f"{device['count']} x {device['kind']}" if isinstance(device, dict) else device)
+    return rows
+
+
+def _of(summary: dict[str, Any]) -> str:
+    return f" ({summary['peak_memory_of']})" if summary.get("peak_memory_of") else ""
+
+
+def _summary_paths(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    named = [(name, summary.get(key)) for name, key in (("run folder", "folder"), ("figure", "figure"))]
+    return [(name, str(path)) for name, path in (*named, *(("file", p) for p in summary.get("files") or ())) if path]

@@ -1,0 +1,111 @@
+"""statistics: by hand, and against scipy and rliable."""
+
+import numpy as np
+import pytest
+
+from purerl import statistics
+
+rng = np.random.default_rng(0)
+
+
+def test_interquartile_mean_by_hand():
+    assert statistics.interquartile_mean([1, 2, 3, 100]) == 2.5  # one value off each end
+    assert statistics.interquartile_mean([5]) == 5
+    assert statistics.interquartile_mean([1, 2, 9]) == 4  # floor(3 / 4) = 0 are left out
+    assert statistics.interquartile_mean([7, 1, 2, 3, 4, 5, 6, 100]) == 4.5  # two off each end
+
+
+def test_interquartile_mean_axes():
+    x = rng.normal(size=(3, 8, 5))
+    assert statistics.interquartile_mean(x, axis=1).shape == (3, 5)
+    np.testing.assert_array_equal(statistics.interquartile_mean(x, axis=1)[2, 3], statistics.interquartile_mean(x[2, :, 3]))
+    assert np.ndim(statistics.interquartile_mean(x, axis=None)) == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 8, 10, 33])
+def test_interquartile_mean_is_scipys(count):
+    stats = pytest.importorskip("scipy.stats")
+    x = rng.normal(size=(6, count))
+    np.testing.assert_allclose(statistics.interquartile_mean(x), stats.trim_mean(x, 0.25, axis=1), rtol=1e-12)
+    np.testing.assert_allclose(statistics.pooled_interquartile_mean(x), stats.trim_mean(x, 0.25, axis=None), rtol=1e-12)
+
+
+def test_interquartile_mean_never_trims_nan_and_refuses_nothing():
+    assert np.isnan(statistics.interquartile_mean([1, 2, 3, np.nan]))
+    with pytest.raises(ValueError, match="no values"):
+        statistics.interquartile_mean([])
+
+
+def test_interval_is_rliables():
+    library = pytest.importorskip("rliable.library")
+    scores = rng.normal(size=(8, 5)) + 10 * np.arange(5)  # tasks far apart: resampling across tasks would widen it
+    low, high = statistics.stratified_bootstrap_interval(scores, repetitions=4000)
+    point, interval = library.get_interval_estimates(
+        {"a": scores}, lambda x: np.array([statistics.pooled_interquartile_mean(x)]), reps=4000,
+        random_state=np.random.RandomState(0),
+    )  # fmt: skip
+    assert low < point["a"][0] < high
+    np.testing.assert_allclose([low, high], interval["a"][:, 0], atol=0.05 * (high - low))
+
+
+def test_interval_covers_the_truth_as_often_as_it_says():
+    """Of the mean of 50 values, with 80% confidence. A one-sided or 95% interval falls outside the bounds."""
+    hits = 0
+    for trial in range(150):
+        sample = np.random.default_rng(trial).normal(size=50)
+        low, high = statistics.stratified_bootstrap_interval(sample, np.mean, repetitions=200, confidence=0.8)
+        hits += low <= 0 <= high
+    assert 0.69 < hits / 150 < 0.88
+
+
+def test_interval_edges():
+    assert statistics.stratified_bootstrap_interval([3.0]) == (3.0, 3.0)
+    twice = [statistics.stratified_bootstrap_interval([1, 2, 5, 9.0], seed=s) for s in (1, 1)]
+    assert twice[0] == twice[1]
+    for bad in ([], np.zeros((2, 2, 2)), 1.0):
+        with pytest.raises(ValueError, match="scores must be"):
+            statistics.stratified_bootstrap_interval(bad)
+    with pytest.raises(ValueError, match="confidence"):
+        statistics.stratified_bootstrap_interval([1, 2.0], confidence=95)
+
+
+def test_band_is_the_interval_at_each_point():
+    curves = rng.normal(size=(8, 3)) * [1, 5, 0]
+    low, high = statistics.bootstrap_band(curves, repetitions=4000)
+    assert low.shape == high.shape == (3,)
+    for point in range(3):
+        expected = statistics.stratified_bootstrap_interval(curves[:, point], repetitions=4000)
+        np.testing.assert_allclose([low[point], high[point]], expected, atol=0.25 * curves[:, point].std() + 1e-12)
+    assert low[2] == high[2] == 0
+
+
+def test_running_mean_by_hand():
+    np.testing.assert_allclose(statistics.running_mean([2, 4, 6, 8.0], 2), [2, 3, 5, 7])  # looks back only
+    np.testing.assert_allclose(statistics.running_mean([2, 4, 6, 8.0], 1), [2, 4, 6, 8])
+    np.testing.assert_allclose(statistics.running_mean([2, 4.0], 9), [2, 3])
+    np.testing.assert_allclose(statistics.running_mean([2, 4, 6.0], 2, [3, 1, 0]), [2, 2.5, 4])
+    assert np.isnan(statistics.running_mean([2.0], 1, [0])[0])
+    with pytest.raises(ValueError, match="window"):
+        statistics.running_mean([1.0], 0)
+
+
+def test_common_grid():
+    a = (np.array([30, 10, 20, 40]), np.array([3.0, 1, 2, 4]))  # out of order
+    b = (np.array([20, 20, 60]), np.array([99.0, 0, 8]))  # the later value at 20 counts
+    grid, values = statistics.to_common_grid([a, b], points=3)
+    np.testing.assert_allclose(grid, [20, 30, 40])  # what both cover: nothing is extrapolated
+    np.testing.assert_allclose(values, [[2, 3, 4], [0, 2, 4]])
+
+
+def test_common_grid_leaves_shared_points_alone():
+    x = np.array([1, 2, 7])
+    grid, values = statistics.to_common_grid([(x, np.array([1, 5, 2])), (x, np.array([0, 0, 3]))])
+    np.testing.assert_array_equal(grid, x)
+    np.testing.assert_array_equal(values, [[1, 5, 2], [0, 0, 3]])
+
+
+def test_common_grid_refuses_what_has_nothing_in_common():
+    with pytest.raises(ValueError, match="in common"):
+        statistics.to_common_grid([(np.array([1, 2]), np.array([0, 0])), (np.array([3, 4]), np.array([0, 0]))])
+    with pytest.raises(ValueError, match="without points"):
+        statistics.to_common_grid([(np.array([]), np.array([]))])
