@@ -83,12 +83,12 @@ class Turns:
             raise PurerlError(f"group {group} of {self._name} is not stepping: call send({group}, actions) before recv")
         self._stepping[group] = False
 
-    def rest(self, what: str) -> None:
-        """All groups must be at rest for `what`."""
-        self._check_open()
-        if any(self._stepping):
-            group = self._stepping.index(True)
-            raise PurerlError(f"group {group} of {self._name} is stepping: call recv({group}) before {what}")
+    def rest(self, what: str, group: int | None = None) -> None:
+        """That group, or every group if None, must be at rest for `what`."""
+        self._check_open() if group is None else self._check_group(group)
+        for waiting in range(self.num_groups) if group is None else [group]:
+            if self._stepping[waiting]:
+                raise PurerlError(f"group {waiting} of {self._name} is stepping: call recv({waiting}) before {what}")
 
     def rewind(self) -> None:
         """All groups were given another state: none of them has been stepped since."""
@@ -112,8 +112,8 @@ class Turns:
 class HostedPool:
     """A `types.Pool` of an in-graph environment, with exactly the in-graph loop's random numbers.
 
-    Environment n of a seed is reset with key n of at(stream(base, "reset"), 0), and takes its g-th step (from 0) with key
-    n of at(stream(base, "environment"), g), whatever the number of groups.
+    Environment n of a seed is reset with key n of at(stream(base, "reset"), 0), and takes its g-th step (from 0) with
+    key n of at(stream(base, "environment"), g), whatever the number of groups.
 
     Args:
       environment: the game, unbatched.
@@ -139,7 +139,8 @@ class HostedPool:
         @jax.jit
         def reset(first: jax.Array):
             def reset_seed(key):
-                return jax.vmap(environment.reset)(rng.per_environment(rng.at(rng.stream(key, "reset"), 0), size, first))
+                reset_keys = rng.per_environment(rng.at(rng.stream(key, "reset"), 0), size, first)
+                return jax.vmap(environment.reset)(reset_keys)
 
             return jax.vmap(reset_seed)(keys)
 
@@ -180,8 +181,8 @@ class HostedPool:
         return jax.device_get(step)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything needed to continue exactly: leaves of the environment's state [S, N, ...] (keys as their data), the
-        observations, and how many steps each group took."""
+        """Everything needed to continue exactly: the leaves [S, N, ...] of the environment's state (keys as their
+        data), the observations, and how many steps each group took."""
         self._turns.rest("state()")
         return {
             "identity": np.frombuffer(self.spec.name.encode(), np.uint8),
@@ -201,7 +202,7 @@ class HostedPool:
                 "restore it in a pool of its own game"
             )
         if state.keys() != mine.keys():
-            raise PurerlError(f"this state of {self.spec.name} has other parts than this pool's: it is of another version")
+            raise PurerlError(f"this state of {self.spec.name} was saved by another version of it: start a new run")
         for name, array in state.items():
             if (array.shape, array.dtype) != (mine[name].shape, mine[name].dtype):
                 raise PurerlError(

@@ -19,7 +19,7 @@ import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -92,7 +92,8 @@ class Options:
       use_backgrounds: whether to draw pictures as backgrounds; black otherwise.
       use_monochrome_assets: whether to draw every object as a rectangle of one colour.
       restrict_themes: whether to use a single theme for objects that have several.
-      use_generated_assets: whether to draw randomly generated pictures instead of those made by artists.
+      use_generated_assets: whether to draw randomly generated pictures instead of those made by artists; the library
+        cannot save such games, so there are no checkpoints, and only a pool of one group.
       paint_vel_info: whether to paint the agent's velocity in the upper left corner, where a game has one.
       use_sequential_levels: whether a solved level leads to the next one within the same episode.
       num_threads: threads that step one group of games; 0 takes one for each usable core.
@@ -117,7 +118,7 @@ def names() -> list[str]:
 
 
 def spec(id: str, options: Options) -> EnvSpec:
-    """The EnvSpec of a game. Works without the procgen package; raises PurerlError for a game or options it cannot be."""
+    """A game's EnvSpec. Works without the procgen package. Raises PurerlError for an unknown game or bad options."""
     _check(id, options)
     return EnvSpec(
         name=f"procgen/{id}",
@@ -136,18 +137,19 @@ def make_pool(id: str, options: Options, seeds: Sequence[int], num_envs: int, nu
 class ProcgenPool:
     """A `types.Pool` of one Procgen game.
 
-    Environment n of seed s plays what the library's environment n plays with rand_seed=s, bit for bit, whatever the other
-    seeds and the number of groups are.
+    Environment n of seed s plays what the library's own environment n plays with rand_seed=s, bit for bit, whatever the
+    other seeds, the number of groups and the number of threads are.
 
     The arrays that `reset` and `recv` return are read-only views of the very buffers that the C++ threads write into:
     nothing is copied or allocated for a step, and the next `send` of the group overwrites them. On a CPU device JAX
-    reads such arrays in place as well. So whatever was computed from them must have finished before the group's next
-    `send` (taking the actions out of the same jitted call is enough: one program's outputs are ready together).
+    reads such arrays in place as well. So whatever is computed from them must have finished before the group's next
+    `send`; taking that send's actions out of the same jitted call as numpy is enough, since all outputs of one program
+    are ready together.
 
     Args:
       id: the game.
       options: its Options.
-      seeds: S different whole numbers in [0, 2**31).
+      seeds: S whole numbers in [0, 2**31).
       num_envs: N, games of each seed.
       num_groups: G, must divide N.
 
@@ -156,59 +158,75 @@ class ProcgenPool:
 
     def __init__(self, id: str, options: Options, seeds: Sequence[int], num_envs: int, num_groups: int):
         self.spec = spec(id, options)
-        seeds = [_whole("seeds", seed) for seed in seeds]
+        seeds = [_whole("every seed", seed) for seed in seeds]
         self.num_seeds = len(seeds)
         self.num_envs = num_envs
         self.num_groups = num_groups
-        self._turns = Turns(self.spec, len(seeds), num_envs, num_groups)
-        self._identity = _identity(id, options)
-        threads = options.num_threads or len(os.sched_getaffinity(0))
-        group_shape = (len(seeds), num_envs // num_groups)
-        self._groups: list[_Games] = []
-        for _ in range(num_groups):
-            self._groups.append(_Games(id, options, seeds[0], group_shape, threads))
+        self._turns = Turns(self.spec, self.num_seeds, num_envs, num_groups)
+        self._can_save = not options.use_generated_assets
+        if num_groups > 1:
+            self._check_can_save(f"num_groups={num_groups}", "use num_groups=1")
+        self._identity = {"game": id, **dataclasses.asdict(options)}
+        del self._identity["num_threads"]  # all but this is baked into the games' states
+        # One library environment for each seed and group: it locks and scans all of its games whenever one of them has
+        # stepped, so that a single big one with many threads gets in its own way.
+        threads = -(-(options.num_threads or usable_cores()) // self.num_seeds)
+        self._buffers = [Buffers.empty((self.num_seeds, num_envs // num_groups)) for _ in range(num_groups)]
+        self._shown = [buffers.shown() for buffers in self._buffers]
+        self._games: list[list[Games]] = []
+        for buffers in self._buffers:
+            self._games.append([])
+            for s, seed in enumerate(seeds):
+                self._games[-1].append(Games(id, options, seed, threads, buffers.row(s)))
         for s, seed in enumerate(seeds):
-            self._deal(s, _first_states(id, options, seed, num_envs, threads))
+            if num_groups == 1:
+                self._games[0][s].observe()  # waits for its first levels
+            else:
+                self._deal(s, _first_states(id, options, seed, num_envs, usable_cores()))
 
     def reset(self, group: int) -> np.ndarray:
         """First observations of a group, uint8 [S, N / G, 64, 64, 3]; after `restore`, those to act on next."""
         self._turns.reset(group)
-        return self._groups[group].shown.observation
+        return self._shown[group].observation
 
     def send(self, group: int, actions: np.ndarray) -> None:
         """Starts stepping a group with int32 actions [S, N / G] in [0, 15)."""
-        actions = self._turns.send(group, actions)
-        self._groups[group].act(actions)
+        np.copyto(self._buffers[group].action, self._turns.send(group, actions))
+        for games in self._games[group]:
+            games.act()
 
     def recv(self, group: int) -> TimeStep:
         """Waits for a group's step and returns its TimeStep, all fields [S, N / G, ...]."""
         self._turns.recv(group)
-        games = self._groups[group]
-        games.observe()
-        return games.shown
+        for games in self._games[group]:
+            games.observe()
+        return self._shown[group]
 
     def level_seeds(self, group: int) -> np.ndarray:
         """Which level each game of a group is in, int32 [S, N / G]."""
-        self._turns.rest("level_seeds()")
-        return self._groups[group].level_seeds.copy()
+        self._turns.rest("level_seeds()", group)
+        return self._buffers[group].level_seed.copy()
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything needed to continue exactly: the library's state of each game, uint8 [S, N, longest], their lengths
         int32 [S, N], a checksum, and what they are states of. It does not depend on the number of groups."""
         self._turns.rest("state()")
-        states = [[state for games in self._groups for state in games.states(s)] for s in range(self.num_seeds)]
+        self._check_can_save("state()", "train without checkpoints")
+        states = [[state for games in self._games for state in games[s].states()] for s in range(self.num_seeds)]
         lengths = np.array([[len(state) for state in row] for row in states], np.int32)
         blobs = np.zeros((*lengths.shape, int(lengths.max())), np.uint8)
         for s, row in enumerate(states):
             for n, state in enumerate(row):
                 blobs[s, n, : len(state)] = np.frombuffer(state, np.uint8)
-        identity = np.frombuffer(self._identity.encode(), np.uint8)
+        identity = np.frombuffer(json.dumps(self._identity).encode(), np.uint8)
         return {"games": blobs, "lengths": lengths, "identity": identity, "checksum": _checksum(blobs, lengths)}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Loads what `state` returned, in a pool of any seeds, groups and threads. Raises PurerlError if it is damaged or
-        comes from another game, other options or other numbers of seeds and environments: nothing has changed then."""
+        """Loads what `state` returned, in a pool of any seeds, groups and threads. Raises PurerlError if the state is
+        damaged or comes from another game, other options, or other numbers of seeds and environments; the games then
+        stay as they were."""
         self._turns.rest("restore()")
+        self._check_can_save("restore()", "train without checkpoints")
         blobs, lengths = _checked_state(state, self._identity, (self.num_seeds, self.num_envs))
         for s in range(self.num_seeds):
             self._deal(s, [blobs[s, n, : lengths[s, n]].tobytes() for n in range(self.num_envs)])
@@ -218,8 +236,9 @@ class ProcgenPool:
         """Ends the games and their threads. Safe to call twice."""
         turns = getattr(self, "_turns", None)  # missing if the arguments were refused
         if turns is not None and turns.close():
-            for games in getattr(self, "_groups", []):
-                games.close()
+            for group in getattr(self, "_games", []):
+                for games in group:
+                    games.close()
 
     def __enter__(self) -> ProcgenPool:
         return self
@@ -230,80 +249,112 @@ class ProcgenPool:
     def __del__(self) -> None:
         self.close()
 
+    def _check_can_save(self, what: str, fix: str) -> None:
+        """The library ends the process when it is asked for the state of a game with generated pictures."""
+        if not self._can_save:
+            raise PurerlError(f"Procgen games with use_generated_assets cannot be saved, as {what} needs: {fix}")
+
     def _deal(self, s: int, states: list[bytes]) -> None:
         """Gives the N games of the s-th seed their states."""
         size = self._turns.group_size
-        for group, games in enumerate(self._groups):
-            games.load(s, states[group * size : (group + 1) * size])
+        for group, games in enumerate(self._games):
+            games[s].load(states[group * size : (group + 1) * size])
 
 
-class _Games:
-    """One libenv environment: games [S, M] that step together, and the buffers that they live in.
+class Buffers(NamedTuple):
+    """The memory that games [...] share with the library, which writes all of it but `action`.
 
     Attributes:
-      shown: the TimeStep [S, M, ...] of the last step; its arrays are the buffers themselves.
-      level_seeds: int32 [S, M].
+      observation: uint8 [..., 64, 64, 3].
+      action: int32 [...].
+      reward: float32 [...].
+      first: uint8 [...], 1 where the observation is the first one of an episode.
+      previous_level_seed, previous_level_complete: int32 and uint8 [...], which level the last action was played in and
+        whether it solved it.
+      level_seed: int32 [...], the level that the observation shows.
     """
 
-    def __init__(self, id: str, options: Options, rand_seed: int, shape: tuple[int, int], threads: int):
-        self._ffi, self._lib, assets = _library()
-        self._shape = shape
-        self._size = shape[0] * shape[1]
-        observation = _aligned((*shape, 64, 64, 3), np.uint8)
-        reward = _aligned(shape, np.float32)
-        first = _aligned(shape, np.uint8)
-        self._actions = _aligned(shape, np.int32)
-        self.level_seeds = _aligned(shape, np.int32)
-        rest = [_aligned(shape, np.int32), _aligned(shape, np.uint8)]  # of the level before; not shown
-        self.shown = TimeStep(
-            observation=_read_only(observation),
-            reward=_read_only(reward),
-            terminated=_read_only(first.view(np.bool_)),
-            truncated=_read_only(_aligned(shape, np.bool_)),
+    observation: np.ndarray
+    action: np.ndarray
+    reward: np.ndarray
+    first: np.ndarray
+    previous_level_seed: np.ndarray
+    previous_level_complete: np.ndarray
+    level_seed: np.ndarray
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...]) -> Buffers:
+        """Buffers of games [*shape]."""
+        return cls(
+            observation=_aligned((*shape, 64, 64, 3), np.uint8),
+            action=_aligned(shape, np.int32),
+            reward=_aligned(shape, np.float32),
+            first=_aligned(shape, np.uint8),
+            previous_level_seed=_aligned(shape, np.int32),
+            previous_level_complete=_aligned(shape, np.uint8),
+            level_seed=_aligned(shape, np.int32),
         )
 
+    def row(self, s: int) -> Buffers:
+        """The part of the s-th seed."""
+        return Buffers(*(array[s] for array in self))
+
+    def shown(self) -> TimeStep:
+        """Read-only views of these buffers as a TimeStep, which is thereby always the latest one."""
+        return TimeStep(
+            observation=_read_only(self.observation),
+            reward=_read_only(self.reward),
+            terminated=_read_only(self.first.view(np.bool_)),
+            truncated=_read_only(_aligned(self.first.shape, np.bool_)),
+        )
+
+
+class Games:
+    """One libenv environment: M games that step together, on threads of their own, in buffers [M, ...]."""
+
+    def __init__(self, id: str, options: Options, rand_seed: int, threads: int, buffers: Buffers):
+        self._ffi, self._lib, assets = _library()
+        self._buffers = buffers  # the library keeps pointers into them, so they must live as long as the games
+        self._size = len(buffers.action)
         self._handle = _make(self._ffi, self._lib, self._size, _flags(id, options, rand_seed, threads, assets))
         self._check_spaces()
-        spaces = {"ob": [observation], "ac": [self._actions], "info": [*rest, self.level_seeds]}
+        info = [buffers.previous_level_seed, buffers.previous_level_complete, buffers.level_seed]
+        spaces = {"ob": [buffers.observation], "ac": [buffers.action], "info": info}
         pointers = {name: self._pointers(arrays) for name, arrays in spaces.items()}
-        buffers = self._ffi.new("struct libenv_buffers*", pointers)
-        buffers.rew = self._ffi.from_buffer("float[]", reward)
-        buffers.first = self._ffi.from_buffer("uint8_t[]", first)
-        # The library reads the pointers right away and keeps them: it is the arrays that must live as long as the games.
-        self._alive = [observation, reward, first, *rest]
-        self._lib.libenv_set_buffers(self._handle, buffers)
+        plain = {"rew": self._pointer("float*", buffers.reward), "first": self._pointer("uint8_t*", buffers.first)}
+        # This also sets the threads to create the first levels; every other call waits for them.
+        self._lib.libenv_set_buffers(self._handle, self._ffi.new("struct libenv_buffers*", {**pointers, **plain}))
 
-    def act(self, actions: np.ndarray) -> None:
-        """Starts stepping with actions [S, M]."""
-        np.copyto(self._actions, actions)
+    def act(self) -> None:
+        """Starts stepping with the actions in the buffers."""
         self._lib.libenv_act(self._handle)
 
     def observe(self) -> None:
         """Waits for the step."""
         self._lib.libenv_observe(self._handle)
 
-    def states(self, s: int) -> list[bytes]:
-        """The library's states of the M games of the s-th seed."""
+    def states(self) -> list[bytes]:
+        """The library's states of the M games."""
         data = self._ffi.new("char[]", _MAX_STATE)
-        lengths = (self._lib.get_state(self._handle, game, data, _MAX_STATE) for game in self._row(s))
+        lengths = (self._lib.get_state(self._handle, game, data, _MAX_STATE) for game in range(self._size))
         return [bytes(self._ffi.buffer(data, length)) for length in lengths]
 
-    def load(self, s: int, states: list[bytes]) -> None:
-        """Gives the M games of the s-th seed their states; this renders their observations and the other buffers too."""
-        for game, state in zip(self._row(s), states, strict=True):
+    def load(self, states: list[bytes]) -> None:
+        """Gives the M games their states. The library renders them, and writes all the other buffers, at once."""
+        for game, state in enumerate(states):
             self._lib.set_state(self._handle, game, state, len(state))
 
     def close(self) -> None:
         """Waits for a step under way, then ends the threads."""
         self._lib.libenv_close(self._handle)
 
-    def _row(self, s: int) -> range:
-        return range(s * self._shape[1], (s + 1) * self._shape[1])
+    def _pointer(self, kind: str, array: np.ndarray) -> Any:
+        return self._ffi.cast(kind, array.ctypes.data)
 
     def _pointers(self, arrays: list[np.ndarray]) -> Any:
-        """Where each game's part of each [S, M, ...] array starts: void* [len(arrays) * S * M]."""
-        starts = (array.ctypes.data + game * array.nbytes // self._size for array in arrays for game in range(self._size))
-        return self._ffi.new("void*[]", [self._ffi.cast("void*", start) for start in starts])
+        """Where each game's part of each array [M, ...] starts: void* [len(arrays) * M]."""
+        starts = [self._pointer("void*", array[game : game + 1]) for array in arrays for game in range(self._size)]
+        return self._ffi.new("void*[]", starts)
 
     def _check_spaces(self) -> None:
         """Refuses a library whose buffers are not the ones that we are about to give it."""
@@ -313,26 +364,34 @@ class _Games:
             found = [self._ffi.string(types[i].name).decode() for i in range(count)]
             if found != expected:
                 self.close()
-                raise PurerlError(f"the installed procgen shows {found} where {expected} is known: install procgen 0.10")
+                raise PurerlError(f"the installed procgen has {found} where {expected} is known: install procgen 0.10")
 
 
 def _first_states(id: str, options: Options, seed: int, num_envs: int, threads: int) -> list[bytes]:
     """The states in which the games of a solo pool of `seed` start.
 
-    A libenv environment draws all its games' randomness from one rand_seed, in the order of the games. So one environment
-    for several seeds, or for half of a seed's games, would deal other games than a solo pool. Each seed's games are therefore
-    created on their own and moved, as states, to where they are stepped. The price is one more reset of every game, once.
+    A library environment draws the seeds of all its games from one rand_seed, in the order of the games, so the second
+    half of a seed's games cannot be created without the first half. All are therefore created together once and moved,
+    as states, to where they will be stepped.
     """
-    games = _Games(id, options, seed, (1, num_envs), threads)
-    states = games.states(0)
+    games = Games(id, options, seed, threads, Buffers.empty((num_envs,)))
+    states = games.states()
     games.close()
     return states
+
+
+def usable_cores() -> int:
+    """How many cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache
 def _library() -> tuple[Any, Any, str]:
     """(ffi, the loaded library, its folder of pictures). The package is not imported: its __init__ needs gym3."""
-    hint = "pip install 'purerl[procgen]', or with numpy >= 2 (it is) the README's line: pip install --no-deps -r requirements.txt"
+    hint = (
+        "pip install 'purerl[procgen]', or where pip refuses it because of numpy >= 2 the README's way: "
+        "pip install --no-deps -r requirements.txt"
+    )
     try:
         import cffi
     except ImportError:
@@ -346,7 +405,8 @@ def _library() -> tuple[Any, Any, str]:
     ffi.cdef(_LIBENV)
     lib = ffi.dlopen(str(libraries[0]))
     if lib.libenv_version() != _LIBENV_VERSION:
-        raise PurerlError(f"the installed procgen speaks libenv {lib.libenv_version()}, not {_LIBENV_VERSION}: install procgen 0.10")
+        version = lib.libenv_version()
+        raise PurerlError(f"the installed procgen speaks libenv {version}, not {_LIBENV_VERSION}: install procgen 0.10")
     assets = libraries[0].parent.parent / "assets"
     return ffi, lib, str(assets) + os.sep
 
@@ -411,7 +471,9 @@ def _check(id: str, options: Options) -> None:
     if mode == "exploration" and (options.num_levels or options.start_level):
         raise PurerlError("distribution_mode 'exploration' is one given level: leave num_levels and start_level at 0")
     if options.start_level and not options.num_levels:
-        raise PurerlError(f"start_level={options.start_level} does nothing while num_levels is 0 (all levels): set num_levels")
+        raise PurerlError(
+            f"start_level={options.start_level} does nothing while num_levels is 0 (all levels): set num_levels as well"
+        )
     if options.start_level + options.num_levels > _LIMIT:
         raise PurerlError(f"start_level + num_levels must be at most {_LIMIT}")
 
@@ -423,36 +485,37 @@ def _whole(name: str, value: Any) -> int:
     return int(value)
 
 
-def _identity(id: str, options: Options) -> str:
-    """What a state belongs to: the game and all that is baked into it (so not the number of threads)."""
-    baked = {name: value for name, value in dataclasses.asdict(options).items() if name != "num_threads"}
-    return json.dumps({"game": id, **baked}, sort_keys=True)
-
-
 def _checksum(blobs: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.array(zlib.crc32(blobs, zlib.crc32(lengths)), np.uint32)
 
 
-def _checked_state(state: dict[str, Any], identity: str, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _checked_state(
+    state: dict[str, Any], identity: dict[str, Any], shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """(blobs [S, N, longest], lengths [S, N]) of a saved state that is whole and belongs to `identity` and `shape`.
 
     The library ends the process when it is given half a state, so a damaged one must not get that far.
     """
     missing = {"games", "lengths", "identity", "checksum"} - state.keys()
     if missing:
-        raise PurerlError(f"this is no Procgen state: it lacks {', '.join(sorted(missing))}")
-    theirs = np.asarray(state["identity"], np.uint8).tobytes().decode(errors="replace")
-    if theirs != identity:
-        raise PurerlError(f"this Procgen state belongs to {theirs}: restore it in a pool of that, not of {identity}")
-    blobs = np.ascontiguousarray(state["games"])
-    lengths = np.ascontiguousarray(state["lengths"])
-    if blobs.shape[:2] != shape or lengths.shape != shape:
+        raise PurerlError(f"this is no Procgen state, it lacks {', '.join(sorted(missing))}: use another checkpoint")
+    try:
+        theirs = dict(json.loads(np.asarray(state["identity"]).tobytes()))
+    except (ValueError, TypeError):
+        raise PurerlError("this Procgen state does not say what it belongs to: use another checkpoint") from None
+    names = sorted(name for name in theirs.keys() | identity.keys() if theirs.get(name) != identity.get(name))
+    if names:
+        other = ", ".join(f"{name}={theirs.get(name)} (here {identity.get(name)})" for name in names)
+        raise PurerlError(f"this Procgen state belongs to other games: {other}; make the pool with the same options")
+    blobs, lengths = np.ascontiguousarray(state["games"]), np.ascontiguousarray(state["lengths"])
+    if lengths.shape != shape:
         raise PurerlError(
-            f"this Procgen state holds {list(lengths.shape)} = [seeds, environments] games: restore it in a pool of that "
-            f"size, not of {list(shape)}"
+            f"this Procgen state holds {list(lengths.shape)} = [seeds, environments] games: "
+            f"restore it in a pool of that size, not of {list(shape)}"
         )
-    whole = blobs.ndim == 3 and (blobs.dtype, lengths.dtype) == (np.uint8, np.int32)
-    if not whole or lengths.min() < 1 or lengths.max() > blobs.shape[2] or _checksum(blobs, lengths) != state["checksum"]:
+    whole = (blobs.shape[:2], blobs.ndim, blobs.dtype, lengths.dtype) == (shape, 3, np.uint8, np.int32)
+    whole = whole and 0 < lengths.min() <= lengths.max() <= blobs.shape[2]
+    if not whole or _checksum(blobs, lengths) != np.asarray(state["checksum"]):
         raise PurerlError("this Procgen state is damaged (its checksum differs): use another checkpoint")
     return blobs, lengths
 

@@ -1,16 +1,17 @@
 """Trains rejax's PPO on Breakout-MinAtar and times it: one side of `purerl bench`.
 
-Runs in a virtual environment of its own (see `purerl.experiments.bench_baselines`), so it imports rejax and the standard
-library only. It answers one line of JSON on standard output for every line on standard input:
+Runs in a virtual environment of its own (see `bench_baselines.py`), so it imports rejax and the standard library only.
+It answers one line of JSON on standard output for every line on standard input:
 
-  at start          {"ready": true, "compile_seconds": ..., "first_call_seconds": ..., "versions": {...}, ...}
-  "5.0"             trains for at least 5 seconds and answers
-                    {"steps": ..., "train_seconds": ..., "steps_per_second": ..., "compile_seconds": ...}
+  at the start      {"compile_seconds": ..., "first_call_seconds": ..., what is trained, versions}
+  "5.0"             trains for at least 5 seconds more and answers {"steps": ..., "train_seconds": ...,
+                    "steps_per_second": ..., "compile_seconds": ..., "cpu_seconds": ...}
   end of file       leaves
 
-What is timed is rejax as it ships, with everything that is not training switched off, to its advantage: no evaluation at
-all (the callback returns nothing, so that XLA drops it), no initial evaluation, no episode statistics. Compilation and
-one warm-up call are outside the clock. Training is continued from call to call, never begun again.
+What is timed is rejax as it ships with everything that is not training switched off, to its advantage: no evaluation
+(its callback returns nothing, so nothing of it is in the program), no initial evaluation, and rejax keeps no episode
+statistics. Compilation and one warm-up call are outside the clock. Training is continued from call to call, in calls of
+`--iterations-per-call` updates with nothing read back in between. Steps are counted over all seeds.
 """
 
 import argparse
@@ -44,12 +45,13 @@ def make_algorithm(args: argparse.Namespace) -> PPO:
 
 def describe(algorithm: PPO, train_state: object) -> dict:
     """What is trained, for the record: sizes, dtypes and versions."""
-    shapes = jax.eval_shape(algorithm.env.reset, jax.random.PRNGKey(0), algorithm.env_params)
-    count = sum(leaf.size // leaf.shape[0] for leaf in jax.tree.leaves((train_state.actor_ts, train_state.critic_ts)))
+    observation, _ = jax.eval_shape(algorithm.env.reset, jax.random.PRNGKey(0), algorithm.env_params)
+    params = jax.tree.leaves((train_state.actor_ts.params, train_state.critic_ts.params))
     return {
-        "observation": [list(shapes[0].shape), str(shapes[0].dtype)],
+        "observation": f"{observation.dtype}{list(observation.shape)}",
         "num_actions": int(algorithm.action_space.n),
-        "params_and_optimizer_floats": int(count),
+        "num_params": sum(leaf[0].size for leaf in params),
+        "params_dtype": str(params[0].dtype),
         "device": jax.devices()[0].device_kind,
         "versions": {name: version(name) for name in ("rejax", "gymnax", "jax", "jaxlib", "flax", "optax", "distrax")},
     }
@@ -63,7 +65,7 @@ def main() -> None:
     parser.add_argument("--num-steps", type=int, default=128)
     parser.add_argument("--num-epochs", type=int, default=4)
     parser.add_argument("--num-minibatches", type=int, default=8)
-    parser.add_argument("--activation", default="tanh")
+    parser.add_argument("--activation", default="relu", help="any function of flax.linen; rejax's own default is swish")
     parser.add_argument("--iterations-per-call", type=int, default=4)
     args = parser.parse_args()
 
@@ -74,18 +76,19 @@ def main() -> None:
     compiled = time.perf_counter()
     train_state = jax.block_until_ready(train(train_state))
     compile_seconds = compiled - began
-    ready = {"ready": True, "compile_seconds": compile_seconds, "first_call_seconds": time.perf_counter() - compiled}
-    print(json.dumps(ready | describe(algorithm, train_state)), flush=True)
+    ready = {"compile_seconds": compile_seconds, "first_call_seconds": time.perf_counter() - compiled}
+    print(json.dumps(ready | vars(args) | describe(algorithm, train_state)), flush=True)
 
     steps_per_call = args.num_seeds * args.iterations_per_call * args.num_envs * args.num_steps
     for line in sys.stdin:
-        seconds, steps, began = float(line), 0, time.perf_counter()
+        seconds, steps, began, cpu_began = float(line), 0, time.perf_counter(), time.process_time()
         while time.perf_counter() - began < seconds:
             train_state = jax.block_until_ready(train(train_state))
             steps += steps_per_call
         elapsed = time.perf_counter() - began
         answer = {"steps": steps, "train_seconds": elapsed, "steps_per_second": steps / elapsed}
-        print(json.dumps(answer | {"compile_seconds": compile_seconds}), flush=True)
+        answer |= {"compile_seconds": compile_seconds, "cpu_seconds": time.process_time() - cpu_began}
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

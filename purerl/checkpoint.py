@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -130,6 +131,7 @@ class Checkpoints:
           template: a tree of the same structure. Its leaves say what to make of the stored values, bit for bit: a jax
             array (or jax.ShapeDtypeStruct) gives a jax array of its shape and dtype in its place on the devices, a
             numpy array a numpy array, AnyShape a numpy array of whatever shape was stored, a Python number a number.
+            Weak types come back strong. An abstract template spares the memory of a second tree.
 
         Raises:
           PurerlError: there is no such checkpoint; it is damaged (the line says which older one is good); or it does
@@ -144,7 +146,8 @@ class Checkpoints:
         _check_fit(path, index["leaves"], [_record(name, leaf) for name, leaf in templates])
         arrays = self._read_arrays(path, index["leaves"])
         # popped one by one, so that a leaf that moves to a device does not stay on the host as well
-        leaves = [_rebuild(arrays.pop(number, None), leaf) for number, (_, leaf) in enumerate(templates)]
+        shapes = [shape for _, _, shape in index["leaves"]]
+        leaves = [_rebuild(arrays.pop(n, None), shapes[n], leaf) for n, (_, leaf) in enumerate(templates)]
         return index["iteration"], jax.tree.unflatten(treedef, leaves), index["metadata"]
 
     def close(self) -> None:
@@ -199,10 +202,9 @@ class Checkpoints:
 
     def _why_not_saved(self, iteration: int, error: Exception) -> str:
         """The line for a save that failed."""
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())[:300]
         older = self.latest()
         rest = "nothing was written" if older is None else f"the checkpoint of iteration {older} is still good"
-        return f"cannot save checkpoint {iteration} in {self.folder}: {reason or type(error).__name__}; {rest}. " + (
+        return f"cannot save checkpoint {iteration} in {self.folder}: {_reason(error)}; {rest}. " + (
             "Free disk space, mend the permissions or choose another folder"
         )
 
@@ -260,8 +262,8 @@ class Checkpoints:
                 args = ocp.args.PyTreeRestore(restore_args=wanted)
                 values = self._checkpointer().restore(path / _ARRAYS, args=args)
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
-            raise PurerlError(f"the installed orbax-checkpoint cannot read checkpoint {path}: {reason}") from error
+            line = f"the installed orbax-checkpoint cannot read checkpoint {path}: {_reason(error)}"
+            raise PurerlError(line) from error
         return {number: _unflatten(values[key], *leaves[number][1:]) for key, number in numbers.items()}
 
 
@@ -282,6 +284,8 @@ def _record(path: str, leaf: Any) -> list:
     if leaf is None:
         return [path, "none", []]
     if isinstance(leaf, bool | int | float) and not isinstance(leaf, np.generic):  # np.float64 is a float
+        if np.asarray(leaf).dtype == object:
+            raise TypeError(f"leaf '{path}' of a checkpoint is an integer of more than 64 bits")
         return [path, f"python {type(leaf).__name__}", []]
     if isinstance(leaf, AnyShape):
         return [path, np.dtype(leaf.dtype).name, None]
@@ -345,15 +349,15 @@ def _key_impl(leaf: Any) -> Any:
     return found[0]
 
 
-def _rebuild(values: np.ndarray | None, leaf: Any) -> Any:
-    """Makes of stored values what the template leaf says."""
+def _rebuild(values: np.ndarray | None, shape: list[int], leaf: Any) -> Any:
+    """Makes of stored values (None where the leaf has no elements) of the stored shape what the template leaf says."""
     if leaf is None:
         return None
+    if values is None:
+        data = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else jax.ShapeDtypeStruct(shape, leaf.dtype)
+        values = np.zeros(data.shape, data.dtype)
     if isinstance(leaf, AnyShape):
         return values
-    if values is None:  # no elements
-        data = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
-        values = np.zeros(data.shape, data.dtype)
     if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
         array = jax.random.wrap_key_data(values, impl=_key_impl(leaf)) if _is_key(leaf) else values
         # An array that was free to move stays so: jit would compile again for one that is bound to its device.
@@ -375,16 +379,15 @@ def _check_fit(path: Path, stored: list[list], wanted: list[list]) -> None:
     for name, kind, shape in wanted:
         if name not in names:
             refuse(f"it has no leaf '{name}'" + ("" if shape is None else f" ({text(kind, shape)} here)"))
-    for (name, kind, shape), (other, wanted_kind, wanted_shape) in zip(stored, wanted, strict=False):
+    for name, kind, shape in stored:
         if name not in wanted_names:
             refuse(f"its leaf '{name}' ({text(kind, shape)}) does not exist here")
+    for (name, kind, shape), (other, wanted_kind, wanted_shape) in zip(stored, wanted, strict=True):
         if name != other:
             refuse(f"its leaf '{name}' comes where '{other}' is expected")
         if kind != wanted_kind or (wanted_shape is not None and shape != wanted_shape):
             here = text(wanted_kind, wanted_shape if wanted_shape is not None else ["any shape"])
             refuse(f"leaf '{name}' is {text(kind, shape)} in it and {here} here")
-    if len(stored) > len(wanted):
-        refuse(f"its leaf '{stored[len(wanted)][0]}' does not exist here")
 
 
 def _name_for(iteration: int, found: list[tuple[int, int, Path]]) -> str:
@@ -394,11 +397,20 @@ def _name_for(iteration: int, found: list[tuple[int, int, Path]]) -> str:
     return f"{iteration:08d}" + (f".{max(serials) + 1}" if serials else "")
 
 
+def _reason(error: Exception) -> str:
+    """One short line for what went wrong below; tensorstore's own have the number of the system's error in them."""
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    if number:
+        return os.strerror(int(number[1]))
+    return getattr(error, "strerror", None) or " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def _check_space(folder: Path, num_bytes: int) -> None:
     """Raises OSError where the disk has no room: better than to find out after writing gigabytes."""
     free = shutil.disk_usage(folder).free
     if free < num_bytes:
-        raise OSError(28, f"No space left on device ({num_bytes / 2**20:.1f} MiB needed, {free / 2**20:.1f} MiB free)")
+        amounts = f"{num_bytes / 2**20:.1f} MiB needed, {free / 2**20:.1f} MiB free"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({amounts})")
 
 
 def _write_index(path: Path, index: dict) -> None:
@@ -418,7 +430,7 @@ def _read_index(path: Path) -> dict | str:
             return f"checksum of {_INDEX} differs"
         index = json.loads(text)
     except (OSError, ValueError) as error:
-        return f"{_INDEX} cannot be read: {getattr(error, 'strerror', None) or error}"
+        return f"{_INDEX} cannot be read: {_reason(error)}"
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         return f"{_INDEX} is not of format {FORMAT}: another version of purerl wrote it"
     return index

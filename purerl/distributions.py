@@ -52,9 +52,7 @@ def categorical_log_prob(logits: Array, action: Array) -> Array:
     chex.assert_equal_shape([logits[..., 0], action])
     chex.assert_type(action, int)
     # As fast as a gather, and its gradient is not a scatter (slow on accelerators).
-    chosen = jnp.expand_dims(action, -1) == jnp.arange(logits.shape[-1], dtype=action.dtype).reshape(
-        (1,) * action.ndim + (-1,)
-    )
+    chosen = jax.nn.one_hot(action, logits.shape[-1], dtype=jnp.bool_)
     return jnp.sum(jnp.where(chosen, _log_softmax(logits), 0.0), axis=-1)
 
 

@@ -223,9 +223,10 @@ def _stepped(registry: Any, family_name: str) -> str:
         import jax.numpy as jnp
 
         env = family.make(env_id, options)
-        state, _ = env.reset(jax.random.key(0))
+        state, _ = jax.jit(env.reset)(jax.random.key(0))
         action = jnp.zeros(env.spec.action_shape, jnp.int32 if env.spec.num_actions else jnp.float32)
-        observation, expected = env.step(jax.random.key(1), state, action)[1].observation, env.spec.observation_shape
+        step = jax.jit(env.step)(jax.random.key(1), state, action)[1]
+        observation, expected = step.observation, env.spec.observation_shape
     if observation.shape != tuple(expected):
         raise RuntimeError(f"{env_id} showed {observation.shape} where {tuple(expected)} was promised")
     return f"{len(ids)} ids; {env_id} makes a step"

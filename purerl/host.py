@@ -16,7 +16,7 @@ import numpy as np
 from flax import struct
 
 from purerl import episodes, rng
-from purerl.in_graph import action_keys, config_axes, learn
+from purerl.in_graph import action_keys, config_axes, learn, over_seeds
 from purerl.types import Agent, Array, Clock, EnvSpec, Metric, Pool, PyTree, Rollout, RunState
 
 
@@ -60,12 +60,7 @@ class HostLoop:
 
     def init(self, config: Any, keys: Array) -> RunState:
         """RunState [S, ...] of a fresh run; resets the pool."""
-
-        def init(config, keys):
-            one = lambda c, key: init_run_state(self.agent, self.spec, c, key)  # noqa: E731
-            return jax.vmap(one, in_axes=(config_axes(config), 0))(config, keys)
-
-        run_state = jax.jit(init)(config, keys)
+        run_state = over_seeds(lambda c, key: init_run_state(self.agent, self.spec, c, key))(config, keys)
         first = [self.pool.reset(group).copy() for group in range(self.pool.num_groups)]
         return run_state.replace(observation=jnp.asarray(np.concatenate(first, axis=1)))
 

@@ -103,14 +103,31 @@ def config_axes(config: Any) -> Any:
     return jax.tree.map(lambda x: 0 if jnp.ndim(x) else None, config)
 
 
+def over_seeds(function: Callable[[Any, Array], PyTree]) -> Callable[[Any, Array], PyTree]:
+    """Jitted (config, keys [S]) -> [S, ...] of function(config, key), one seed after the other.
+
+    For initial states. A vmap would batch the QR decompositions of orthogonal weights, which deadlocks the thread pool of
+    jaxlib 0.10.2 on CPUs (two of them wait in it for each other); and this way a lane starts as the very bits of its solo
+    run.
+    """
+
+    def each(config: Any, keys: Array) -> PyTree:
+        leaves, treedef = jax.tree.flatten(config)
+        batched = [leaf for leaf in leaves if jnp.ndim(leaf)]
+
+        def one(lane):
+            key, values = lane
+            values = iter(values)
+            return function(treedef.unflatten([next(values) if jnp.ndim(leaf) else leaf for leaf in leaves]), key)
+
+        return jax.lax.map(one, (keys, batched))
+
+    return jax.jit(each)
+
+
 def make_init(agent: Agent, environment: Environment) -> Callable[[Any, Array], RunState]:
     """Jitted (config, keys [S]) -> RunState [S, ...]."""
-
-    def init(config, keys):
-        one = lambda c, key: init_run_state(agent, environment, c, key)  # noqa: E731
-        return jax.vmap(one, in_axes=(config_axes(config), 0))(config, keys)
-
-    return jax.jit(init)
+    return over_seeds(lambda config, key: init_run_state(agent, environment, config, key))
 
 
 def make_chunk(

@@ -18,9 +18,9 @@ from purerl.types import Array
 class RewardNormalizer:
     """Running statistics of discounted returns.
 
-    They are safe for any length of run in float32. Statistics of a rollout are gathered on their own and merged into
-    these once, so `count` grows until a rollout is less than 2^-24 of it: 2^38 steps with rollouts of 16,384, 2^31 with
-    rollouts of 128. From there on it stands still, and the statistics forget what lies 2^24 rollouts back.
+    They are safe for very long runs in float32. Statistics of a rollout are gathered on their own and merged into these
+    once, so `count` grows until a rollout is less than 2^-24 of it: to 2^38 steps with rollouts of 16,384 steps, to
+    2^31 with rollouts of 128. From there on it stands still, and so in effect do the statistics.
 
     Attributes:
       discounted_return: float32 [N], of the episodes under way.

@@ -131,7 +131,7 @@ def read_curve(folder: str | os.PathLike, x: str, y: str, smooth: int | None = N
     seeds = sorted({row.get("seed", 0) for row in rows})
     by_seed = [[row for row in points if row.get("seed", 0) == seed] for seed in seeds]
     if not all(by_seed):
-        raise PurerlError(f"some seed of the run in {folder} has no {LABELS.get(y, y)} yet; train it for longer")
+        raise PurerlError(f"some seed of the run in {folder} has no '{y}' yet; train it for longer")
     window = smooth or max(1, round(len(rows) / len(seeds) / 50))
     try:
         grid, values = to_common_grid([_seed_curve(seed_rows, x, y, window) for seed_rows in by_seed])

@@ -11,10 +11,12 @@ An agent is a `types.Agent`. An environment family is a module (or any object) w
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from purerl.errors import PurerlError, nearest
-from purerl.types import Agent, EnvSpec
+
+if TYPE_CHECKING:  # `purerl list agents` must not wait for jax
+    from purerl.types import Agent, EnvSpec
 
 _agents: dict[str, str | Agent] = {"ppo": "purerl.agents.ppo", "ppg": "purerl.agents.ppg"}
 _families: dict[str, Any] = {

@@ -206,6 +206,7 @@ def train(
     folder = Path(out) if out is not None else default_folder(the_plan)
     if resume:
         the_plan = _resumed_plan(the_plan, folder, steps)
+    sinks.check_sinks(log)
     compilation.enable_cache()
     header = the_plan.to_dict() | {"protocol": _protocol(the_plan), "environment": runs.environment_report()}
     loop = make_loop(the_plan)
@@ -285,9 +286,12 @@ class _Training:
                 writer.close()
         summary = self._summary(started)
         runs.write_json(self.folder / "summary.json", summary)
-        figure = plots.plot_run(self.folder)
+        try:
+            figure = str(plots.plot_run(self.folder))
+        except PurerlError as error:  # a run too short to finish an episode has no curve, and is no failure
+            figure = f"none: {error}"
         if not self.quiet:
-            progress.summary_table(summary | {"figure": str(figure)})
+            progress.summary_table(summary | {"figure": figure})
         return Run(self.folder, summary, state)
 
     def _advance(self, state: RunState, started: float) -> tuple[RunState, list[dict[str, Any]]]:
@@ -416,8 +420,8 @@ def open_run(folder: str | Path) -> tuple[Plan, Agent, EnvSpec, Any, Callable[[]
     config = configs.traced(the_plan.config)
 
     def load() -> Any:
-        keys = seed_keys(the_plan)
-        template = jax.jit(jax.vmap(lambda key: agent.init(config, spec, rng.stream(key, "init"))))(keys)
+        initial = in_graph.over_seeds(lambda c, key: agent.init(c, spec, rng.stream(key, "init")))
+        template = jax.eval_shape(initial, config, seed_keys(the_plan))
         with checkpoint.Checkpoints(folder / "checkpoints") as saved:
             return saved.restore_part("run/agent", template)
 

@@ -16,7 +16,14 @@ SIZES = {
     "ppo": {"num_envs": 4, "rollout_length": 16, "num_minibatches": 2, "num_epochs": 2},
     "ppg": {"num_envs": 4, "rollout_length": 16, "num_minibatches": 2, "policy_iterations": 2, "auxiliary_epochs": 2, "auxiliary_minibatches": 2},
 }
-COMMON = {"network": "mlp", "initializer": "orthogonal", "time_limit_is_terminal": False, "learning_rate": 1e-3}
+# Adam's epsilon is large enough that a gradient of rounding errors does not become a whole step.
+COMMON = {
+    "network": "mlp",
+    "initializer": "orthogonal",
+    "time_limit_is_terminal": False,
+    "learning_rate": 1e-3,
+    "adam_epsilon": 1e-5,
+}
 CARTPOLE = "gymnax/CartPole-v1"
 
 

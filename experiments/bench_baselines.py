@@ -1,0 +1,230 @@
+"""The other libraries that `purerl bench` measures beside purerl, each in a virtual environment of its own.
+
+rejax 0.1.3 needs gymnax 0.0.9, purerl a later one, so its side runs in another process, which compiles once and then
+trains whenever it is asked to. That lets a benchmark take turns on a machine whose speed drifts:
+
+    with RejaxPPO(num_seeds=8) as rejax:
+        for _ in range(5):
+            ours.append(measure_ours())
+            theirs.append(rejax.measure())
+
+Between measurements the process waits for a line on its standard input and takes no processor time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from purerl.errors import PurerlError
+
+REJAX = ("rejax==0.1.3", "gymnax==0.0.9")
+KNOWN_JAX = "0.10.2"  # the jax that this comparison was first made with
+_SMOKE_TEST = """
+import jax, rejax
+jax.eval_shape(rejax.PPO.create(env="Breakout-MinAtar").train, jax.random.PRNGKey(0))
+"""
+_SCRIPT = Path(__file__).with_name("baseline_rejax.py")
+
+
+def cache_folder() -> Path:
+    """Where the virtual environments are: $PURERL_CACHE, or purerl/ in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "purerl"
+    return Path(os.environ.get("PURERL_CACHE") or default) / "baselines"
+
+
+def baseline_environment(folder: str | os.PathLike | None = None) -> Path:
+    """Returns the Python of a virtual environment with rejax 0.1.3, gymnax 0.0.9 and our jax, made at the first call.
+
+    Where rejax does not run with our jax, it gets KNOWN_JAX; the measurements say which. On a machine whose jax has a
+    CUDA plugin, the environment gets the same plugin. Only `python -m venv` and pip are used; making it takes a minute
+    and 1.5 GB.
+
+    Args:
+      folder: of the environment; by default one below `cache_folder()`, named after the versions.
+
+    Raises:
+      PurerlError: it cannot be made (no network, no disk space, ...). Nothing half-made is used later.
+    """
+    ours = version("jax")
+    if folder is not None:
+        return _environment(Path(folder), [ours, KNOWN_JAX])
+    python = f"py{sys.version_info.major}.{sys.version_info.minor}"
+    return _environment(cache_folder() / f"rejax-0.1.3-jax{ours}-{python}", [ours, KNOWN_JAX])
+
+
+def _environment(folder: Path, jax_versions: list[str]) -> Path:
+    """Makes the environment with the first jax that works; a marker file, written last, says that it is complete."""
+    python, marker = folder / "bin" / "python", folder / "complete"
+    if marker.exists() and python.exists():
+        return python
+    if folder.exists() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").exists():
+        raise PurerlError(f"{folder} is not a virtual environment: choose a folder that is new or empty for rejax")
+    failure = ""
+    for jax_version in dict.fromkeys(jax_versions):
+        shutil.rmtree(folder, ignore_errors=True)
+        requirements = [*REJAX, f"jax{_accelerator_extra()}=={jax_version}"]
+        print(f"making the environment for rejax in {folder} (once, a minute or so) ...", file=sys.stderr, flush=True)
+        failure = _run(sys.executable, "-m", "venv", folder)
+        failure = failure or _run(python, "-m", "pip", "install", "--quiet", *requirements)
+        failure = failure or _run(python, "-W", "ignore", "-c", _SMOKE_TEST)
+        if not failure:
+            marker.write_text(" ".join(requirements) + "\n")
+            return python
+    shutil.rmtree(folder, ignore_errors=True)
+    raise PurerlError(f"cannot make the environment for rejax in {folder}: {failure}. Is the package index in reach?")
+
+
+def _accelerator_extra() -> str:
+    """The extra of jax that this Python's jax was installed with: "[cuda12]", "[cuda13]" or ""."""
+    for extra in ("cuda13", "cuda12"):
+        try:
+            version(f"jax-{extra}-plugin")
+            return f"[{extra}]"
+        except PackageNotFoundError:
+            continue
+    return ""
+
+
+def _run(*command: Any) -> str:
+    """Runs a command; returns "" or the last line of what it said when it failed."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=_clean_environment())
+    return _last_line(done.stderr + done.stdout, done.returncode) if done.returncode else ""
+
+
+def _last_line(text: str, code: int | None) -> str:
+    """The last line that says something, or the exit code."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else f"exit code {code}"
+
+
+def _clean_environment() -> dict[str, str]:
+    """Our environment variables without those that would let our packages or warning filters into the other Python."""
+    dropped = ("PYTHONPATH", "PYTHONHOME", "PYTHONWARNINGS")
+    kept = {name: value for name, value in os.environ.items() if name not in dropped}
+    # It must not take all of an accelerator's memory, which it shares with our side.
+    return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | kept
+
+
+class RejaxPPO:
+    """rejax's PPO on Breakout-MinAtar in a process of its own: a context manager.
+
+    The network is two MLPs of 64-64, actor and critic, on the flattened 10 x 10 x 4 observation, in float32.
+
+    Args:
+      num_seeds: agents trained side by side in one vmapped program.
+      activation: a function of flax.linen; purerl's "minatar" preset has relu, rejax's own default is swish.
+      num_envs, num_steps, num_epochs, num_minibatches: of each seed.
+      python: of the environment with rejax; by default `baseline_environment()`.
+
+    Attributes:
+      info: dict: sizes, versions, compile_seconds, as the process reported them.
+    """
+
+    def __init__(
+        self,
+        num_seeds: int = 1,
+        activation: str = "relu",
+        num_envs: int = 64,
+        num_steps: int = 128,
+        num_epochs: int = 4,
+        num_minibatches: int = 8,
+        python: str | os.PathLike | None = None,
+    ):
+        options = {
+            "num-seeds": num_seeds,
+            "activation": activation,
+            "num-envs": num_envs,
+            "num-steps": num_steps,
+            "num-epochs": num_epochs,
+            "num-minibatches": num_minibatches,
+        }
+        command = [str(python or baseline_environment()), str(_SCRIPT), *(f"--{k}={v}" for k, v in options.items())]
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (`close` closes it)
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env=_clean_environment(),
+        )
+        try:
+            self.info = self._answer()
+        except BaseException:
+            self.close()
+            raise
+
+    def measure(self, seconds: float = 5.0) -> dict:
+        """Trains on for at least `seconds`; returns {steps, train_seconds, steps_per_second, compile_seconds,
+        cpu_seconds}, steps counted over all seeds. PurerlError if the process failed."""
+        with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended: `_answer` finds out why
+            self._process.stdin.write(f"{seconds}\n")
+            self._process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        """Ends the process. Safe to call twice."""
+        if self._process.stdout.closed:
+            return
+        self._process.kill()  # it holds nothing that would have to be put away
+        self._process.wait()
+        self._process.stdout.close()
+        self._errors.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+
+    def __enter__(self) -> RejaxPPO:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _answer(self) -> dict:
+        """The next line of the process."""
+        line = "" if self._process.stdout.closed else self._process.stdout.readline()
+        if line:
+            return json.loads(line)
+        if self._process.stdout.closed:
+            raise PurerlError("the rejax process is closed: open another")
+        code = self._process.wait()
+        self._errors.seek(0)
+        raise PurerlError(f"the rejax process ended: {_last_line(self._errors.read(), code)}")
+
+
+def rejax_ppo(num_seeds: int = 1, repeats: int = 5, seconds: float = 5.0, **options: Any) -> list[dict]:
+    """Measures rejax's PPO `repeats` times for at least `seconds` each: a list of what `RejaxPPO.measure` returns.
+
+    To take turns with something else, use `RejaxPPO` itself: every call of this function compiles anew.
+    """
+    with RejaxPPO(num_seeds=num_seeds, **options) as rejax:
+        return [rejax.measure(seconds) for _ in range(repeats)]
+
+
+def main() -> None:
+    """Prints the medians for the given numbers of seeds as JSON."""
+    parser = argparse.ArgumentParser(description="Measures rejax's PPO on Breakout-MinAtar.")
+    parser.add_argument("--num-seeds", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--activation", default="relu")
+    args = parser.parse_args()
+    for num_seeds in args.num_seeds:
+        with RejaxPPO(num_seeds, activation=args.activation) as rejax:
+            rows = [rejax.measure(args.seconds) for _ in range(args.repeats)]
+            median = statistics.median(row["steps_per_second"] for row in rows)
+            print(json.dumps({"median_steps_per_second": median, "repeats": rows, "info": rejax.info}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""`python -m purerl`: the same as the command `purerl`."""
+
+import sys
+
+from purerl.cli import main
+
+sys.exit(main())

@@ -1,0 +1,399 @@
+"""The command `purerl`.
+
+It reads the command line, calls the library, and turns what went wrong into one line and an exit code: 2 for anything
+the user can mend, 130 for Ctrl-C. jax and tyro are imported only by the commands that need them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from purerl import flags, registry
+from purerl.errors import PurerlError, nearest
+from purerl.flags import Group, flag
+
+BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+
+OVERVIEW = """\
+purerl: reinforcement learning that lives on the accelerator
+
+usage: purerl COMMAND ...      (purerl COMMAND --help tells more, purerl --version the version)
+
+  train AGENT ENV   train an agent; leaves a run folder under runs/
+  eval DIR          play a fixed number of episodes with a trained agent; writes DIR/eval.json
+  video DIR         a GIF or MP4 of a trained agent
+  plot DIR...       learning curves of one run, or of several in one figure
+  list WHAT         agents, envs [FAMILY] or presets [AGENT]
+  doctor            what is installed, what works on this machine, how to mend the rest
+  bench             speed measurements, as JSON
+
+examples:
+  purerl train ppo gymnax/CartPole-v1
+  purerl train ppg procgen/coinrun --preset quick --seeds 2 --env.num-levels 200
+  purerl train ppo gymnax/Breakout-MinAtar --help         all fields of ppo, with their values in its preset
+  purerl eval runs/ppg-procgen-coinrun-quick-seed0to1 --env.num-levels 0
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line (None for this process's own) and returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(words)
+        sys.stdout.flush()  # so that a closed pipe shows here
+        return code
+    except PurerlError as error:
+        return _fail(str(error))
+    except SystemExit as done:  # from --help
+        return done.code if isinstance(done.code, int) else 0
+    except KeyboardInterrupt:
+        print("purerl: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # purerl list envs | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except OSError as error:
+        return _fail(_os_error(error))
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _fail(f"out of memory: try fewer --seeds or a smaller --num-envs ({str(error)[:200]})")
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(OVERVIEW, end="")
+        return 0
+    if words[0] in ("--version", "-V", "version"):
+        from importlib.metadata import version
+
+        print(f"purerl {version('purerl')}")
+        return 0
+    if words[0] not in COMMANDS:
+        hint = nearest(words[0], COMMANDS)
+        if words[0] in registry.agent_names():
+            hint = f" To train it: purerl train {words[0]} ENV."
+        raise PurerlError(f"unknown command '{words[0]}'.{hint} Commands: {', '.join(COMMANDS)} (purerl --help)")
+    return COMMANDS[words[0]](words[1:])
+
+
+def _fail(message: str) -> int:
+    print(f"purerl: error: {' '.join(message.split())}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _os_error(error: OSError) -> str:
+    """What the operating system refused, where, and what to do about it."""
+    what = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{what}; free some space, or choose a folder on another disk (--out)"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{what}; make it accessible, or choose another folder (--out)"
+    return what
+
+
+# --- train -----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Train:
+    preset: str | None = flag(None, "named settings (purerl list presets)", "NAME", "(default: chosen by the environment)")
+    seeds: int = flag(1, "how many seeds run side by side: K, K + 1, ...", "N")
+    seed: int = flag(0, "the first seed", "K")
+    steps: int | None = flag(None, "environment steps of each seed", "N", "(default: the preset's)")
+    out: str | None = flag(None, "run folder", "DIR", "(default: runs/<agent>-<env>-<preset>-seed<k>)")
+    resume: bool = flag(False, "go on exactly where the last checkpoint in the run folder stands")
+    overwrite: bool = flag(False, "replace the run in the run folder")
+    log: tuple[Literal["tensorboard", "wandb"], ...] = flag(
+        (), "where metrics go beside metrics.jsonl", "{tensorboard,wandb}", "(default: nowhere)"
+    )
+    log_every: int = flag(0, "iterations in one row of metrics", "N", "(default: 0, for about 200 rows a run)")
+    checkpoint_seconds: float = flag(300.0, "wall time between checkpoints; 0 saves with every row", "S")
+    quiet: bool = flag(False, "no progress bar and no closing table")
+
+
+def _train(words: list[str]) -> int:
+    general = Group(_Train, _Train())
+    (agent, env), rest = _agent_and_env(words, general)
+    command = " ".join(["purerl train", agent or "AGENT", env or "ENV"])
+    groups, about = _train_groups(agent, env, flags.value_of(rest, "preset"), general)
+    given = flags.parse(groups, rest, command, about)
+    from purerl import training
+
+    training.train(
+        agent,
+        env,
+        **given[0],
+        config=given[1],
+        env_options=given[2],
+    )
+    return 0
+
+
+def _agent_and_env(words: list[str], general: Group) -> tuple[tuple[str, str], list[str]]:
+    """((agent, env), the flags); "" for what is missing beside --help. Unknown names raise PurerlError."""
+    found, rest = flags.positionals(words, ("AGENT", "ENV"), general, "purerl train")
+    agent, env = [*found, "", ""][:2]
+    if agent:
+        if "/" in agent:
+            swapped = env if env in registry.agent_names() else "AGENT"
+            raise PurerlError(f"the agent comes before the environment: purerl train {swapped} {agent} (purerl list agents)")
+        registry.agent(agent)
+    if env:
+        registry.environment(env)
+    return (agent, env), rest
+
+
+def _train_groups(agent: str, env: str, preset: str | None, general: Group) -> tuple[list[Group], str]:
+    """All flags of a training command, with the preset's values as their defaults, and what the help says first."""
+    if not agent:
+        return [general], "Trains an agent. `purerl train AGENT ENV --help` shows the fields of an agent as well."
+    from purerl import configs
+
+    found = registry.agent(agent)
+    if not env:
+        fields = Group(found.Config, found.Config(), agent, about="Any field of the agent, here without a preset.")
+        return [general, fields], f"Trains {agent}. `purerl train {agent} ENV --help` shows its preset's values."
+    name, chosen = registry.presets().find(agent, preset, env)
+    family, _ = registry.environment(env)
+    config = configs.build(found.Config, chosen.config, agent)
+    known = configs.field_types(family.Options)
+    options = configs.build(family.Options, {k: v for k, v in chosen.env.items() if k in known}, env)
+    about = f"Trains {agent} on {env} for {chosen.steps:,} steps a seed. Preset {name}: {chosen.source}."
+    return [
+        general,
+        Group(found.Config, config, agent, about=f"Any field of the agent; defaults of preset {name}."),
+        _environment_group(options),
+    ], about
+
+
+def _environment_group(options: Any) -> Group:
+    """The `--env.*` flags of a family, with `options` as their defaults."""
+    return Group(type(options), options, "env", "env.", "Options of the environment.")
+
+
+# --- eval and video --------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Eval:
+    episodes: int = flag(10, "episodes of every environment, all counted", "N")
+    num_envs: int | None = flag(None, "environments of each seed", "N", "(default: as in training)")
+    greedy: bool = flag(False, "take the most likely action instead of sampling, as in training")
+    seed: int = flag(0, "of the evaluation's own random numbers", "K")
+    max_steps: int | None = flag(
+        None, "give up if an environment needs more steps than this", "N", "(default: 30000 an episode)"
+    )
+    out: str | None = flag(None, "where the result goes", "FILE", "(default: DIR/eval.json)")
+    quiet: bool = flag(False, "no progress and no table")
+
+
+@dataclasses.dataclass
+class _Video:
+    out: str | None = flag(None, "the video, .gif or .mp4", "FILE", "(default: DIR/figures/video.gif)")
+    steps: int | None = flag(None, "how many steps to show", "N", "(default: 300)")
+    seconds: float | None = flag(None, "how many seconds to show, instead of --steps", "S", "(default: by --steps)")
+    frames_per_second: float = flag(15.0, "speed of the video", "F")
+    greedy: bool = flag(False, "take the most likely action instead of sampling, as in training")
+    seed: int = flag(0, "of the video's own random numbers", "K")
+
+
+def _eval(words: list[str]) -> int:
+    folder, given, options = _run_folder_command(
+        words, "eval", Group(_Eval, _Eval()), "Plays a fixed number of episodes with a trained agent, and writes eval.json."
+    )
+    from purerl import evaluation
+
+    quiet = given.pop("quiet", False)
+    result = evaluation.evaluate(folder, **given, env_options=options, report=None if quiet else _episode_counter())
+    if not quiet:
+        _print_evaluation(result, given.get("out") or Path(folder) / "eval.json")
+    return 0
+
+
+def _video(words: list[str]) -> int:
+    folder, given, options = _run_folder_command(
+        words, "video", Group(_Video, _Video()), "Writes a video of a trained agent (of the run's first seed)."
+    )
+    seconds = given.pop("seconds", None)
+    if seconds is not None:
+        if "steps" in given:
+            raise PurerlError("--steps and --seconds both say how long the video is: leave one out")
+        given["steps"] = round(seconds * given.get("frames_per_second", _Video().frames_per_second))
+    from purerl import evaluation
+
+    made = evaluation.record(folder, **given, env_options=options)
+    ended = f", {len(made['returns'])} episodes ended in them" if made["returns"] else ""
+    print(f"wrote {made['path']}: {made['steps']} steps{ended}")
+    return 0
+
+
+def _run_folder_command(
+    words: list[str], name: str, general: Group, about: str
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """(run folder, general flags given, environment options given) of `purerl NAME DIR ...`."""
+    found, rest = flags.positionals(words, ("DIR",), general, f"purerl {name}")
+    if not found:
+        about += f" `purerl {name} DIR --help` shows the options of the run's environment as well."
+        flags.parse([general], rest, f"purerl {name} DIR", about)
+    from purerl import runs, training
+
+    the_plan = training.Plan.from_dict(runs.load(found[0])["config"])
+    groups = [general, _environment_group(the_plan.options)]
+    given, options = flags.parse(groups, rest, f"purerl {name} {found[0]}", about)
+    return found[0], given, options
+
+
+def _episode_counter() -> Callable[[int, int], None]:
+    """Says on stderr how many episodes have ended, every few seconds."""
+    said = time.monotonic()
+
+    def report(ended: int, wanted: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= 5:
+            print(f"{ended:,} of {wanted:,} episodes", file=sys.stderr, flush=True)
+            said = time.monotonic()
+
+    return report
+
+
+def _print_evaluation(result: dict[str, Any], path: str | Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    kind = "greedy" if result["greedy"] else "sampled"
+    title = f"{result['agent']} on {result['env']}, {kind} actions, {result['step']:,} steps of training"
+    table = Table(title=Text(title, style="bold"), title_justify="left")
+    has_score = result["normalized_return"] is not None
+    for column in ("seed", "return", "std", "episodes", "length", *(["normalised"] if has_score else [])):
+        table.add_column(column, justify="right")
+    for lane in result["per_seed"]:
+        cells = [lane["seed"], f"{lane['mean']:.4g}", f"{lane['std']:.4g}", lane["episodes"], f"{lane['length']:.4g}"]
+        table.add_row(*map(str, cells), *([f"{lane['normalized']:.3f}"] if has_score else []))
+    console = Console(highlight=False)
+    console.print(table)
+    for name in ("iqm", "mean"):
+        interval = result["return"][f"{name}_interval_95"]
+        shown = "" if interval is None else f" (95% interval {interval[0]:.4g} to {interval[1]:.4g})"
+        console.print(f"{name} over seeds: {result['return'][name]:.4g}{shown}")
+    options = ", ".join(f"{name} {now}" for name, (_, now) in result["changed_env_options"].items())
+    if options:
+        console.print(f"other environment options than in training: {options}")
+    console.print(Text(f"file: {path}"), soft_wrap=True)
+
+
+# --- plot, list, doctor, bench ---------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Plot:
+    out: str | None = flag(
+        None, "the figure, .png, .pdf or .svg", "FILE", "(default: DIR/figures/return.png, of several runs return.png here)"
+    )
+    x: str = flag("step", "what to draw over: a name in metrics.jsonl", "NAME")
+    y: str = flag("episode_return", "what to draw: a name in metrics.jsonl", "NAME")
+    smooth: int | None = flag(None, "each point is the mean of so many rows", "N", "(default: a fiftieth of the rows)")
+
+
+@dataclasses.dataclass
+class _Nothing:
+    """No flags but --help."""
+
+
+def _plot(words: list[str]) -> int:
+    general = Group(_Plot, _Plot())
+    folders, rest = flags.positionals(words, ("DIR...",), general, "purerl plot")
+    about = "Draws the learning curves of one run, or of several in one figure."
+    (given,) = flags.parse([general], rest, "purerl plot DIR...", about)
+    from purerl import plots, runs
+
+    y = given.get("y", _Plot().y)
+    name = f"{'return' if y == _Plot().y else y}.png"
+    default = Path(folders[0]) / runs.FIGURES / name if len(folders) == 1 else Path(name)
+    print(plots.plot_runs(folders, **{"out": default} | given))
+    return 0
+
+
+def _list(words: list[str]) -> int:
+    usage = "purerl list agents | purerl list envs [FAMILY] | purerl list presets [AGENT]"
+    if flags.wants_help(words):
+        print(f"usage: {usage}")
+        return 0
+    if not words or len(words) > 2:
+        raise PurerlError(f"list what? {usage}")
+    what, which = words[0], words[1] if len(words) > 1 else None
+    lists = {"agents": _list_agents, "envs": _list_envs, "presets": _list_presets}
+    if what not in lists:
+        raise PurerlError(f"there is no list of '{what}'.{nearest(what, lists)} Usage: {usage}")
+    if what == "agents" and which is not None:
+        raise PurerlError(f"unexpected '{which}': purerl list agents")
+    lists[what](which)
+    return 0
+
+
+def _list_agents(_: str | None) -> None:
+    for name in registry.agent_names():
+        print(f"{name:8}{_first_line(f'purerl.agents.{name}')}".rstrip())
+
+
+def _first_line(module: str) -> str:
+    """The first line of a module's docstring, read without importing the module (and jax with it); "" if there is none."""
+    import ast
+    from importlib.util import find_spec
+
+    spec = find_spec(module)
+    if spec is None or not spec.origin:
+        return ""
+    text = ast.get_docstring(ast.parse(Path(spec.origin).read_text())) or ""
+    return text.partition("\n")[0]
+
+
+def _list_envs(family: str | None) -> None:
+    for name in registry.family_names() if family is None else [family]:
+        for env_id in registry.family(name).names():
+            print(f"{name}/{env_id}")
+
+
+def _list_presets(agent: str | None) -> None:
+    presets = registry.presets().PRESETS
+    if agent is not None and agent not in presets:
+        registry.agent(agent)  # an unknown name is an error; an agent of the user's own has no presets
+    for name in presets if agent is None else [agent]:
+        for preset, chosen in presets.get(name, {}).items():
+            print(f"{name:6}{preset:16}{chosen.steps:>12,} steps  {chosen.source}")
+
+
+def _doctor(words: list[str]) -> int:
+    flags.parse([Group(_Nothing, _Nothing())], words, "purerl doctor", "Says what is installed and what works here.")
+    from purerl import doctor
+
+    return doctor.main()
+
+
+def _bench(words: list[str]) -> int:
+    import importlib
+
+    return importlib.import_module("purerl.experiments.benchmarks").main(words)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "eval": _eval,
+    "video": _video,
+    "plot": _plot,
+    "list": _list,
+    "doctor": _doctor,
+    "bench": _bench,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
