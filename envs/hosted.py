@@ -6,6 +6,7 @@ is also the way to step a JAX environment by hand. It is not fast: use the in-gr
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -134,27 +135,9 @@ class HostedPool:
         self._turns = Turns(self.spec, self.num_seeds, num_envs, num_groups)
         self._keys = keys
         self._steps = np.zeros(num_groups, np.int64)
-        size = self._turns.group_size
-
-        @jax.jit
-        def reset(first: jax.Array):
-            def reset_seed(key):
-                reset_keys = rng.per_environment(rng.at(rng.stream(key, "reset"), 0), size, first)
-                return jax.vmap(environment.reset)(reset_keys)
-
-            return jax.vmap(reset_seed)(keys)
-
-        @jax.jit
-        def step(first: jax.Array, count: jax.Array, states, actions: jax.Array):
-            def step_seed(key, states, actions):
-                step_keys = rng.per_environment(rng.at(rng.stream(key, "environment"), count), size, first)
-                return jax.vmap(environment.step)(step_keys, states, actions)
-
-            return jax.vmap(step_seed)(keys, states, actions)
-
-        self._step = step
-        self._firsts = [np.uint32(group * size) for group in range(num_groups)]
-        started = [reset(first) for first in self._firsts]
+        self._environment = environment
+        self._first = [np.uint32(group * self._turns.group_size) for group in range(num_groups)]
+        started = [_reset(environment, self._turns.group_size, keys, first) for first in self._first]
         self._states = [states for states, _ in started]
         self._observations = [observations for _, observations in started]
         self._coming: list[Any] = [None] * num_groups
@@ -169,7 +152,10 @@ class HostedPool:
         actions = self._turns.send(group, actions)
         count = np.uint32(self._steps[group] % 2**32)
         # JAX may alias the caller's array and run later; the caller may fill it again as soon as this returns.
-        self._coming[group] = self._step(self._firsts[group], count, self._states[group], actions.copy())
+        actions = actions.copy()
+        self._coming[group] = _step(
+            self._environment, self._keys, self._first[group], count, self._states[group], actions
+        )
 
     def recv(self, group: int) -> TimeStep:
         """Waits for a group's step and returns its TimeStep of numpy arrays [S, N / G, ...]."""
@@ -238,6 +224,29 @@ class HostedPool:
                 plain = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
                 pieces.setdefault(f"state_{i}", []).append(plain)
         return pieces
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _reset(environment: Environment, size: int, keys: jax.Array, first: jax.Array) -> tuple[Any, jax.Array]:
+    """(states, observations) [S, size, ...] of environments first .. first + size - 1 of each of the keys [S]."""
+
+    def reset_seed(key: jax.Array):
+        return jax.vmap(environment.reset)(rng.per_environment(rng.at(rng.stream(key, "reset"), 0), size, first))
+
+    return jax.vmap(reset_seed)(keys)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _step(
+    environment: Environment, keys: jax.Array, first: jax.Array, count: jax.Array, states: Any, actions: jax.Array
+) -> tuple[Any, TimeStep]:
+    """The count-th step of states [S, M, ...] with actions [S, M, ...]: (states, TimeStep)."""
+
+    def step_seed(key: jax.Array, states: Any, actions: jax.Array):
+        step_keys = rng.per_environment(rng.at(rng.stream(key, "environment"), count), actions.shape[0], first)
+        return jax.vmap(environment.step)(step_keys, states, actions)
+
+    return jax.vmap(step_seed)(keys, states, actions)
 
 
 def _like(leaf: jax.Array, plain: np.ndarray) -> jax.Array:

@@ -49,6 +49,11 @@ _GAMES_OF_MODE = {
     "memory": ("caveflyer", "dodgeball", "heist", "jumper", "maze", "miner"),
     "exploration": tuple(_EXPLORATION_LEVELS),
 }
+# The options that go to the library as they are.
+_SWITCHES = (
+    "center_agent", "use_backgrounds", "use_monochrome_assets", "restrict_themes", "use_generated_assets",
+    "paint_vel_info", "use_sequential_levels",
+)  # fmt: skip
 _NUM_ACTIONS = 15
 _LIMIT = 2**31 - 1  # the library's integers are int32
 
@@ -158,7 +163,7 @@ class ProcgenPool:
 
     def __init__(self, id: str, options: Options, seeds: Sequence[int], num_envs: int, num_groups: int):
         self.spec = spec(id, options)
-        seeds = [_whole("every seed", seed) for seed in seeds]
+        seeds = [_whole("every seed", seed.item() if isinstance(seed, np.generic) else seed) for seed in seeds]
         self.num_seeds = len(seeds)
         self.num_envs = num_envs
         self.num_groups = num_groups
@@ -191,7 +196,8 @@ class ProcgenPool:
 
     def send(self, group: int, actions: np.ndarray) -> None:
         """Starts stepping a group with int32 actions [S, N / G] in [0, 15)."""
-        np.copyto(self._buffers[group].action, self._turns.send(group, actions))
+        actions = self._turns.send(group, actions)
+        np.copyto(self._buffers[group].action, actions)
         for games in self._games[group]:
             games.act()
 
@@ -423,7 +429,7 @@ def _make(ffi: Any, lib: Any, num_games: int, flags: dict[str, bool | int | str]
             data = ffi.new("uint8_t*" if isinstance(value, bool) else "int32_t*", value)
             item.count = 1
         item.name = name.encode()
-        item.dtype = _INT32 if type(value) is int else _UINT8
+        item.dtype = _UINT8 if isinstance(value, bool | str) else _INT32
         item.data = data
         alive.append(data)
     return lib.libenv_make(num_games, ffi.new("struct libenv_options*", {"items": items, "count": len(items)})[0])
@@ -437,13 +443,7 @@ def _flags(id: str, options: Options, rand_seed: int, threads: int, assets: str)
         "num_levels": 1 if exploration else options.num_levels,
         "start_level": _EXPLORATION_LEVELS[id] if exploration else options.start_level,
         "distribution_mode": _MODES[options.distribution_mode],
-        "center_agent": bool(options.center_agent),
-        "use_backgrounds": bool(options.use_backgrounds),
-        "use_monochrome_assets": bool(options.use_monochrome_assets),
-        "restrict_themes": bool(options.restrict_themes),
-        "use_generated_assets": bool(options.use_generated_assets),
-        "paint_vel_info": bool(options.paint_vel_info),
-        "use_sequential_levels": bool(options.use_sequential_levels),
+        **{name: getattr(options, name) for name in _SWITCHES},
         "num_actions": _NUM_ACTIONS,
         "rand_seed": rand_seed,
         "num_threads": threads,
@@ -466,6 +466,9 @@ def _check(id: str, options: Options) -> None:
         )
     for name in ("num_levels", "start_level", "num_threads"):
         _whole(name, getattr(options, name))
+    for name in _SWITCHES:
+        if not isinstance(getattr(options, name), bool):
+            raise PurerlError(f"{name} must be True or False, not {getattr(options, name)!r}")
     if options.num_threads > 1024:
         raise PurerlError(f"num_threads={options.num_threads} is too many: use 0 for one thread per usable core")
     if mode == "exploration" and (options.num_levels or options.start_level):
@@ -479,10 +482,10 @@ def _check(id: str, options: Options) -> None:
 
 
 def _whole(name: str, value: Any) -> int:
-    """`value` as an int that the library takes, or a PurerlError."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value <= _LIMIT:
+    """`value`, if it is an int that the library takes."""
+    if type(value) is not int or not 0 <= value <= _LIMIT:
         raise PurerlError(f"{name} must be whole and in [0, {_LIMIT}], not {value!r}")
-    return int(value)
+    return value
 
 
 def _checksum(blobs: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -48,7 +48,7 @@ def baseline_environment(folder: str | os.PathLike | None = None) -> Path:
 
     Where rejax does not run with our jax, it gets KNOWN_JAX; the measurements say which. On a machine whose jax has a
     CUDA plugin, the environment gets the same plugin. Only `python -m venv` and pip are used; making it takes a minute
-    and 1.5 GB.
+    and 1 GB of disk.
 
     Args:
       folder: of the environment; by default one below `cache_folder()`, named after the versions.

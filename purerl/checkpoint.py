@@ -139,16 +139,29 @@ class Checkpoints:
         """
         path = self._path(iteration)
         index = self._index(path)
+        return index["iteration"], self._load(path, index, "", template), index["metadata"]
+
+    def restore_part(self, part: str, template: PyTree, iteration: int | None = None) -> PyTree:
+        """Returns the part of the stored tree at a path such as "run/agent", without reading the other parts' values.
+
+        The template is one of that part, and the errors are those of `restore`.
+        """
+        path = self._path(iteration)
+        return self._load(path, self._index(path), part.replace("/", ".") + ".", template)
+
+    def _load(self, path: Path, index: dict, prefix: str, template: PyTree) -> PyTree:
+        """The leaves of a checkpoint whose paths begin with `prefix`, as the template says."""
         damage = _damage(path, index)
         if damage:
             raise PurerlError(self._how_to_go_on(path, damage))
+        stored = {n: leaf for n, leaf in enumerate(index["leaves"]) if leaf[0].startswith(prefix)}
         templates, treedef = _flatten(template)
-        _check_fit(path, index["leaves"], [_record(name, leaf) for name, leaf in templates])
-        arrays = self._read_arrays(path, index["leaves"])
+        _check_fit(path, list(stored.values()), [_record(prefix + name, leaf) for name, leaf in templates])
+        arrays = self._read_arrays(path, stored)
         # popped one by one, so that a leaf that moves to a device does not stay on the host as well
-        shapes = [shape for _, _, shape in index["leaves"]]
-        leaves = [_rebuild(arrays.pop(n, None), shapes[n], leaf) for n, (_, leaf) in enumerate(templates)]
-        return index["iteration"], jax.tree.unflatten(treedef, leaves), index["metadata"]
+        pairs = zip(stored.items(), templates, strict=True)
+        leaves = [_rebuild(arrays.pop(n, None), shape, leaf) for (n, (_, _, shape)), (_, leaf) in pairs]
+        return jax.tree.unflatten(treedef, leaves)
 
     def close(self) -> None:
         """Frees what orbax holds. Safe to call twice."""
@@ -249,9 +262,9 @@ class Checkpoints:
                 save_args = {key: ocp.SaveArgs(chunk_byte_size=size) for key, size in pieces.items()}
                 self._checkpointer().save(path, args=ocp.args.PyTreeSave(arrays, save_args))
 
-    def _read_arrays(self, path: Path, leaves: list) -> dict[int, np.ndarray]:
-        """Loads the values of a verified checkpoint: {leaf number: numpy array}."""
-        numbers = {_key(number, *leaf): number for number, leaf in enumerate(leaves) if _is_stored(*leaf[1:])}
+    def _read_arrays(self, path: Path, leaves: dict[int, list]) -> dict[int, np.ndarray]:
+        """Loads the values of these leaves of a verified checkpoint: {leaf number: numpy array}."""
+        numbers = {_key(number, *leaf): number for number, leaf in leaves.items() if _is_stored(*leaf[1:])}
         if not numbers:
             return {}
         try:
@@ -259,7 +272,8 @@ class Checkpoints:
                 import orbax.checkpoint as ocp
 
                 wanted = {key: ocp.RestoreArgs(restore_type=np.ndarray) for key in numbers}
-                args = ocp.args.PyTreeRestore(restore_args=wanted)
+                item = dict.fromkeys(numbers, 0)  # names what to read: orbax takes no values from it
+                args = ocp.args.PyTreeRestore(item, restore_args=wanted, partial_restore=True)
                 values = self._checkpointer().restore(path / _ARRAYS, args=args)
         except Exception as error:
             line = f"the installed orbax-checkpoint cannot read checkpoint {path}: {_reason(error)}"

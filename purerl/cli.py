@@ -104,7 +104,7 @@ def _os_error(error: OSError) -> str:
 
 @dataclasses.dataclass
 class _Train:
-    preset: str | None = flag(None, "named settings (purerl list presets)", "NAME", "(default: chosen by the environment)")
+    preset: str | None = flag(None, "named settings (purerl list presets)", "NAME", "(default: by the environment)")
     seeds: int = flag(1, "how many seeds run side by side: K, K + 1, ...", "N")
     seed: int = flag(0, "the first seed", "K")
     steps: int | None = flag(None, "environment steps of each seed", "N", "(default: the preset's)")
@@ -144,8 +144,11 @@ def _agent_and_env(words: list[str], general: Group) -> tuple[tuple[str, str], l
     if agent:
         if "/" in agent:
             swapped = env if env in registry.agent_names() else "AGENT"
-            raise PurerlError(f"the agent comes before the environment: purerl train {swapped} {agent} (purerl list agents)")
+            raise PurerlError(
+                f"the agent comes before the environment: purerl train {swapped} {agent} (purerl list agents)"
+            )
         registry.agent(agent)
+    flags.require(found, ("AGENT", "ENV"), words, "purerl train")
     if env:
         registry.environment(env)
     return (agent, env), rest
@@ -206,9 +209,8 @@ class _Video:
 
 
 def _eval(words: list[str]) -> int:
-    folder, given, options = _run_folder_command(
-        words, "eval", Group(_Eval, _Eval()), "Plays a fixed number of episodes with a trained agent, and writes eval.json."
-    )
+    about = "Plays a fixed number of episodes with a trained agent, and writes eval.json."
+    folder, given, options = _run_folder_command(words, "eval", Group(_Eval, _Eval()), about)
     from purerl import evaluation
 
     quiet = given.pop("quiet", False)
@@ -219,9 +221,8 @@ def _eval(words: list[str]) -> int:
 
 
 def _video(words: list[str]) -> int:
-    folder, given, options = _run_folder_command(
-        words, "video", Group(_Video, _Video()), "Writes a video of a trained agent (of the run's first seed)."
-    )
+    about = "Writes a video of a trained agent (of the run's first seed)."
+    folder, given, options = _run_folder_command(words, "video", Group(_Video, _Video()), about)
     seconds = given.pop("seconds", None)
     if seconds is not None:
         if "steps" in given:
@@ -240,6 +241,7 @@ def _run_folder_command(
 ) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """(run folder, general flags given, environment options given) of `purerl NAME DIR ...`."""
     found, rest = flags.positionals(words, ("DIR",), general, f"purerl {name}")
+    flags.require(found, ("DIR",), words, f"purerl {name}")
     if not found:
         about += f" `purerl {name} DIR --help` shows the options of the run's environment as well."
         flags.parse([general], rest, f"purerl {name} DIR", about)
@@ -270,8 +272,8 @@ def _print_evaluation(result: dict[str, Any], path: str | Path) -> None:
     from rich.text import Text
 
     kind = "greedy" if result["greedy"] else "sampled"
-    title = f"{result['agent']} on {result['env']}, {kind} actions, {result['step']:,} steps of training"
-    table = Table(title=Text(title, style="bold"), title_justify="left")
+    title = f"{result['agent']} on {result['env']} after {result['step']:,} steps, {kind} actions"
+    table = Table()
     has_score = result["normalized_return"] is not None
     for column in ("seed", "return", "std", "episodes", "length", *(["normalised"] if has_score else [])):
         table.add_column(column, justify="right")
@@ -279,11 +281,13 @@ def _print_evaluation(result: dict[str, Any], path: str | Path) -> None:
         cells = [lane["seed"], f"{lane['mean']:.4g}", f"{lane['std']:.4g}", lane["episodes"], f"{lane['length']:.4g}"]
         table.add_row(*map(str, cells), *([f"{lane['normalized']:.3f}"] if has_score else []))
     console = Console(highlight=False)
+    console.print(Text(title, style="bold"), soft_wrap=True)
     console.print(table)
     for name in ("iqm", "mean"):
         interval = result["return"][f"{name}_interval_95"]
         shown = "" if interval is None else f" (95% interval {interval[0]:.4g} to {interval[1]:.4g})"
-        console.print(f"{name} over seeds: {result['return'][name]:.4g}{shown}")
+        score = f", normalised {result['normalized_return'][name]:.3f}" if has_score else ""
+        console.print(f"{name} over seeds: {result['return'][name]:.4g}{shown}{score}")
     options = ", ".join(f"{name} {now}" for name, (_, now) in result["changed_env_options"].items())
     if options:
         console.print(f"other environment options than in training: {options}")
@@ -296,7 +300,10 @@ def _print_evaluation(result: dict[str, Any], path: str | Path) -> None:
 @dataclasses.dataclass
 class _Plot:
     out: str | None = flag(
-        None, "the figure, .png, .pdf or .svg", "FILE", "(default: DIR/figures/return.png, of several runs return.png here)"
+        None,
+        "the figure, .png, .pdf or .svg",
+        "FILE",
+        "(default: DIR/figures/return.png; of several runs, return.png in this folder)",
     )
     x: str = flag("step", "what to draw over: a name in metrics.jsonl", "NAME")
     y: str = flag("episode_return", "what to draw: a name in metrics.jsonl", "NAME")
@@ -311,6 +318,7 @@ class _Nothing:
 def _plot(words: list[str]) -> int:
     general = Group(_Plot, _Plot())
     folders, rest = flags.positionals(words, ("DIR...",), general, "purerl plot")
+    flags.require(folders, ("DIR...",), words, "purerl plot")
     about = "Draws the learning curves of one run, or of several in one figure."
     (given,) = flags.parse([general], rest, "purerl plot DIR...", about)
     from purerl import plots, runs
@@ -345,7 +353,7 @@ def _list_agents(_: str | None) -> None:
 
 
 def _first_line(module: str) -> str:
-    """The first line of a module's docstring, read without importing the module (and jax with it); "" if there is none."""
+    """The first line of a module's docstring, read without importing the module (and jax with it); "" for none."""
     import ast
     from importlib.util import find_spec
 

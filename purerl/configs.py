@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from purerl.errors import PurerlError, nearest
 
@@ -45,7 +46,8 @@ def _checked(what: str, name: str, kind: Any, value: Any) -> Any:
     if origin is typing.Literal:
         if value not in choices:
             close = nearest(str(value), map(str, choices))
-            raise PurerlError(f"{what}: {name} = {value!r} is no choice.{close} Choices: {', '.join(map(str, choices))}")
+            known = ", ".join(map(str, choices))
+            raise PurerlError(f"{what}: {name} = {value!r} is no choice.{close} Choices: {known}")
         return value
     if origin is tuple:
         if not isinstance(value, (tuple, list)) or not all(isinstance(v, choices[0]) for v in value):
@@ -59,7 +61,8 @@ def _checked(what: str, name: str, kind: Any, value: Any) -> Any:
         return value
     if kind in (bool, str) and isinstance(value, kind):
         return value
-    raise PurerlError(f"{what}: {name} = {value!r} must be a {getattr(kind, '__name__', kind)}")
+    kinds = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+    raise PurerlError(f"{what}: {name} = {value!r} must be {kinds.get(kind, kind)}")
 
 
 def _is_number(value: Any) -> bool:
@@ -83,12 +86,21 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def from_dict(cls: type, values: dict[str, Any], what: str) -> Any:
     """The inverse of `to_dict`."""
-    return build(cls, {name: math.inf if value == "inf" else value for name, value in values.items()}, what)
+    types = field_types(cls)
+
+    def restored(name: str, value: Any) -> Any:
+        if types.get(name) is not float:
+            return value
+        if isinstance(value, list):  # one value per seed
+            return np.asarray([restored(name, one) for one in value], np.float32)
+        return float(value) if value in ("inf", "-inf") else value
+
+    return build(cls, {name: restored(name, value) for name, value in values.items()}, what)
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return list(value)
     if hasattr(value, "tolist"):
-        return value.tolist()
-    return "inf" if isinstance(value, float) and math.isinf(value) else value
+        value = value.tolist()
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, float) and math.isinf(value) else value

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import re
@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +65,12 @@ def diagnose() -> list[Check]:
     """All findings, the core's first. Never raises: what breaks is a finding."""
     checks = [
         _attempt("python", _python, "install Python 3.11 or 3.12", core=True),
-        _attempt("purerl", partial(_version, "purerl"), "pip install -e .  # in a checkout of purerl", core=True),
+        _attempt(
+            "purerl", functools.partial(_version, "purerl"), "pip install -e .  # in a checkout of purerl", core=True
+        ),
     ]
     for distribution, module in _CORE.items():
-        checks.append(_attempt(distribution, partial(_imported, distribution, module), _INSTALL, core=True))
+        checks.append(_attempt(distribution, functools.partial(_imported, distribution, module), _INSTALL, core=True))
     checks.append(_attempt("devices", _devices, "unset JAX_PLATFORMS XLA_FLAGS", core=True))
     if checks[-1].ok:
         checks.append(_accelerator())
@@ -127,8 +128,35 @@ def _version(distribution: str) -> str:
 
 def _imported(distribution: str, module: str) -> str:
     version = _version(distribution)
+    specifier = _declared().get("", {}).get(distribution, distribution)
+    if not _satisfies(version, specifier):
+        raise RuntimeError(f"{version} is installed, and purerl needs {specifier}")
     importlib.import_module(module)
     return version
+
+
+@functools.cache
+def _declared() -> dict[str, dict[str, str]]:
+    """Extra ("" for none) -> distribution -> what purerl's metadata ask for, such as "rich>=13.9"."""
+    found: dict[str, dict[str, str]] = {}
+    try:
+        requirements = importlib.metadata.requires("purerl") or []
+    except importlib.metadata.PackageNotFoundError:
+        return found
+    for requirement in requirements:
+        specifier, _, marker = requirement.partition(";")
+        extra = re.search(r"extra == ['\"](.+?)['\"]", marker)
+        name = re.match(r"[\w.-]+", specifier)[0]
+        found.setdefault(extra[1] if extra else "", {})[name] = specifier.strip()
+    return found
+
+
+def _satisfies(version: str, specifier: str) -> bool:
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:
+        return True
+    return Requirement(specifier).specifier.contains(version, prereleases=True)
 
 
 def _devices() -> str:
@@ -199,7 +227,7 @@ def _families() -> list[Check]:
     fixes = {"procgen": _PROCGEN, "atari": "pip install ale-py", "gymnax": _INSTALL}
     checks = []
     for name in sorted(names, key=lambda n: n != "gymnax"):
-        work = partial(_stepped, registry, name)
+        work = functools.partial(_stepped, registry, name)
         checks.append(_attempt(f"{name}/*", work, fixes.get(name, ""), core=name == "gymnax"))
     return checks
 
@@ -237,28 +265,25 @@ def _stepped(registry: Any, family_name: str) -> str:
 
 def _extras() -> list[Check]:
     """What of each optional extra is installed."""
-    try:
-        declared = importlib.metadata.requires("purerl") or []
-    except importlib.metadata.PackageNotFoundError:
-        return []
-    extras: dict[str, dict[str, str]] = {}
-    for requirement in declared:
-        extra = re.search(r"extra == ['\"](.+?)['\"]", requirement)
-        if extra:
-            specifier = requirement.partition(";")[0].strip()
-            extras.setdefault(extra[1], {})[re.match(r"[\w.-]+", specifier)[0]] = specifier
     checks = []
-    for extra, packages in extras.items():
-        found, missing = [], []
+    for extra, packages in _declared().items():
+        if not extra:
+            continue
+        found, wanted = [], []
         for package, specifier in packages.items():
             try:
-                found.append(f"{package} {importlib.metadata.version(package)}")
+                version = importlib.metadata.version(package)
             except importlib.metadata.PackageNotFoundError:
-                missing.append(specifier)
-        detail = ", ".join(found + [f"no {m}" for m in missing])
-        fix = _PROCGEN if extra == "procgen" else "pip install " + " ".join(f'"{m}"' for m in missing)
-        note = " (GPL-2.0)" if extra == "atari" and not missing else ""
-        checks.append(Check(f"extra: {extra}", not missing, detail + note, fix if missing else ""))
+                found.append(f"no {package}")
+                wanted.append(specifier)
+                continue
+            found.append(f"{package} {version}")
+            if not _satisfies(version, specifier):
+                found[-1] += f" (not {specifier})"
+                wanted.append(specifier)
+        fix = _PROCGEN if extra == "procgen" else "pip install " + " ".join(f'"{specifier}"' for specifier in wanted)
+        note = " (GPL-2.0)" if extra == "atari" and not wanted else ""
+        checks.append(Check(f"extra: {extra}", not wanted, ", ".join(found) + note, fix if wanted else ""))
     return checks
 
 

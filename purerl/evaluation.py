@@ -31,7 +31,7 @@ MOST_STEPS_PER_EPISODE = 30_000
 
 @dataclasses.dataclass(frozen=True)
 class Episodes:
-    """Raw, undiscounted returns and lengths of the first E episodes of each environment, float64 and int64 [S, N, E]."""
+    """The first E episodes of each environment: raw, undiscounted returns float64, lengths int64, both [S, N, E]."""
 
     returns: np.ndarray
     lengths: np.ndarray
@@ -136,8 +136,8 @@ def _play_in_graph(
 
     @jax.jit
     def begin(keys: Array):
-        reset_keys = lambda key: rng.per_environment(rng.stream(key, "reset"), num_envs)  # noqa: E731
-        return jax.vmap(lambda key: jax.vmap(environment.reset)(reset_keys(key)))(keys)
+        reset_keys = jax.vmap(lambda key: rng.per_environment(rng.at(rng.stream(key, "reset"), 0), num_envs))(keys)
+        return jax.vmap(jax.vmap(environment.reset))(reset_keys)
 
     def one_seed(config: Any, state: PyTree, key: Array, carry: PyTree, start: Array):
         def step(carry, t):
@@ -323,8 +323,7 @@ def evaluate(
     """
     folder = Path(folder)
     compilation.enable_cache()
-    plan, state, iteration = _open(folder, env_options)
-    trained = training.Plan.from_dict(runs.load(folder)["config"])
+    trained, plan, state, iteration = _open(folder, env_options)
     num_envs = plan.config.num_envs if num_envs is None else num_envs
     played = evaluate_agent(
         plan, state, episodes=episodes, num_envs=num_envs, greedy=greedy, seed=seed, max_steps=max_steps, report=report
@@ -349,17 +348,19 @@ def evaluate(
     return result
 
 
-def _open(folder: Path, env_options: dict[str, Any] | None) -> tuple[training.Plan, PyTree, int]:
-    """(plan with the evaluation's environment options, the agent's State [S, ...], iteration) of a run folder."""
+def _open(
+    folder: Path, env_options: dict[str, Any] | None
+) -> tuple[training.Plan, training.Plan, PyTree, int]:
+    """Of a run folder: (its plan, the plan with other environment options, the agent's State [S, ...], iteration)."""
     plan, _, spec, _, load = training.open_run(folder)
     family, _ = registry.environment(plan.env)
     values = {field.name: getattr(plan.options, field.name) for field in dataclasses.fields(plan.options)}
     options = configs.build(family.Options, values | (env_options or {}), plan.env)
     if registry.env_spec(plan.env, options) != spec:
-        raise PurerlError(f"{plan.env} has other observations or actions with these options than the agent was trained on")
+        raise PurerlError(f"with these options {plan.env} has other observations or actions than it was trained on")
     with checkpoint.Checkpoints(folder / runs.CHECKPOINTS) as saved:
         iteration, _ = saved.read_metadata()
-    return dataclasses.replace(plan, options=options), load(), iteration
+    return plan, dataclasses.replace(plan, options=options), load(), iteration
 
 
 def summarize(plan: training.Plan, played: Episodes) -> dict[str, Any]:
@@ -387,7 +388,7 @@ def summarize(plan: training.Plan, played: Episodes) -> dict[str, Any]:
 
 
 def _normalized(plan: training.Plan, returns: np.ndarray) -> np.ndarray | None:
-    """Normalised returns [S] of a Procgen game in the mode that is played; None where nobody has published constants."""
+    """Normalised returns [S] of a Procgen game, by the mode that is played; None where there are no constants."""
     family, _, game = plan.env.partition("/")
     mode = getattr(plan.options, "distribution_mode", None)
     if family != "procgen" or game not in scores.RANGES.get(mode, {}):
@@ -438,10 +439,12 @@ def record(
     path = folder / runs.FIGURES / "video.gif" if out is None else Path(out)
     if path.suffix.lower() not in videos.FORMATS:  # before playing for a while
         raise PurerlError(f"cannot write a '{path.suffix}' video ({path}); use {' or '.join(videos.FORMATS)}")
+    if path.suffix.lower() == ".mp4" and videos.find_ffmpeg() is None:
+        raise PurerlError("an MP4 needs ffmpeg: pip install imageio-ffmpeg, or write a .gif instead")
     if steps < 1:
         raise PurerlError(f"a video of {steps} steps; use 1 or more")
     compilation.enable_cache()
-    plan, state = first_seed(*_open(folder, env_options)[:2])
+    plan, state = first_seed(*_open(folder, env_options)[1:3])
     frames: list[np.ndarray] = []
     returns, running = [], 0.0
     with contextlib.closing(play(plan, state, num_envs=1, greedy=greedy, seed=seed, observations=True)) as blocks:

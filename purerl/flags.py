@@ -95,7 +95,7 @@ def positionals(words: Sequence[str], names: Sequence[str], group: Group, comman
 
     Flags of `group` may stand before and between them. A last name that ends in "..." takes all that there are.
 
-    Raises PurerlError if there are too few (but with --help, when fewer are returned), or for another flag before them.
+    Fewer may be there: see `require`. Raises PurerlError for a flag before them that is not of the group.
     """
     known = _known([group])
     endless = names[-1].endswith("...")
@@ -113,10 +113,14 @@ def positionals(words: Sequence[str], names: Sequence[str], group: Group, comman
         arity = 1 if _arity(kind) is None else _arity(kind)  # of any number, the first: the others could be positional
         i, start = i + 1 + (0 if "=" in words[i] else arity), i
         rest += words[start:i]
+    return found, rest + list(words[i:])
+
+
+def require(found: Sequence[str], names: Sequence[str], words: Sequence[str], command: str) -> None:
+    """Raises PurerlError if positional words are missing, unless --help is asked for."""
     missing = names[len(found) :]
     if missing and not wants_help(words):
         raise PurerlError(f"missing {' and '.join(missing)}: {command} {' '.join(names)} ({command} --help)")
-    return found, rest + list(words[i:])
 
 
 def value_of(words: Sequence[str], name: str) -> str | None:
@@ -141,10 +145,8 @@ def _known(groups: Sequence[Group]) -> dict[str, _Flag]:
             name, kind = field.name.replace("_", "-"), types[field.name]
             for spelling in (name, f"no-{name}") if kind is bool and _has_both_forms(group) else (name,):
                 if group.prefix + spelling in known:
-                    raise PurerlError(
-                        f"the field '{field.name}' of {group.title or group.cls.__name__} has the name of another flag; "
-                        "rename it"
-                    )
+                    owner = group.title or group.cls.__name__
+                    raise PurerlError(f"field '{field.name}' of {owner} has the name of another flag; rename it")
                 known[group.prefix + spelling] = _Flag(index, field.name, kind)
     return known
 
@@ -155,7 +157,7 @@ def _has_both_forms(group: Group) -> bool:
 
 
 def _name(word: str) -> str | None:
-    """The name in "--name" or "--name=value" (or "-n"), with hyphens; None if the word is no flag (or a negative number)."""
+    """The name in "--name", "--name=value" or "-n", with hyphens; None if the word is no flag (but, say, "-1")."""
     if not re.match(r"--?[A-Za-z]", word) or re.fullmatch(r"-(inf|nan)", word):
         return None
     return word.partition("=")[0].lstrip("-").replace("_", "-")
@@ -192,9 +194,30 @@ def _check(known: dict[str, _Flag], words: Sequence[str], command: str) -> list[
             raise PurerlError(f"{written} needs a value {rest}")
         if arity == 1 and values > 1:
             raise PurerlError(f"unexpected '{words[end - 1]}' after {' '.join(words[i : end - 1])} {rest}")
+        for value in [words[i].partition("=")[2]] if equals else words[i + 1 : end]:
+            refusal = _refusal(known[name].kind, value)
+            if refusal:
+                raise PurerlError(f"{written}: '{value}' {refusal} {rest}")
         given.append(known[name])
         i = end
     return given
+
+
+def _refusal(kind: Any, value: str) -> str | None:
+    """Why a word is no value of that type; None if it is one, or if only tyro can tell."""
+    origin, inner = typing.get_origin(kind), [one for one in typing.get_args(kind) if one not in (type(None), ...)]
+    if origin is typing.Literal:
+        names = [str(choice) for choice in inner]
+        return None if value in names else f"is no choice.{nearest(value, names)} Choices: {', '.join(names)}"
+    if origin is not None:  # a tuple's entries, "or None"
+        return _refusal(inner[0], value) if len(inner) == 1 else None
+    if kind not in (int, float):
+        return None
+    try:
+        kind(value)
+    except ValueError:
+        return f"is not a {'whole ' if kind is int else ''}number"
+    return None
 
 
 def _switch(name: str, known: dict[str, _Flag]) -> str:
@@ -212,13 +235,13 @@ def _section(group: Group) -> tuple[Any, Any]:
 
     name = group.prefix.rstrip(".") or group.title
     about = tyro.conf.arg(name=name, help=group.about or None)
-    if not any("help" in field.metadata for field in dataclasses.fields(group.cls)):
+    if group.prefix and not any("help" in field.metadata for field in dataclasses.fields(group.cls)):
         return Annotated[group.cls, about], group.defaults
     types = typing.get_type_hints(group.cls)
     described = dataclasses.make_dataclass(
         group.cls.__name__,
         [
-            (field.name, Annotated[types[field.name], _told(field, named=bool(group.prefix))])
+            (field.name, Annotated[types[field.name], _told(field, prefixed=bool(group.prefix))])
             for field in dataclasses.fields(group.cls)
         ],
     )
@@ -228,40 +251,22 @@ def _section(group: Group) -> tuple[Any, Any]:
     return Annotated[described, about], described(**values)
 
 
-def _told(field: dataclasses.Field, named: bool) -> Any:
-    """What tyro should know of a field: the texts in its metadata, and whether its name follows the section's."""
+def _told(field: dataclasses.Field, prefixed: bool) -> Any:
+    """What tyro should know of a field: the texts in its metadata, and whether its flag has the section's prefix."""
     import tyro
 
     return tyro.conf.arg(
         help=field.metadata.get("help") or None,
         metavar=field.metadata.get("metavar"),
         help_behavior_hint=field.metadata.get("shown"),
-        prefix_name=named,
+        prefix_name=prefixed,
     )
 
 
 def _one_line(box: str) -> str:
-    """The message inside the box that tyro draws around an error."""
+    """The message inside the box that tyro draws around an error, whether with Unicode or without."""
     box = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    message = []
-    for line in box.splitlines():
-        inner = line.strip().strip("│").strip()
-        if inner.startswith("──"):  # below it are the help text and the like
-            break
-        if inner and not inner.startswith(("╭", "╰")):
-            message.append(inner)
-    text = " ".join(message) or "the command line could not be read"
-    text = re.sub(r"^Error parsing (\S+): ", r"\1: ", text)
-    text = re.sub(r"invalid literal for int\(\) with base 10: ('.*')", r"\1 is not a whole number", text)
-    text = re.sub(r"could not convert string to float: ('.*')", r"\1 is not a number", text)
-    text = re.sub(r"Could not find valid parse for arguments: \[(.*)\]", r"\1 cannot be read as what it takes", text)
-    return _choice(text).rstrip(".")
-
-
-def _choice(text: str) -> str:
-    """Adds the nearest name to tyro's line about a choice that is none."""
-    found = re.fullmatch(r"[Ii]nvalid choice '(.*?)' for argument '(.*?)'\. Expected one of \((.*)\)\.?", text)
-    if not found:
-        return text
-    choices = re.findall(r"'(.*?)'", found[3])
-    return f"{found[2]}: '{found[1]}' is no choice.{nearest(found[1], choices)} Choices: {', '.join(choices)}"
+    box = re.sub(r"^╭─ (.*?) ─*╮$", r"\1\n---", box, flags=re.MULTILINE)
+    title, *sections = re.split(r"^[ │]*[-─]{3,}[ │]*$", box, flags=re.MULTILINE)
+    message = " ".join((sections[0] if sections else title).replace("│", " ").split())
+    return message or "the command line could not be read"

@@ -66,16 +66,21 @@ class Plan:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Plan:
         """The plan of a run folder's config.json. Raises PurerlError if it names things this purerl does not know."""
-        family, _ = registry.environment(values["env"])
-        return cls(
-            agent=values["agent"],
-            env=values["env"],
-            preset=values["preset"],
-            config=configs.from_dict(registry.agent(values["agent"]).Config, values["config"], values["agent"]),
-            options=configs.from_dict(family.Options, values["env_options"], values["env"]),
-            seeds=tuple(values["seeds"]),
-            steps=values["steps"],
-        )
+        try:
+            family, _ = registry.environment(values["env"])
+            return cls(
+                agent=values["agent"],
+                env=values["env"],
+                preset=values["preset"],
+                config=configs.from_dict(registry.agent(values["agent"]).Config, values["config"], values["agent"]),
+                options=configs.from_dict(family.Options, values["env_options"], values["env"]),
+                seeds=tuple(values["seeds"]),
+                steps=values["steps"],
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise PurerlError(
+                f"the run's config.json is damaged or of another purerl ({type(error).__name__}: {error}): train anew"
+            ) from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -97,8 +97,9 @@ def test_initial_entropy_is_nearly_uniform():
 
 def test_whole_rollout_advantage_normalisation_and_raw_targets(phases):
     """Check 3: mean 0 and std 1 over the rollout but not over a minibatch; targets from unnormalised advantages."""
-    config, states = phases
+    config, states = phases[0].replace(scale_rewards="none"), phases[1]
     rollout = random_rollout(config, VECTOR, states[0])
+    rollout = rollout.replace(reward=3 * rollout.reward)
     value_function = lambda o: ppg.network(config, VECTOR).apply(states[0].params, o).value  # noqa: E731
     _, batch, _ = rollouts.actor_critic_batch(config, states[0].reward_normalizer, rollout, value_function)
     assert abs(float(batch.advantage.mean())) < 1e-5

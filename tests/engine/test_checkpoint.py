@@ -123,6 +123,35 @@ def test_abstract_template(tmp_path):
     assert checkpoints.restore({"none": None}) == (1, {"none": None}, {})
 
 
+def test_a_part_is_restored_without_reading_the_rest(tmp_path, monkeypatch):
+    agent = {"x": jnp.arange(3.0), "keys": jax.random.split(jax.random.key(0), 2), "none": None}
+    agent["empty"] = jnp.zeros((0, 3))
+    tree = {"run": {"agent": agent, "agent_2": jnp.ones(3)}, "pool": {"x": np.arange(3)}}
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(0, tree, {})
+    orbax, read = checkpoints._checkpointer(), []
+    restore = orbax.restore
+
+    def watched(*args, **kwargs):
+        values = restore(*args, **kwargs)
+        read.extend(values)
+        return values
+
+    monkeypatch.setattr(orbax, "restore", watched)
+    assert_same(checkpoints.restore_part("run/agent", jax.eval_shape(lambda: agent)), agent)
+    assert sorted(name.partition(":")[2] for name in read) == ["run.agent.keys", "run.agent.x"]
+    checkpoints.save(1, tree | {"run": {"agent": {"x": jnp.ones(2)}}}, {})
+    assert_same(checkpoints.restore_part("run/agent", agent, iteration=0), agent)
+    assert_same(checkpoints.restore_part("run/agent", {"x": jnp.zeros(2)}), {"x": jnp.ones(2)})
+    with pytest.raises(PurerlError, match=r"leaf 'run\.agent\.x' is float32\[2\] in it and float32\[3\] here"):
+        checkpoints.restore_part("run/agent", {"x": jnp.zeros(3)})
+    with pytest.raises(PurerlError, match=r"it has no leaf 'run\.agnt\.x'"):
+        checkpoints.restore_part("run/agnt", {"x": jnp.zeros(2)})
+    next((tmp_path / "00000001").glob("index.json")).write_text("{}")
+    with pytest.raises(PurerlError, match="is damaged"):
+        checkpoints.restore_part("run/agent", {"x": jnp.zeros(2)})
+
+
 def test_shapes_that_only_the_checkpoint_knows(tmp_path):
     state = {f"game {n}": np.arange(10 + n, dtype=np.uint8) for n in range(3)} | {"none yet": np.zeros(0, np.uint8)}
     checkpoints = Checkpoints(tmp_path)

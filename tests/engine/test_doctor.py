@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -101,6 +101,17 @@ def test_missing_packages(no_games, monkeypatch: pytest.MonkeyPatch):
     assert (atari.ok, atari.core, atari.fix) == (False, False, 'pip install "ale-py>=0.11"')
 
 
+def test_versions_that_are_too_old_or_too_new(no_games, monkeypatch: pytest.MonkeyPatch):
+    real = importlib.metadata.version
+    others = {"jax": "0.4.30", "pandas": "3.0.1"}
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: others.get(name) or real(name))
+    checks = {check.name: check for check in doctor.diagnose()}
+    assert not checks["jax"].ok and "0.4.30 is installed, and purerl needs jax>=" in checks["jax"].detail
+    figures = checks["extra: figures"]
+    assert not figures.ok and "pandas 3.0.1 (not pandas" in figures.detail
+    assert figures.fix.startswith('pip install "pandas') and "rliable" not in figures.fix
+
+
 def test_without_rich_it_still_speaks(no_games, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     def no_rich(checks: list[Check]):
         raise ImportError
@@ -170,6 +181,6 @@ def test_it_leaves_nothing_behind(no_games, tmp_path: Path, monkeypatch: pytest.
     assert not list(tmp_path.iterdir())
 
 
-def test_it_runs_without_the_command_line():
-    done = subprocess.run([sys.executable, "-m", "purerl.doctor"], capture_output=True, text=True)
-    assert done.returncode == 0 and "The core works." in done.stdout, done.stderr
+def test_the_command(run_cli: Callable[..., Any]):
+    code, stdout, stderr = run_cli("doctor")
+    assert code == 0 and "The core works." in stdout, stderr

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jax.extend.core import jaxprs_in_params
+
 from purerl import configs, in_graph, registry, rng
 from purerl.envs.hosted import HostedPool
 from purerl.host import HostLoop
@@ -107,15 +109,18 @@ def test_chunking_changes_nothing_and_compiles_once():
 
 
 def test_adding_seeds_compiles_one_program_whatever_their_number():
-    """The traced program does not grow with the seeds: same number of equations for 2 and for 16."""
+    """The traced program does not grow with the seeds: as many equations for 16 as for 2."""
+
+    def count(jaxpr):
+        return sum(1 + sum(map(count, jaxprs_in_params(equation.params))) for equation in jaxpr.eqns)
 
     def equations(num_seeds):
         loop, config = in_graph_loop("ppo"), config_of("ppo")
         state = jax.eval_shape(loop._init, config, rng.seed_keys(0, num_seeds))
         i = jax.ShapeDtypeStruct((), jnp.int32)
-        return str(jax.make_jaxpr(loop._chunk)(config, state, i, i, i)).count("\n")
+        return count(jax.make_jaxpr(loop._chunk)(config, state, i, i, i).jaxpr)
 
-    assert equations(2) == equations(16)
+    assert equations(2) == equations(16) > 500
 
 
 def test_metrics_are_sums_over_the_chunk():

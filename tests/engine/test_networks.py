@@ -211,11 +211,12 @@ def test_images_shrink_by_half_in_each_stack(pooling):
 
 def test_impala_equals_a_spelled_out_network():
     """The order of operations, on one small network."""
-    network = networks.ImpalaCNN(channels=(2, 3), hidden=4)
+    network = networks.ImpalaCNN(channels=(4, 6), hidden=8)
     images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8))
     params = jax.jit(network.init)(jax.random.key(0), images)
-    # Biases are 0 at first, which would hide a missing one.
-    params = jax.tree.map(lambda x: x + 0.1 if x.ndim == 1 else x, params)
+    # Biases are 0 at first, which would hide a missing one; negative ones make every ReLU count.
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype) if x.ndim == 1 else x, params)
 
     def relu(x):
         return jnp.maximum(x, 0.0)

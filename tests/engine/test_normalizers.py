@@ -81,13 +81,12 @@ def test_the_discount_is_that_of_the_released_code():
 
 
 @both
-@with_and_without_jit
 @pytest.mark.parametrize("masked", [False, True])
-def test_equals_the_slow_oracle_over_several_rollouts(normalize, compiled, masked):
+def test_equals_the_slow_oracle_over_several_rollouts(normalize, masked):
     rng, slow = np.random.default_rng(0), SlowNormalizer(5, 0.9, 1.5)
     oracle = slow.per_step if normalize is normalize_rewards_per_step else slow.per_rollout
     state = init_reward_normalizer(5)
-    call = compiled(lambda state, reward, done, valid: normalize(state, reward, done, 0.9, 1.5, valid=valid))
+    call = jax.jit(lambda state, reward, done, valid: normalize(state, reward, done, 0.9, 1.5, valid=valid))
     clipped = 0
     for _ in range(4):
         reward, done, valid = random_rollout(rng, (11, 5))
