@@ -256,7 +256,8 @@ def evaluate_agent(
       plan, agent_state, greedy, seed: as in `play`.
       episodes: E, of every environment.
       num_envs: N, environments of each seed; None for as many as in training.
-      max_steps: of every environment, before giving up; None for MOST_STEPS_PER_EPISODE an episode.
+      max_steps: of every environment, before giving up (up to a block later); None for MOST_STEPS_PER_EPISODE an
+        episode.
       report: called now and then with the numbers of episodes that have ended and that are wanted.
 
     Returns:
@@ -282,8 +283,8 @@ def evaluate_agent(
                 break
             if book.steps.min() >= limit:
                 raise PurerlError(
-                    f"after {limit} steps of every environment, one of {plan.env} has ended only {book.ended.min()} of "
-                    f"its {episodes} episodes: raise --max-steps, or ask for fewer --episodes"
+                    f"after {book.steps.min()} steps of every environment, one of {plan.env} has ended only "
+                    f"{book.ended.min()} of its {episodes} episodes: raise --max-steps, or ask for fewer --episodes"
                 )
     return Episodes(book.returns, book.lengths)
 

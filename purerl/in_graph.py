@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from purerl import episodes, rng
+from purerl import episodes, rng, sharding
 from purerl.types import Agent, Array, Clock, Environment, Metric, PyTree, Rollout, RunState
 
 
@@ -137,23 +137,26 @@ def make_chunk(
     num_iterations more, and its metrics {name: Metric [S]} summed over them. The three counters are int32 [].
     """
 
-    def chunk(config: Any, run_state: RunState, iteration: Array, total: Array, num_iterations: Array):
+    def local_chunk(config: Any, run_state: RunState, iteration: Array, total: Array, num_iterations: Array):
         axes = config_axes(config)
 
         def one_iteration(i: Array, carry: PyTree) -> PyTree:
             states, sums = carry
-            clock = Clock(iteration + i, total)
-            states, metrics = jax.vmap(
-                lambda c, s: iterate(agent, environment, c, s, clock), in_axes=(axes, 0)
-            )(config, states)
+            states, metrics = advance(config, states, Clock(iteration + i, total))
             return states, jax.tree.map(jnp.add, sums, metrics)
 
-        clock = Clock(iteration, total)
-        shapes = jax.eval_shape(
-            jax.vmap(lambda c, s: iterate(agent, environment, c, s, clock)[1], in_axes=(axes, 0)), config, run_state
-        )
+        def advance(config, states, clock):
+            one = lambda c, s: iterate(agent, environment, c, s, clock)  # noqa: E731
+            return jax.vmap(one, in_axes=(axes, 0))(config, states)
+
+        shapes = jax.eval_shape(lambda c, s: advance(c, s, Clock(iteration, total))[1], config, run_state)
         sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.lax.fori_loop(0, num_iterations, one_iteration, (run_state, sums))
+
+    def chunk(config: Any, run_state: RunState, iteration: Array, total: Array, num_iterations: Array):
+        mesh = sharding.seed_mesh(run_state.key.shape[0])
+        sharded = sharding.shard_seeds(local_chunk, mesh, config, num_seed_trees=1)
+        return sharded(config, run_state, iteration, total, num_iterations)
 
     return jax.jit(chunk, donate_argnums=1)
 
@@ -166,8 +169,8 @@ class InGraphLoop:
         self._init, self._chunk = make_init(agent, environment), make_chunk(agent, environment)
 
     def init(self, config: Any, keys: Array) -> RunState:
-        """RunState [S, ...] of a fresh run."""
-        return self._init(config, keys)
+        """RunState [S, ...] of a fresh run, its seeds spread over the devices."""
+        return sharding.place(self._init(config, keys), sharding.seed_mesh(keys.shape[0]))
 
     def advance(
         self, config: Any, run_state: RunState, iteration: int, total_iterations: int, num_iterations: int

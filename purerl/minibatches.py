@@ -23,6 +23,16 @@ def check_division(what: str, items: int, parts_name: str, parts: int) -> None:
         )
 
 
+def permutation(key: Array, num_items: int) -> Array:
+    """A random permutation of 0 .. num_items - 1, int32 [num_items].
+
+    One sort by random words. `jax.random.permutation` sorts several times, so that words that happen to be equal cannot
+    matter; here a pair of items keeps its order with a probability of 2^-32 more than half. It takes half the time.
+    """
+    items = jnp.arange(num_items, dtype=jnp.int32)
+    return jax.lax.sort((jax.random.bits(key, (num_items,)), items), num_keys=1)[1]
+
+
 def shuffled_epochs(
     step: Callable[[Any, Array], tuple[Any, Any]],
     carry: Any,
@@ -45,7 +55,7 @@ def shuffled_epochs(
     Returns:
       the last carry, and the outputs stacked over [num_epochs * num_minibatches].
     """
-    permutations = jax.vmap(lambda k: jax.random.permutation(k, num_items))(jax.random.split(key, num_epochs))
+    permutations = jax.vmap(lambda k: permutation(k, num_items))(jax.random.split(key, num_epochs))
     indices = permutations.reshape(num_epochs * num_minibatches, num_items // num_minibatches)
     return jax.lax.scan(step, carry, indices)
 

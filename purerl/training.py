@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from purerl import checkpoint, compilation, configs, host, in_graph, plots, progress, registry, rng, runs, sinks
+from purerl import checkpoint, compilation, configs, host, in_graph, plots, progress, registry, rng, runs, sharding, sinks
 from purerl import statistics as stats
 from purerl.errors import PurerlError
 from purerl.types import Agent, EnvSpec, Pool, RunState
@@ -205,6 +205,8 @@ def train(
         that is not a number (the last good checkpoint stays).
       KeyboardInterrupt: Ctrl-C, after the run has been saved.
     """
+    if seeds > 1:
+        sharding.one_cpu_device_per_core()
     the_plan = plan(
         agent, env, preset=preset, seeds=seeds, seed=seed, steps=steps, config=config, env_options=env_options
     )

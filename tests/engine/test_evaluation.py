@@ -146,7 +146,7 @@ def endless(name: str, options: object = None) -> Environment:
 def test_episodes_that_never_end_are_an_error(monkeypatch):
     monkeypatch.setitem(registry._families, "endless", family(endless))
     plan, state = fresh("endless/1", seeds=1)
-    with pytest.raises(PurerlError, match=r"after 200 steps .* only 0 of its 2 episodes: raise --max-steps"):
+    with pytest.raises(PurerlError, match=r"after 256 steps .* only 0 of its 2 episodes: raise --max-steps"):
         evaluation.evaluate_agent(plan, state, episodes=2, max_steps=200)
 
 
