@@ -110,13 +110,13 @@ class Network(nn.Module):
     @nn.compact
     def __call__(self, observation: Array) -> Output:
         torso = networks.torso_of(self.config, self.spec)
-        features = torso(name="policy_torso")(observation)
+        if self.config.architecture == "dual":
+            features, value_features = networks.TorsoPair(torso, ("policy", "value"), name="torsos")(observation)
+        else:
+            features = value_features = torso(name="torso")(observation)
+        if self.config.architecture == "detach":
+            value_features = jax.lax.stop_gradient(value_features)
         policy = networks.PolicyHead(self.spec, self.config.initializer, name="policy")(features)
-        value_features = {
-            "dual": lambda: torso(name="value_torso")(observation),
-            "detach": lambda: jax.lax.stop_gradient(features),
-            "shared": lambda: features,
-        }[self.config.architecture]()
         value = networks.ValueHead(self.config.initializer, name="value")(value_features)
         if self.config.architecture == "shared":
             return Output(policy, value, None)

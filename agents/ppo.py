@@ -71,8 +71,10 @@ class Network(nn.Module):
     @nn.compact
     def __call__(self, observation: Array) -> tuple[Any, Array]:
         torso = networks.torso_of(self.config, self.spec)
-        features = torso(name="torso")(observation)
-        value_features = features if self.config.share_torso else torso(name="value_torso")(observation)
+        if self.config.share_torso:
+            features = value_features = torso(name="torso")(observation)
+        else:
+            features, value_features = networks.TorsoPair(torso, ("policy", "value"), name="torsos")(observation)
         policy = networks.PolicyHead(self.spec, self.config.initializer, name="policy")(features)
         return policy, networks.ValueHead(self.config.initializer, name="value")(value_features)
 

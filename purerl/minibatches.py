@@ -26,11 +26,17 @@ def check_division(what: str, items: int, parts_name: str, parts: int) -> None:
 def permutation(key: Array, num_items: int) -> Array:
     """A random permutation of 0 .. num_items - 1, int32 [num_items].
 
-    One sort by random words. `jax.random.permutation` sorts several times, so that words that happen to be equal cannot
-    matter; here a pair of items keeps its order with a probability of 2^-32 more than half. It takes half the time.
+    One sort of random words that carry their item in their lowest bits, a sixth of the time of
+    `jax.random.permutation` (which sorts several times). Two items keep their order with a probability of half plus at
+    most 2^-18: their words are equal with that of 2^-17. With more items than leave 17 random bits, the item is sorted
+    along with a whole word instead.
     """
-    items = jnp.arange(num_items, dtype=jnp.int32)
-    return jax.lax.sort((jax.random.bits(key, (num_items,)), items), num_keys=1)[1]
+    words, items = jax.random.bits(key, (num_items,), jnp.uint32), jnp.arange(num_items, dtype=jnp.uint32)
+    item_bits = 2 ** (num_items - 1).bit_length() - 1
+    if item_bits < 2**15:
+        item_bits = jnp.uint32(item_bits)
+        return (jax.lax.sort(words & ~item_bits | items, is_stable=False) & item_bits).astype(jnp.int32)
+    return jax.lax.sort((words, items.astype(jnp.int32)), num_keys=1)[1]
 
 
 def shuffled_epochs(

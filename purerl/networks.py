@@ -263,17 +263,55 @@ class MLP(nn.Module):
     initializer: InitializerName = "orthogonal"
     dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(self, observation: Array) -> Array:
-        activation = {"tanh": jnp.tanh, "relu": nn.relu}[self.activation]
-        x = to_float(observation, self.dtype)
-        event = x.shape[x.ndim - self.observation_rank :]
-        x = x.reshape(*x.shape[: x.ndim - self.observation_rank], math.prod(event))
+    def setup(self) -> None:
         for i, width in enumerate(self.hidden):
-            x = activation(
-                nn.Dense(width, dtype=self.dtype, kernel_init=kernel_init(self.initializer, 1.4), name=f"dense{i}")(x)
-            )
+            dense = nn.Dense(width, dtype=self.dtype, kernel_init=kernel_init(self.initializer, 1.4))
+            setattr(self, f"dense{i}", dense)
+
+    def __call__(self, observation: Array) -> Array:
+        return self.rest(self.activate(self.dense0(self.flatten(observation))))
+
+    def flatten(self, observation: Array) -> Array:
+        """Observations [..., *shape] as vectors [..., size]."""
+        x = to_float(observation, self.dtype)
+        batch, event = x.shape[: x.ndim - self.observation_rank], x.shape[x.ndim - self.observation_rank :]
+        return x.reshape(*batch, math.prod(event))
+
+    def activate(self, x: Array) -> Array:
+        """The activation function."""
+        return {"tanh": jnp.tanh, "relu": nn.relu}[self.activation](x)
+
+    def rest(self, x: Array) -> Array:
+        """All layers behind the first."""
+        for i in range(1, len(self.hidden)):
+            x = self.activate(getattr(self, f"dense{i}")(x))
         return x
+
+
+class TorsoPair(nn.Module):
+    """Two torsos of one kind with weights of their own: [..., *shape] to two arrays of features [..., F].
+
+    The first layers of two MLPs read the same observations, so they are computed as one matrix product of twice the
+    width, which is where a small network on a wide observation spends most of its time.
+
+    Attributes:
+      make: what `make_torso` returns.
+      names: of the two, in the parameters.
+    """
+
+    make: Callable[..., nn.Module]
+    names: tuple[str, str]
+
+    @nn.compact
+    def __call__(self, observation: Array) -> tuple[Array, Array]:
+        first, second = (self.make(name=name) for name in self.names)
+        if self.is_initializing() or not isinstance(first, MLP):
+            return first(observation), second(observation)
+        weights = [module.variables["params"] for module in (first, second)]
+        kernel, bias = (jnp.concatenate([w["dense0"][part] for w in weights], axis=-1) for part in ("kernel", "bias"))
+        x = first.flatten(observation)
+        both = first.activate(x @ kernel.astype(first.dtype) + bias.astype(first.dtype))
+        return first.rest(both[..., : first.hidden[0]]), second.rest(both[..., first.hidden[0] :])
 
 
 # --- Heads -----------------------------------------------------------------------------------------------------------
@@ -353,7 +391,7 @@ def make_torso(
         else:
             name = "minatar" if smallest >= 3 else "mlp"
     _check_fit(name, spec, smallest)
-    if not all(width > 0 for width in (*hidden, *channels)) or not channels:
+    if not all(width > 0 for width in (*hidden, *channels)) or not channels or not hidden:
         raise PurerlError(f"layers need at least one unit, not hidden {hidden} or channels {channels}")
     common = {"initializer": initializer, "dtype": jnp.dtype(dtype)}
     if name == "impala":

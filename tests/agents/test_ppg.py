@@ -159,16 +159,16 @@ def test_gradients_stay_in_their_network():
     policy = lambda out: jax.nn.log_softmax(out.policy)[:, 0].sum()  # noqa: E731
     dual = small_config(architecture="dual")
     of_policy, of_value = gradients_of(dual, policy), gradients_of(dual, value)
-    assert largest((of_policy["value_torso"], of_policy["value"], of_policy["auxiliary_value"])) == 0
-    assert largest(of_policy["policy_torso"]) > 0
-    assert largest((of_value["policy_torso"], of_value["policy"], of_value["auxiliary_value"])) == 0
-    assert largest(of_value["value_torso"]) > 0
+    assert largest((of_policy["torsos"]["value"], of_policy["value"], of_policy["auxiliary_value"])) == 0
+    assert largest(of_policy["torsos"]["policy"]) > 0
+    assert largest((of_value["torsos"]["policy"], of_value["policy"], of_value["auxiliary_value"])) == 0
+    assert largest(of_value["torsos"]["value"]) > 0
     detach = small_config(architecture="detach")
-    assert largest(gradients_of(detach, value)["policy_torso"]) == 0
+    assert largest(gradients_of(detach, value)["torso"]) == 0
     assert largest(gradients_of(detach, value)["value"]) > 0
-    assert largest(gradients_of(detach, auxiliary)["policy_torso"]) > 0
+    assert largest(gradients_of(detach, auxiliary)["torso"]) > 0
     shared = small_config(architecture="shared")
-    assert largest(gradients_of(shared, value)["policy_torso"]) > 0
+    assert largest(gradients_of(shared, value)["torso"]) > 0
 
 
 def test_optimizers_do_not_leak(phases):
