@@ -310,7 +310,8 @@ class TorsoPair(nn.Module):
         weights = [module.variables["params"] for module in (first, second)]
         kernel, bias = (jnp.concatenate([w["dense0"][part] for w in weights], axis=-1) for part in ("kernel", "bias"))
         x = first.flatten(observation)
-        both = first.activate(x @ kernel.astype(first.dtype) + bias.astype(first.dtype))
+        bias = bias.astype(first.dtype).reshape(*[1] * (x.ndim - 1), -1)
+        both = first.activate(x @ kernel.astype(first.dtype) + bias)
         return first.rest(both[..., : first.hidden[0]]), second.rest(both[..., first.hidden[0] :])
 
 

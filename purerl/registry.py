@@ -82,7 +82,8 @@ def environment(name: str) -> tuple[Any, str]:
     found = family(family_name)
     if env_id not in found.names():
         raise PurerlError(
-            f"unknown environment '{name}'.{nearest(env_id, found.names())} (purerl list envs {family_name})"
+            f"unknown environment '{name}'.{nearest(name, [f'{family_name}/{i}' for i in found.names()])} "
+            f"(purerl list envs {family_name})"
         )
     return found, env_id
 

@@ -59,18 +59,10 @@ def create(folder: str | os.PathLike, config: dict, resume: bool = False, overwr
       TypeError: config holds something JSON cannot (nothing has been written then).
     """
     folder = Path(folder)
-    if resume and overwrite:
-        raise PurerlError("--resume goes on with a run and --overwrite deletes it: choose one of them")
     with writing(folder):
-        found = holds_run(folder)
-        if resume and not found:
-            raise PurerlError(f"there is no run to resume in {folder}; leave out --resume to start one")
+        found = check(folder, resume, overwrite)
         if resume:
             return folder
-        if found and not overwrite:
-            raise PurerlError(
-                f"{folder} already holds a run: --resume goes on, --overwrite deletes it, another --out leaves it"
-            )
         to_json(config)  # fails before anything is removed or written
         made = _make_folders(folder)
         try:
@@ -83,6 +75,20 @@ def create(folder: str | os.PathLike, config: dict, resume: bool = False, overwr
                     path.rmdir()
             raise
     return folder
+
+
+def check(folder: str | os.PathLike, resume: bool = False, overwrite: bool = False) -> bool:
+    """Whether the folder holds a run. Raises PurerlError if that does not go with `resume` and `overwrite`."""
+    if resume and overwrite:
+        raise PurerlError("--resume goes on with a run and --overwrite deletes it: choose one of them")
+    found = holds_run(folder)
+    if resume and not found:
+        raise PurerlError(f"there is no run to resume in {folder}; leave out --resume to start one")
+    if found and not resume and not overwrite:
+        raise PurerlError(
+            f"{folder} already holds a run: --resume goes on, --overwrite deletes it, another --out leaves it"
+        )
+    return found
 
 
 def holds_run(folder: str | os.PathLike) -> bool:

@@ -211,6 +211,7 @@ def train(
         agent, env, preset=preset, seeds=seeds, seed=seed, steps=steps, config=config, env_options=env_options
     )
     folder = Path(out) if out is not None else default_folder(the_plan)
+    runs.check(folder, resume=resume, overwrite=overwrite)
     if resume:
         the_plan = _resumed_plan(the_plan, folder, steps)
     sinks.check_sinks(log)
@@ -219,6 +220,9 @@ def train(
     loop = make_loop(the_plan)
     try:
         runs.create(folder, header, resume=resume, overwrite=overwrite)
+        if resume and steps is not None:  # a run that is to be longer now
+            stored = runs.load(folder)["config"]
+            runs.write_json(folder / runs.CONFIG, stored | {"steps": the_plan.steps})
         return _Training(the_plan, loop, folder, resume, log, log_every, checkpoint_seconds, quiet).run()
     finally:
         pool = getattr(loop, "pool", None)
@@ -416,7 +420,8 @@ def final_returns(rows: Sequence[dict[str, Any]], seeds: Sequence[int], steps: i
 
 
 def open_run(folder: str | Path) -> tuple[Plan, Agent, EnvSpec, Any, Callable[[], Any]]:
-    """(plan, agent, spec, traced config, load) of a run folder; load() reads the agent's State [S, ...].
+    """(plan, agent, spec, traced config, load) of a run folder; load() reads what `act` needs of the agent's
+    State [S, ...], the other fields being None.
 
     Raises PurerlError for a folder that holds no run or no checkpoint.
     """
@@ -430,7 +435,8 @@ def open_run(folder: str | Path) -> tuple[Plan, Agent, EnvSpec, Any, Callable[[]
         initial = in_graph.over_seeds(lambda c, key: agent.init(c, spec, rng.stream(key, "init")))
         template = jax.eval_shape(initial, config, seed_keys(the_plan))
         with checkpoint.Checkpoints(folder / "checkpoints") as saved:
-            return saved.restore_part("run/agent", template)
+            parts = {name: saved.restore_part(f"run/agent/{name}", getattr(template, name)) for name in agent.acting}
+        return template.replace(**{f.name: parts.get(f.name) for f in dataclasses.fields(template)})
 
     return the_plan, agent, spec, config, load
 

@@ -218,6 +218,7 @@ class Agent(NamedTuple):
       act: (config, spec, state, observation [N, ...], keys [N], clock, explore) -> (action [N, ...], extras).
         `explore` is static: True in training, False for greedy evaluation.
       update: (config, spec, state, rollout, key, clock) -> (State, {name: Metric}).
+      acting: the fields of State that `act` reads: all that evaluation loads of a checkpoint.
     """
 
     name: str
@@ -226,3 +227,4 @@ class Agent(NamedTuple):
     init: Callable[[Any, EnvSpec, Array], PyTree]
     act: Callable[..., tuple[Array, PyTree]]
     update: Callable[..., tuple[PyTree, dict[str, Metric]]]
+    acting: tuple[str, ...] = ("params",)

@@ -1,0 +1,160 @@
+"""`purerl bench`: what is fast, measured side by side in one run, as JSON (medians of several repeats).
+
+| name         | measures                                                                                             |
+| ppo-minatar  | PPO on Breakout-MinAtar against rejax 0.1.3, 1 and 8 vmapped seeds (its environment is made at first) |
+| procgen-pool | the Procgen pool with frames landing on the device, against bare libenv                              |
+| ppg-procgen  | PPG on Procgen end to end: steps/s, and where the wall time goes                                     |
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from purerl import configs, registry, rng, runs, sharding, training
+from purerl.errors import PurerlError, nearest
+from purerl.experiments import bench_baselines, bench_procgen_pool
+
+# The sizes of the comparison: 64 environments x 128 steps, 4 epochs, 8 minibatches, two 64-64 MLPs (the minatar preset).
+# rejax treats a time-out as an end and does not anneal, so neither do we here.
+PPO_FAIR = {"time_limit_is_terminal": True, "anneal_learning_rate": False}
+
+
+class Measured:
+    """A training run that can be advanced for about some seconds at a time.
+
+    Attributes:
+      steps_per_iteration: environment steps of all seeds.
+      loop: the loop, with `seconds` by place if its games are on the host.
+    """
+
+    def __init__(self, agent: str, env: str, seeds: int, **plan: Any):
+        the_plan = training.plan(agent, env, seeds=seeds, **plan)
+        self.config, self.loop = configs.traced(the_plan.config), training.make_loop(the_plan)
+        self.steps_per_iteration = the_plan.steps_per_iteration * seeds
+        self.state, self.iteration = self.loop.init(self.config, rng.seed_keys(0, seeds)), 0
+        started = time.perf_counter()
+        self.advance(1)
+        self.first_seconds = time.perf_counter() - started
+
+    def advance(self, iterations: int) -> None:
+        """Trains and waits for the end of it."""
+        self.state, metrics = self.loop.advance(self.config, self.state, self.iteration, 10**6, iterations)
+        jax.block_until_ready(metrics)
+        self.iteration += iterations
+
+    def measure(self, iterations: int) -> dict[str, float]:
+        """Steps per second (of wall time, and of processor time of this process) over some iterations."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        self.advance(iterations)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        steps = iterations * self.steps_per_iteration
+        return {"steps_per_second": steps / wall, "steps_per_cpu_second": steps / cpu}
+
+    def iterations_for(self, seconds: float) -> int:
+        """How many iterations take about that long."""
+        started = time.perf_counter()
+        self.advance(1)
+        return max(1, round(seconds / (time.perf_counter() - started)))
+
+    def close(self) -> None:
+        """Closes the games."""
+        if hasattr(self.loop, "pool"):
+            self.loop.pool.close()
+
+
+def ppo_minatar(repeats: int, seconds: float) -> dict[str, Any]:
+    """PPO on Breakout-MinAtar, ours and rejax 0.1.3 taking turns; the ratio is the median of each repeat's own."""
+    result: dict[str, Any] = {"target_ratio": 1.3, "config": PPO_FAIR}
+    for seeds in (1, 8):
+        ours = Measured("ppo", "gymnax/Breakout-MinAtar", seeds, preset="minatar", config=PPO_FAIR)
+        iterations = ours.iterations_for(seconds)
+        with bench_baselines.RejaxPPO(num_seeds=seeds) as rejax:
+            pairs = [(ours.measure(iterations), rejax.measure(seconds)) for _ in range(repeats)]
+        mine, theirs = zip(*pairs, strict=True)
+        result[f"seeds_{seeds}"] = {
+            "purerl_steps_per_second": _median(row["steps_per_second"] for row in mine),
+            "purerl_steps_per_cpu_second": _median(row["steps_per_cpu_second"] for row in mine),
+            "purerl_compile_and_first_iteration_seconds": round(ours.first_seconds, 2),
+            "rejax_steps_per_second": _median(row["steps_per_second"] for row in theirs),
+            "rejax_steps_per_cpu_second": _median(row["steps"] / row["cpu_seconds"] for row in theirs),
+            "rejax_compile_seconds": _median(row["compile_seconds"] for row in theirs),
+            "ratio": _median((a["steps_per_second"] / b["steps_per_second"] for a, b in pairs), 3),
+        }
+    return result
+
+
+def procgen_pool(repeats: int, seconds: float) -> dict[str, Any]:
+    """See `bench_procgen_pool.procgen_pool`."""
+    return {"target_ratio": 0.95} | bench_procgen_pool.procgen_pool(seconds, repeats)
+
+
+def ppg_procgen(repeats: int, seconds: float) -> dict[str, Any]:
+    """PPG on procgen/starpilot (easy) in whole cycles, auxiliary phase included.
+
+    On an accelerator: the easy preset (64 environments, IMPALA), dual and detach, float32 and bfloat16. On a CPU, where
+    that takes minutes an iteration: the quick preset. `host_share` is the wall time spent neither waiting for games nor
+    for the device.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    cases = {"quick": ("quick", {})}
+    if not on_cpu:
+        cases = {
+            f"{architecture}_{dtype}": ("procgen-easy", {"architecture": architecture, "dtype": dtype})
+            for architecture in ("detach", "dual")
+            for dtype in ("float32", "bfloat16")
+        }
+    result: dict[str, Any] = {"target_host_share": 0.05, "target_steps_per_second_on_h100_detach": 10_000}
+    for name, (preset, config) in cases.items():
+        with contextlib.closing(Measured("ppg", "procgen/starpilot", 1, preset=preset, config=config)) as run:
+            cycle = int(registry.agent("ppg").Config(**registry.presets().find("ppg", preset, "")[1].config).policy_iterations)
+            run.advance(cycle - 1)
+            before = dict(run.loop.seconds)
+            rows = [run.measure(cycle) for _ in range(repeats)]
+            spent = {place: run.loop.seconds[place] - before[place] for place in before}
+        result[name] = {
+            "steps_per_second": _median(row["steps_per_second"] for row in rows),
+            "compile_and_first_iteration_seconds": round(run.first_seconds, 2),
+            "share_of_wall_time": {place: round(s / sum(spent.values()), 4) for place, s in spent.items()},
+            "host_share": round(spent["host"] / sum(spent.values()), 4),
+        }
+    return result
+
+
+BENCHMARKS = {"ppo-minatar": ppo_minatar, "procgen-pool": procgen_pool, "ppg-procgen": ppg_procgen}
+
+
+def _median(values: Any, digits: int = 1) -> float:
+    return round(statistics.median(values), digits)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the named benchmarks (all of them if none is named), prints JSON, and writes it to --out."""
+    parser = argparse.ArgumentParser(prog="purerl bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--repeats", type=int, default=5, help="repeats to take the median of (default 5)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of one repeat (default 5)")
+    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
+    arguments = parser.parse_args(argv)
+    for name in arguments.names:
+        if name not in BENCHMARKS:
+            raise PurerlError(f"unknown benchmark '{name}'.{nearest(name, BENCHMARKS)} Known: {', '.join(BENCHMARKS)}")
+    if arguments.repeats < 1 or arguments.seconds <= 0:
+        raise PurerlError("--repeats must be at least 1 and --seconds positive")
+    sharding.one_cpu_device_per_core()
+    report = runs.environment_report() | {"load_before": os.getloadavg()[0]}
+    for name in arguments.names or BENCHMARKS:
+        report[name] = BENCHMARKS[name](arguments.repeats, arguments.seconds)
+    if arguments.out:
+        runs.write_json(arguments.out, report)
+    print(json.dumps(report, indent=2))
+    return 0
