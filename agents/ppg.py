@@ -34,8 +34,12 @@ class Config:
     auxiliary_epochs: int = static(6, help="E_aux, passes of the auxiliary phase over its buffer; 0 for none")
     num_minibatches: int = static(8, help="gradient steps in one pass over a rollout")
     auxiliary_minibatches: int = static(16, help="gradient steps in one auxiliary pass, for each rollout in the buffer")
-    architecture: Literal["dual", "detach", "shared"] = static("dual", help="two networks, or one (with its true value detached or not)")
-    objective: Literal["clip", "kl"] = static("clip", help="clipped surrogate, or ratio with a KL penalty (section 3.5)")
+    architecture: Literal["dual", "detach", "shared"] = static(
+        "dual", help="two networks, or one (with its true value detached or not)"
+    )
+    objective: Literal["clip", "kl"] = static(
+        "clip", help="clipped surrogate, or ratio with a KL penalty (section 3.5)"
+    )
     normalize_advantages: Literal["rollout", "none"] = static("rollout", help="over the whole rollout (code)")
     scale_rewards: rollouts.RewardScaling = static("per-rollout", help="divide rewards by the std of their return")
     time_limit_is_terminal: bool = static(True, help="a time-out ends the game instead of being bootstrapped")
@@ -46,7 +50,9 @@ class Config:
     activation: Literal["tanh", "relu"] = static("tanh", help="of the MLP")
     initializer: networks.InitializerName = static("normed", help="weights at the start (code)")
     pooling: networks.PoolingName = static("torch", help="padding convention of IMPALA's max-pooling (code)")
-    dtype: Literal["float32", "bfloat16"] = static("float32", help="of the networks' arithmetic; parameters are float32")
+    dtype: Literal["float32", "bfloat16"] = static(
+        "float32", help="of the networks' arithmetic; parameters are float32"
+    )
     learning_rate: float = traced(5e-4, help="Adam step size of the policy phase")
     auxiliary_learning_rate: float = traced(5e-4, help="Adam step size of the auxiliary phase")
     adam_epsilon: float = traced(1e-8, help="Adam epsilon (code)")
@@ -101,7 +107,7 @@ class Output:
 
 class Network(nn.Module):
     """Section 2 and 3.6. dual: disjoint policy and value networks. detach: one network whose value head cannot reach
-    the trunk, in both phases (code; the paper lets the gradient through in the auxiliary phase). shared: plain PPO trunk.
+    the trunk, in both phases (code; the paper lets the gradient through in the auxiliary phase). shared: PPO's trunk.
     """
 
     config: Config
@@ -342,9 +348,7 @@ def update(
 
     # The clock is never batched, so this stays a branch under vmap. The buffer goes in and does not come out: no copy.
     due = (clock.iteration + 1) % config.policy_iterations == 0
-    params, optimizer_state, terms = jax.lax.cond(
-        due, run_phase, skip_phase, state.params, state.auxiliary_optimizer
-    )
+    params, optimizer_state, terms = jax.lax.cond(due, run_phase, skip_phase, state.params, state.auxiliary_optimizer)
     state = state.replace(params=params, auxiliary_optimizer=optimizer_state, segments=segments)
     return state, metrics | terms
 

@@ -39,7 +39,9 @@ class Config:
     activation: Literal["tanh", "relu"] = static("tanh", help="of the MLP")
     initializer: networks.InitializerName = static("glorot", help="weights at the start")
     pooling: networks.PoolingName = static("tensorflow", help="padding convention of IMPALA's max-pooling")
-    dtype: Literal["float32", "bfloat16"] = static("float32", help="of the networks' arithmetic; parameters are float32")
+    dtype: Literal["float32", "bfloat16"] = static(
+        "float32", help="of the networks' arithmetic; parameters are float32"
+    )
     learning_rate: float = traced(5e-4, help="Adam step size")
     adam_epsilon: float = traced(1e-5, help="Adam epsilon")
     max_grad_norm: float = traced(0.5, help="global norm to clip gradients to; inf for none")
@@ -49,7 +51,9 @@ class Config:
     value_clip: float = traced(0.2, help="clip range of the value, with clip_values")
     entropy_coefficient: float = traced(0.01, help="weight of the entropy bonus")
     value_coefficient: float = traced(0.5, help="weight of the value loss, itself half a squared error")
-    reward_discount: float = traced(0.99, help="discount in reward scaling (not gamma: see the spec of the released curves)")
+    reward_discount: float = traced(
+        0.99, help="discount in reward scaling (not gamma: see the spec of the released curves)"
+    )
     reward_clip: float = traced(10.0, help="largest scaled reward")
 
 
@@ -108,7 +112,9 @@ def act(
     return action, rollouts.ActorCriticExtras(policy.log_prob(parameters, action), value)
 
 
-def loss(config: Config, spec: EnvSpec, params: Any, batch: rollouts.ActorCriticBatch) -> tuple[Array, dict[str, Array]]:
+def loss(
+    config: Config, spec: EnvSpec, params: Any, batch: rollouts.ActorCriticBatch
+) -> tuple[Array, dict[str, Array]]:
     """Clipped surrogate, value and entropy terms of one minibatch (eq. 9 of the paper), and its metrics."""
     policy = distributions.for_spec(spec)
     parameters, value = network(config, spec).apply(params, batch.observation)

@@ -41,13 +41,17 @@ def make(name: str, options: Options | None = None) -> Environment:
     try:
         env, params = gymnax.make(name)
     except urllib.error.URLError as error:
-        raise PurerlError(f"gymnax/{name} downloads its data when it is made, and that failed: {error.reason}") from error
+        raise PurerlError(
+            f"gymnax/{name} downloads its data when it is made, and that failed: {error.reason}"
+        ) from error
     if options.max_steps < 0:
         raise PurerlError(f"--env.max-steps = {options.max_steps} must be 0 (gymnax's own limit) or positive")
     if options.max_steps:
         params = params.replace(max_steps_in_episode=options.max_steps)
     encode, shape, dtype = _observation_encoding(name, env.observation_space(params))
-    spec = EnvSpec(name=f"gymnax/{name}", observation_shape=shape, observation_dtype=dtype, **_actions(name, env, params))
+    spec = EnvSpec(
+        name=f"gymnax/{name}", observation_shape=shape, observation_dtype=dtype, **_actions(name, env, params)
+    )
     state_types = jax.eval_shape(lambda key: env.reset(key, params)[1], jax.random.key(0))
 
     def settle(state: Any) -> Any:

@@ -1,13 +1,13 @@
 """Probe environments: tiny games whose optimal values are known exactly, to test an agent piece by piece.
 
-| id          | game                                                          | what a correct agent learns             |
-| constant    | one step, reward 1                                            | V = 1                                   |
-| observation | one step, observation o in {-1, 1}, reward o                  | V(o) = o                                |
-| discount    | two steps (o = 0, then 1), reward 1 at the end                | V(0) = discount, V(1) = 1               |
-| action      | one step, reward 1 for action 1, else -1                      | always action 1                         |
-| policy      | one step, observation o, reward 1 if the action names o       | action (o > 0), V = 1                   |
-| time-limit  | reward 1 a step, never ends, cut off after 1 step             | V = 1 / (1 - discount) if time-outs are |
-|             |                                                               | bootstrapped, V = 1 if they are an end  |
+| id          | game                                                         | what a correct agent learns             |
+| constant    | one step, reward 1                                           | V = 1                                   |
+| observation | one step, observation o in {-1, 1}, reward o                 | V(o) = o                                |
+| discount    | two steps (o = 0, then 1), reward 1 at the end               | V(0) = discount, V(1) = 1               |
+| action      | one step, reward 1 for action 1, else -1                     | always action 1                         |
+| policy      | one step, observation o, reward 1 if the action names o      | action (o > 0), V = 1                   |
+| time-limit  | reward 1 a step, never ends, cut off after 1 step            | V = 1 / (1 - discount) if time-outs are |
+|             |                                                              | bootstrapped, V = 1 if they are an end  |
 
 The order of the list is the order in which to debug: the first that fails names the broken part (loss, observation,
 discount, policy gradient, both together, time-outs).

@@ -24,7 +24,7 @@ from purerl import configs, registry, rng, runs, sharding, training
 from purerl.errors import PurerlError, nearest
 from purerl.experiments import bench_baselines, bench_procgen_pool
 
-# The sizes of the comparison: 64 environments x 128 steps, 4 epochs, 8 minibatches, two 64-64 MLPs (the minatar preset).
+# The sizes of the comparison: 64 environments x 128 steps, 4 epochs, 8 minibatches, two 64-64 MLPs: preset minatar.
 # rejax treats a time-out as an end and does not anneal, so neither do we here.
 PPO_FAIR = {"time_limit_is_terminal": True, "anneal_learning_rate": False}
 
@@ -116,7 +116,9 @@ def ppg_procgen(repeats: int, seconds: float) -> dict[str, Any]:
     result: dict[str, Any] = {"target_host_share": 0.05, "target_steps_per_second_on_h100_detach": 10_000}
     for name, (preset, config) in cases.items():
         with contextlib.closing(Measured("ppg", "procgen/starpilot", 1, preset=preset, config=config)) as run:
-            cycle = int(registry.agent("ppg").Config(**registry.presets().find("ppg", preset, "")[1].config).policy_iterations)
+            cycle = int(
+                registry.agent("ppg").Config(**registry.presets().find("ppg", preset, "")[1].config).policy_iterations
+            )
             run.advance(cycle - 1)
             before = dict(run.loop.seconds)
             rows = [run.measure(cycle) for _ in range(repeats)]
@@ -139,7 +141,9 @@ def _median(values: Any, digits: int = 1) -> float:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the named benchmarks (all of them if none is named), prints JSON, and writes it to --out."""
-    parser = argparse.ArgumentParser(prog="purerl bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="purerl bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--repeats", type=int, default=5, help="repeats to take the median of (default 5)")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of one repeat (default 5)")

@@ -13,7 +13,7 @@ from purerl.errors import PurerlError, nearest
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """Config fields and environment options that differ from the defaults, the length in environment steps, the source."""
+    """Config fields and environment options that differ from the defaults, length in environment steps, source."""
 
     steps: int
     source: str
@@ -83,7 +83,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
         ),
         "procgen-easy": Preset(
             steps=25_000_000,
-            source="as procgen-hard with one worker of 64 environments, so an auxiliary phase four times denser in steps",
+            source="as procgen-hard with one worker of 64 environments: four times as many auxiliary steps a frame",
             config={"num_envs": 64},
             env={"distribution_mode": "easy"},
         ),

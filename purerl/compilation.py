@@ -42,7 +42,7 @@ class CompileWatch:
 
     def _on_span(self, event: str, start: float, end: float, **_: object) -> None:
         if event.startswith("/jax/core/compile/"):
-            # Spans nest (a jitted function inside another's trace) and the inner ones end first: an outer one replaces them.
+            # Spans nest (a jitted function in another's trace) and inner ones end first: an outer one replaces them.
             while self._spans and self._spans[-1][0] >= start:
                 self._spans.pop()
             self._spans.append((start, end))

@@ -34,9 +34,7 @@ def build(cls: type, values: dict[str, Any], what: str) -> Any:
     checked = {}
     for name, value in values.items():
         if name not in types:
-            raise PurerlError(
-                f"{what} has no field '{name}'.{nearest(name, types)} Fields: {', '.join(sorted(types))}"
-            )
+            raise PurerlError(f"{what} has no field '{name}'.{nearest(name, types)} Fields: {', '.join(sorted(types))}")
         checked[name] = _checked(what, name, types[name], value)
     return cls(**checked)
 

@@ -71,9 +71,7 @@ def _on_cpu_backward(strides: tuple[int, int], padding: Padding, residuals: tupl
         # The gradient, spread out by the stride, convolved with the kernel turned by 180 degrees.
         pads = [(k - 1 - before, n + before - (o - 1) * stride - 1) for n, k, o, stride, (before, _) in sizes]
         turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-        return lax.conv_general_dilated(
-            gradient, turned, (1, 1), pads, lhs_dilation=strides, dimension_numbers=_NHWC
-        )
+        return lax.conv_general_dilated(gradient, turned, (1, 1), pads, lhs_dilation=strides, dimension_numbers=_NHWC)
 
     @sequential_vmap
     def of_kernel(x, gradient):

@@ -53,4 +53,7 @@ def track(
     carry, (returns, lengths) = jax.lax.scan(
         step, (tracker.return_so_far, tracker.length), (reward.astype(jnp.float32), done, steps)
     )
-    return EpisodeTracker(*carry), {"episode_return": Metric.of(returns, done), "episode_length": Metric.of(lengths, done)}
+    return EpisodeTracker(*carry), {
+        "episode_return": Metric.of(returns, done),
+        "episode_length": Metric.of(lengths, done),
+    }

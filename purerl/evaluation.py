@@ -167,9 +167,7 @@ def _play_pool(
     agent: Agent, pool: Pool, config: Any, agent_state: PyTree, keys: Array, greedy: bool, observations: bool
 ) -> Iterator[Block]:
     act = jax.jit(
-        jax.vmap(
-            _actor(agent, pool.spec, greedy), in_axes=(in_graph.config_axes(config), 0, 0, 0, None, None)
-        )
+        jax.vmap(_actor(agent, pool.spec, greedy), in_axes=(in_graph.config_axes(config), 0, 0, 0, None, None))
     )
     size = pool.num_envs // pool.num_groups
     columns = [slice(group * size, (group + 1) * size) for group in range(pool.num_groups)]
@@ -349,9 +347,7 @@ def evaluate(
     return result
 
 
-def _open(
-    folder: Path, env_options: dict[str, Any] | None
-) -> tuple[training.Plan, training.Plan, PyTree, int]:
+def _open(folder: Path, env_options: dict[str, Any] | None) -> tuple[training.Plan, training.Plan, PyTree, int]:
     """Of a run folder: (its plan, the plan with other environment options, the agent's State [S, ...], iteration)."""
     plan, _, spec, _, load = training.open_run(folder)
     family, _ = registry.environment(plan.env)

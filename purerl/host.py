@@ -1,6 +1,6 @@
 """The training loop for games that live on the host: a pool of S x N games feeds the very same update.
 
-Per step and group of the pool, one jitted and donated call writes the observations into the rollout buffer on the device
+Per step and group of the pool, one jitted and donated call writes the observations into the device's rollout buffer
 and returns the actions; the other groups' games are stepped by the pool's own threads meanwhile. Observations cross to
 the device once. Rewards and flags are small, are gathered on the host, and cross once an iteration.
 """
@@ -151,9 +151,7 @@ class HostLoop:
             action, extras = self.agent.act(config, self.spec, state, observation, keys, clock, True)
             return Buffer(observation, action, extras)
 
-        row = jax.vmap(one, in_axes=(config_axes(config), 0, 0, 0))(
-            config, run_state.agent, run_state.key, observation
-        )
+        row = jax.vmap(one, in_axes=(config_axes(config), 0, 0, 0))(config, run_state.agent, run_state.key, observation)
         zero = jnp.int32(0)
 
         def write(whole, part):

@@ -48,9 +48,9 @@ def collect(
     # All keys of the rollout in one batch: cheaper than hashing a few at a time inside the loop.
     keys_act = jax.vmap(lambda t: action_keys(run_state.key, clock.iteration, t, num_envs))(steps)
     environment_key = rng.stream(run_state.key, "environment")
-    keys_step = jax.vmap(lambda t: rng.per_environment(rng.at(environment_key, clock.iteration * length + t), num_envs))(
-        steps
-    )
+    keys_step = jax.vmap(
+        lambda t: rng.per_environment(rng.at(environment_key, clock.iteration * length + t), num_envs)
+    )(steps)
 
     def step(carry, keys):
         environment_state, observation = carry
@@ -106,9 +106,9 @@ def config_axes(config: Any) -> Any:
 def over_seeds(function: Callable[[Any, Array], PyTree]) -> Callable[[Any, Array], PyTree]:
     """Jitted (config, keys [S]) -> [S, ...] of function(config, key), one seed after the other.
 
-    For initial states. A vmap would batch the QR decompositions of orthogonal weights, which deadlocks the thread pool of
-    jaxlib 0.10.2 on CPUs (two of them wait in it for each other); and this way a lane starts as the very bits of its solo
-    run.
+    For initial states. A vmap would batch the QR decompositions of orthogonal weights, which deadlocks the thread pool
+    of jaxlib 0.10.2 on CPUs (two of them wait in it for each other); and this way a lane starts as the very bits of its
+    solo run.
     """
 
     def each(config: Any, keys: Array) -> PyTree:

@@ -27,7 +27,7 @@ _families: dict[str, Any] = {
 
 
 def register_agent(name: str, agent: Agent) -> None:
-    """Makes an agent of your own known by name, to `purerl.train` and all tools. Raises PurerlError if the name is taken."""
+    """Makes an agent of your own known by name, to `purerl.train` and all tools. Raises PurerlError if it is taken."""
     if name in _agents:
         raise PurerlError(f"the agent name '{name}' is taken; choose another one")
     _agents[name] = agent
@@ -61,7 +61,7 @@ def agent(name: str) -> Agent:
 
 
 def family(name: str) -> Any:
-    """The environment family of that name, imported. Raises PurerlError if there is none or its packages are missing."""
+    """The environment family of that name, imported. Raises PurerlError if there is none or packages are missing."""
     if name not in _families:
         raise PurerlError(
             f"unknown environment family '{name}'.{nearest(name, _families)} Known: {', '.join(family_names())} "

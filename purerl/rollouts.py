@@ -75,7 +75,7 @@ def scale_rewards(
     discount: Array | float,
     clip: Array | float,
 ) -> tuple[normalizers.RewardNormalizer, Array]:
-    """(normalizer, rewards [T, N]) after the chosen scaling: "none", "per-step" (Baselines) or "per-rollout" (PPG code)."""
+    """(normalizer, rewards [T, N]) after scaling: "none", "per-step" (Baselines) or "per-rollout" (PPG code)."""
     if scaling == "none":
         return state, rollout.reward
     normalize = {
@@ -117,6 +117,8 @@ def actor_critic_batch(
         advantage = losses.normalize_advantages(advantage, rollout.valid)
     metrics = {"value_target": Metric.of(value_target, rollout.valid)}
     log_prob = rollout.extras.log_prob
-    return normalizer, ActorCriticBatch(
-        rollout.observation, rollout.action, log_prob, value, advantage, value_target, rollout.valid
-    ), metrics
+    return (
+        normalizer,
+        ActorCriticBatch(rollout.observation, rollout.action, log_prob, value, advantage, value_target, rollout.valid),
+        metrics,
+    )

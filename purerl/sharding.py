@@ -1,7 +1,8 @@
-"""Seeds spread over devices. Lanes of a run never talk to each other, so this is plain shard_map, without collectives."""
+"""Seeds spread over devices. Lanes never talk to each other, so this is plain shard_map, without collectives."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -22,10 +23,8 @@ def one_cpu_device_per_core() -> None:
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
-    try:
+    with contextlib.suppress(RuntimeError):  # JAX has started
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-    except RuntimeError:  # JAX has started
-        pass
 
 
 def seed_mesh(num_seeds: int) -> Mesh:
@@ -53,8 +52,8 @@ def shard_seeds(function: Callable[..., PyTree], mesh: Mesh, config: Any, num_se
 
     def sharded(config, *args):
         specs = [P(_AXIS)] * num_seed_trees + [P()] * (len(args) - num_seed_trees)
-        return jax.shard_map(
-            function, mesh=mesh, in_specs=(config_specs, *specs), out_specs=P(_AXIS), check_vma=False
-        )(config, *args)
+        return jax.shard_map(function, mesh=mesh, in_specs=(config_specs, *specs), out_specs=P(_AXIS), check_vma=False)(
+            config, *args
+        )
 
     return sharded

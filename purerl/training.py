@@ -12,7 +12,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from purerl import checkpoint, compilation, configs, host, in_graph, plots, progress, registry, rng, runs, sharding, sinks
+from purerl import (
+    checkpoint,
+    compilation,
+    configs,
+    host,
+    in_graph,
+    plots,
+    progress,
+    registry,
+    rng,
+    runs,
+    sharding,
+    sinks,
+)
 from purerl import statistics as stats
 from purerl.errors import PurerlError
 from purerl.types import Agent, EnvSpec, Pool, RunState
@@ -290,7 +303,9 @@ class _Training:
                         self._save(state, started)
                         saved_at, saved_iteration = time.perf_counter(), self.iteration
                     if self.stop_requested and self.iteration < self.plan.iterations:
-                        print(f"Stopped and saved at iteration {saved_iteration}. Continue with --resume: {self.folder}")
+                        print(
+                            f"Stopped and saved at iteration {saved_iteration}. Continue with --resume: {self.folder}"
+                        )
                         raise KeyboardInterrupt
         finally:
             for writer in writers:
@@ -335,9 +350,12 @@ class _Training:
             for name, value in row.items():
                 if isinstance(value, float) and not np.isfinite(value):
                     kept = self.checkpoints.latest()
-                    kept = "no checkpoint was made yet" if kept is None else f"the checkpoint of iteration {kept} is kept"
+                    kept = (
+                        "no checkpoint was made yet" if kept is None else f"the checkpoint of iteration {kept} is kept"
+                    )
                     raise PurerlError(
-                        f"{name} of seed {row['seed']} is {value} at step {row['step']} (iteration {row['iteration']}); "
+                        f"{name} of seed {row['seed']} is {value} at step {row['step']} "
+                        f"(iteration {row['iteration']}); "
                         f"{kept}. Try a smaller learning_rate, or --dtype float32"
                     )
 
@@ -406,7 +424,7 @@ class _Training:
 
 
 def final_returns(rows: Sequence[dict[str, Any]], seeds: Sequence[int], steps: int) -> list[float | None]:
-    """For each seed, the mean return of the episodes that ended in the last tenth of the run; None if there were none."""
+    """For each seed, the mean return of the episodes that ended in the last tenth of the run; None without any."""
     finals = []
     for seed in seeds:
         late = [
@@ -447,7 +465,9 @@ def _resumed_plan(asked: Plan, folder: Path, steps: int | None) -> Plan:
     before, now = stored.to_dict(), asked.to_dict()
     for name in ("agent", "env", "seeds", "config", "env_options"):
         if before[name] != now[name]:
-            raise PurerlError(f"--resume: {name} differs from the run in {folder}: {_difference(before[name], now[name])}")
+            raise PurerlError(
+                f"--resume: {name} differs from the run in {folder}: {_difference(before[name], now[name])}"
+            )
     return dataclasses.replace(stored, steps=asked.steps) if steps is not None else stored
 
 

@@ -22,7 +22,13 @@ PROBE = {
 }
 EXTRA = {
     "ppo": {"num_epochs": 4, "clip_values": False, "share_torso": False, "max_grad_norm": float("inf")},
-    "ppg": {"policy_epochs": 4, "value_epochs": 4, "policy_iterations": 4, "auxiliary_epochs": 2, "auxiliary_minibatches": 4},
+    "ppg": {
+        "policy_epochs": 4,
+        "value_epochs": 4,
+        "policy_iterations": 4,
+        "auxiliary_epochs": 2,
+        "auxiliary_minibatches": 4,
+    },
 }
 SEEDS = 4
 

@@ -1,5 +1,7 @@
 """PPG against section 8 of its specification: the numbers of each check are in the test of that name."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -173,16 +175,16 @@ def test_gradients_stay_in_their_network():
 
 def test_optimizers_do_not_leak(phases):
     """Check 8: steps of each Adam, and an auxiliary head that is bitwise still in every policy phase."""
-    config, states = phases
+    _, states = phases
     heads = [s.params["params"]["auxiliary_value"] for s in states]
-    assert [equal(a, b) for a, b in zip(heads, heads[1:], strict=False)] == [True, True, False] * 2
+    assert [equal(a, b) for a, b in itertools.pairwise(heads)] == [True, True, False] * 2
     # 4 minibatches an iteration; 2 epochs of 2 minibatches for each of 3 segments in an auxiliary phase.
     assert [adam_count(s.policy_optimizer) for s in states] == [0, 4, 8, 12, 16, 20, 24]
     assert [adam_count(s.auxiliary_optimizer) for s in states] == [0, 0, 0, 12, 12, 12, 24]
 
 
 def test_published_step_counts():
-    """Checks 8, 9 and 14: 256 policy and 3,072 auxiliary steps a phase, 4,096 samples each, 47 phases in 100M frames."""
+    """Checks 8, 9 and 14: 256 policy and 3,072 auxiliary steps a phase, 4,096 samples each, 47 phases in 100M."""
     config = ppg.Config()
     frames = config.num_envs * config.rollout_length
     assert config.policy_iterations * config.policy_epochs * config.num_minibatches == 256
@@ -240,7 +242,7 @@ def test_kl_is_from_the_old_policy_and_does_not_train_it():
 
 
 def test_no_borrowed_tricks():
-    """Check 11: no value clipping (dL/dV_i = 10 / N) and no norm clip (1e3 times the loss, 1e3 times the step input)."""
+    """Check 11: no value clipping (dL/dV_i = 10 / N) and no norm clip (1e3 times the loss, 1e3 times the moments)."""
     config = small_config()
     target = jnp.zeros(8)
     batch = rollouts.ActorCriticBatch(None, None, None, jnp.zeros(8), None, target, None)
@@ -275,7 +277,7 @@ def test_unequal_epochs_use_two_optimizers_and_run_the_value_passes_first():
 
 
 def test_objective_kl_has_no_clip():
-    """At a ratio of 2 with advantage 1 the clipped objective stops at 1.2; the KL objective goes on, with its penalty."""
+    """At a ratio of 2 with advantage 1 the clipped objective stops at 1.2; the KL objective goes on."""
     log_ratio = jnp.log(2.0)
     logits = jnp.array([[0.0, 0.0]])
     spec = EnvSpec("test/two", (3,), "float32", 2)

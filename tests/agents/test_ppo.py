@@ -70,7 +70,11 @@ def test_the_value_loss_of_baselines_weighs_a_quarter():
 def test_time_outs_bootstrap_from_the_final_observation_or_end(terminal, expected):
     """At a time-out the target is r + gamma V(final observation), or r alone where a time-out is an end."""
     config = small_config(
-        scale_rewards="none", discount=0.5, trace_decay=0.0, time_limit_is_terminal=terminal, normalize_advantages="none"
+        scale_rewards="none",
+        discount=0.5,
+        trace_decay=0.0,
+        time_limit_is_terminal=terminal,
+        normalize_advantages="none",
     )
     state = ppo.init(config, VECTOR, jax.random.key(0))
     _, batch, _ = rollouts.actor_critic_batch(

@@ -43,5 +43,7 @@ def test_values_and_gradients(size, channels, out, kernel, stride, padding):
     compare(value_and_gradients(ours, xs[0], kernels[0]), value_and_gradients(theirs, xs[0], kernels[0]))
     batched = jax.vmap(lambda x, k: value_and_gradients(ours, x, k))(xs, kernels)
     compare(batched, jax.vmap(lambda x, k: value_and_gradients(theirs, x, k))(xs, kernels))
-    _, looped = jax.jit(lambda x, k: lax.scan(lambda c, row: (c, value_and_gradients(ours, *row)), 0, (x, k)))(xs, kernels)
+    _, looped = jax.jit(lambda x, k: lax.scan(lambda c, row: (c, value_and_gradients(ours, *row)), 0, (x, k)))(
+        xs, kernels
+    )
     compare(looped, batched)

@@ -1,4 +1,4 @@
-"""The contracts of the loops: two loops, one update; lanes are solo runs; one compilation; nothing depends on chunking."""
+"""The contracts of the loops: two loops, one update; lanes are solo runs; one compilation; chunks do not matter."""
 
 import functools
 
@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from jax.extend.core import jaxprs_in_params
 
 from purerl import configs, in_graph, registry, rng
@@ -16,7 +15,14 @@ from purerl.host import HostLoop
 
 SIZES = {
     "ppo": {"num_envs": 4, "rollout_length": 16, "num_minibatches": 2, "num_epochs": 2},
-    "ppg": {"num_envs": 4, "rollout_length": 16, "num_minibatches": 2, "policy_iterations": 2, "auxiliary_epochs": 2, "auxiliary_minibatches": 2},
+    "ppg": {
+        "num_envs": 4,
+        "rollout_length": 16,
+        "num_minibatches": 2,
+        "policy_iterations": 2,
+        "auxiliary_epochs": 2,
+        "auxiliary_minibatches": 2,
+    },
 }
 # Adam's epsilon is large enough that a gradient of rounding errors does not become a whole step.
 COMMON = {

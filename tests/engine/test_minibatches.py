@@ -26,7 +26,9 @@ def test_take_along_either_axis():
 
 
 def test_the_error_names_sizes_that_work():
-    with pytest.raises(PurerlError, match="num_minibatches = 5 does not divide num_envs = 16; use num_minibatches = 2 or 4 or 8"):
+    with pytest.raises(
+        PurerlError, match="num_minibatches = 5 does not divide num_envs = 16; use num_minibatches = 2 or 4 or 8"
+    ):
         minibatches.check_division("num_envs", 16, "num_minibatches", 5)
     minibatches.check_division("num_envs", 16, "num_minibatches", 4)
 

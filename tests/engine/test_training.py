@@ -16,7 +16,13 @@ from purerl.errors import PurerlError
 
 AGENTS = {
     "ppo": {"num_envs": 4, "rollout_length": 16, "num_minibatches": 2},
-    "ppg": {"num_envs": 4, "rollout_length": 16, "num_minibatches": 2, "policy_iterations": 4, "auxiliary_minibatches": 2},
+    "ppg": {
+        "num_envs": 4,
+        "rollout_length": 16,
+        "num_minibatches": 2,
+        "policy_iterations": 4,
+        "auxiliary_minibatches": 2,
+    },
 }
 CARTPOLE = "gymnax/CartPole-v1"
 
@@ -182,7 +188,8 @@ def test_a_longer_run_continues_a_finished_one(tmp_path):
 def test_a_second_start_uses_the_compilation_cache(tmp_path):
     """In two processes with a cache folder of their own, the second compiles nothing that took half a second."""
     script = (
-        "import purerl, sys, json; run = purerl.train('ppo', 'gymnax/CartPole-v1', steps=64, out=sys.argv[1], quiet=True,"
+        "import purerl, sys, json; run = purerl.train('ppo', 'gymnax/CartPole-v1', steps=64, out=sys.argv[1],"
+        "quiet=True,"
         f"config={AGENTS['ppo']!r}); print(json.dumps(run.summary))"
     )
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}

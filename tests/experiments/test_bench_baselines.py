@@ -4,10 +4,10 @@ import sys
 import textwrap
 
 import pytest
-from purerl.experiments import bench_baselines
-from purerl.experiments.bench_baselines import RejaxPPO, baseline_environment, rejax_ppo
 
 from purerl.errors import PurerlError
+from purerl.experiments import bench_baselines
+from purerl.experiments.bench_baselines import RejaxPPO, baseline_environment, rejax_ppo
 
 STAND_IN = """
     import json, sys
