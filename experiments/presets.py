@@ -71,7 +71,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 "num_epochs": 4,
                 "num_minibatches": 4,
                 "share_torso": False,
-                "scale_rewards": "none",
+                "scale_rewards": "per-step",
             },
         ),
     },

@@ -1,0 +1,46 @@
+"""Presets are plans that work, and the published ones hold the published numbers."""
+
+import pytest
+
+from purerl import training
+from purerl.errors import PurerlError
+from purerl.experiments import presets
+
+ALL = [(agent, name) for agent, known in presets.PRESETS.items() for name in known]
+
+
+def env_of(preset):
+    if preset.startswith("procgen") or preset == "quick":
+        return "procgen/coinrun"
+    return "gymnax/Breakout-MinAtar" if preset == "minatar" else "gymnax/CartPole-v1"
+
+
+@pytest.mark.parametrize(("agent", "name"), ALL)
+def test_every_preset_is_a_plan(agent, name):
+    plan = training.plan(agent, env_of(name), preset=name)
+    assert plan.iterations >= 10
+    assert presets.PRESETS[agent][name].source
+
+
+def test_the_published_procgen_settings():
+    """Spec 1.2, 1.3 and 2.1."""
+    easy, hard = (training.plan("ppo", "procgen/coinrun", preset=f"procgen-{mode}") for mode in ("easy", "hard"))
+    assert (easy.steps_per_iteration, hard.steps_per_iteration) == (16_384, 65_536)
+    assert (easy.options.distribution_mode, hard.options.distribution_mode) == ("easy", "hard")
+    assert (easy.config.learning_rate, easy.config.adam_epsilon, easy.config.max_grad_norm) == (5e-4, 1e-5, 0.5)
+    assert (easy.config.num_epochs, easy.config.num_minibatches, easy.config.clip_values) == (3, 8, True)
+    ppg = training.plan("ppg", "procgen/coinrun", preset="procgen-hard")
+    assert (ppg.config.policy_iterations, ppg.config.auxiliary_epochs, ppg.config.architecture) == (32, 6, "dual")
+    assert (ppg.config.adam_epsilon, ppg.config.max_grad_norm) == (1e-8, float("inf"))
+    assert -(-100_000_000 // ppg.steps_per_iteration) == ppg.iterations == 1526
+
+
+def test_the_environment_chooses_a_preset_where_none_is_named():
+    assert training.plan("ppg", "procgen/coinrun").preset == "procgen-easy"
+    assert training.plan("ppo", "gymnax/Asterix-MinAtar").preset == "minatar"
+    assert training.plan("ppo", "gymnax/CartPole-v1").preset == "classic"
+
+
+def test_an_unknown_preset_gets_the_nearest():
+    with pytest.raises(PurerlError, match="Did you mean 'minatar'"):
+        training.plan("ppo", "gymnax/CartPole-v1", preset="miniatar")
