@@ -56,10 +56,10 @@ def test_minatar_planes_are_binary_so_that_bool_loses_nothing(name):
 
 
 def test_time_limits_truncate_and_show_where_the_action_led():
-    """CartPole with a limit of 3: cut off at the third step, with the old episode's observation beside the new one's."""
+    """CartPole with a limit of 3: cut off at the third step, the old episode's observation beside the new one's."""
     environment = family.make("CartPole-v1", family.Options(max_steps=3))
     step = jax.jit(environment.step)
-    state, observation = environment.reset(jax.random.key(0))
+    state, _ = environment.reset(jax.random.key(0))
     for t in range(3):
         state, timestep = step(jax.random.key(t), state, jnp.int32(t % 2))
         assert not timestep.terminated
