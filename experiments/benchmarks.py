@@ -158,7 +158,7 @@ def main(argv: Sequence[str]) -> int:
     report = runs.environment_report() | {"load_before": os.getloadavg()[0]}
     for name in arguments.names or BENCHMARKS:
         report[name] = BENCHMARKS[name](arguments.repeats, arguments.seconds)
-    if arguments.out:
-        runs.write_json(arguments.out, report)
+        if arguments.out:  # after each one, so that a long bench that is cut short keeps what it has
+            runs.write_json(arguments.out, report)
     print(json.dumps(report, indent=2))
     return 0
