@@ -1,5 +1,7 @@
 """Keeps a finished run as a small JSON and a PNG: `python -m purerl.experiments.record RUN NAME [FOLDER]`.
 
+Without arguments it prints the table of recorded runs that stands in the README (a test compares the two).
+
 The JSON holds the run's config.json and summary.json as they are (device, versions, commit and protocol included) and
 its return curves, thinned to at most 100 points a seed.
 """
@@ -44,5 +46,29 @@ def record(folder: Path, name: str, results: Path) -> Path:
     return path
 
 
-if __name__ == "__main__":
+def table(results: Path) -> str:
+    """The recorded runs of a folder as a Markdown table."""
+    lines = [
+        "| run | steps a seed | seeds | final return: IQM, mean (lowest to highest seed) | device | data |",
+        "|---|---|---|---|---|---|",
+    ]
+    for path in sorted(results.glob("*.json")):
+        kept = runs.read_json(path)
+        if "curves" not in kept:
+            continue
+        summary, final = kept["summary"], kept["summary"]["final_return"]
+        seeds = [x for x in final["per_seed"] if x is not None]
+        device = summary["device"]
+        lines.append(
+            f"| {summary['agent']} {summary['env']}, preset {summary['preset']} | {summary['steps']:,} | {len(seeds)} "
+            f"| {final['iqm']:.1f}, {final['mean']:.1f} ({min(seeds):.1f} to {max(seeds):.1f}) "
+            f"| {device['count']} x {device['kind']} | [JSON](experiments/results/{path.name}), "
+            f"[curve](experiments/results/{path.stem}.png) |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__" and not sys.argv[1:]:
+    print(table(Path("experiments/results")))
+elif __name__ == "__main__":
     print(record(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3] if sys.argv[3:] else "experiments/results")))

@@ -121,6 +121,10 @@ class _Train:
 
 def _train(words: list[str]) -> int:
     general = Group(_Train, _Train())
+    if flags.value_of(words, "seeds") not in (None, "1"):
+        from purerl import sharding
+
+        sharding.one_cpu_device_per_core()  # before the environment is imported: gymnax starts JAX
     (agent, env), rest = _agent_and_env(words, general)
     command = " ".join(["purerl train", agent or "AGENT", env or "ENV"])
     groups, about = _train_groups(agent, env, flags.value_of(rest, "preset"), general)

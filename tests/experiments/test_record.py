@@ -1,6 +1,7 @@
 """Recorded results are what the run's files say."""
 
 import json
+from pathlib import Path
 
 from purerl import training
 from purerl.experiments import record
@@ -18,3 +19,8 @@ def test_a_recorded_run_keeps_its_numbers(tmp_path):
     assert set(kept["curves"]) == {"0", "1"}
     assert kept["curves"]["0"]["step"][-1] == 2048
     assert (tmp_path / "results" / "name.png").exists()
+
+
+def test_the_readme_shows_the_recorded_numbers():
+    root = Path(__file__).parents[2]
+    assert record.table(root / "experiments" / "results") in (root / "README.md").read_text()
