@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from purerl.envs.hosted import Turns
+from purerl.envs.turns import Turns
 from purerl.errors import PurerlError, nearest
 from purerl.types import EnvSpec, TimeStep
 

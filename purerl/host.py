@@ -84,14 +84,14 @@ class HostLoop:
             self._buffer = self._empty_buffer(config, run_state)
         shape = (pool.num_seeds, length, pool.num_envs)
         reward, terminated, truncated = np.zeros(shape, np.float32), np.zeros(shape, bool), np.zeros(shape, bool)
-        valid = final_observation = None
+        valid = life_lost = final_observation = None
         waited = {"environment": 0.0, "device": 0.0}
         group_size = pool.num_envs // pool.num_groups
         columns = [slice(g * group_size, (g + 1) * group_size) for g in range(pool.num_groups)]
         last: list[np.ndarray] = []
 
         def receive(group: int, t: int) -> np.ndarray:
-            nonlocal valid, final_observation
+            nonlocal valid, life_lost, final_observation
             started = time.perf_counter()
             timestep = pool.recv(group)
             waited["environment"] += time.perf_counter() - started
@@ -100,6 +100,9 @@ class HostLoop:
             if timestep.valid is not None:
                 valid = np.ones(shape, bool) if valid is None else valid
                 valid[at] = timestep.valid
+            if timestep.life_lost is not None:
+                life_lost = np.zeros(shape, bool) if life_lost is None else life_lost
+                life_lost[at] = timestep.life_lost
             if timestep.final_observation is not None:
                 if final_observation is None:
                     final = timestep.final_observation
@@ -120,7 +123,7 @@ class HostLoop:
                 pool.send(group, action)
         for group in range(pool.num_groups):
             last.append(receive(group, length - 1))
-        feedback = (reward, terminated, truncated, final_observation, valid)
+        feedback = (reward, terminated, truncated, final_observation, valid, life_lost)
         run_state, metrics = self._learn(
             config, run_state, self._buffer, feedback, np.concatenate(last, axis=1), iteration, total
         )
@@ -162,9 +165,9 @@ class HostLoop:
 
     def _learn_from(self, config, run_state, buffer, feedback, last_observation, iteration, total):
         clock = Clock(iteration, total)
-        reward, terminated, truncated, final_observation, valid = feedback
 
-        def one(config, state, buffer, reward, terminated, truncated, final_observation, valid, last):
+        def one(config, state, buffer, feedback, last):
+            reward, terminated, truncated, final_observation, valid, life_lost = feedback
             rollout = Rollout(
                 observation=buffer.observation,
                 action=buffer.action,
@@ -175,11 +178,10 @@ class HostLoop:
                 valid=valid,
                 extras=buffer.extras,
                 last_observation=last,
+                life_lost=life_lost,
             )
             state = state.replace(observation=last)
             return learn(self.agent, self.spec, config, state, rollout, clock)
 
-        in_axes = (config_axes(config), *[0] * 8)
-        return jax.vmap(one, in_axes=in_axes)(
-            config, run_state, buffer, reward, terminated, truncated, final_observation, valid, last_observation
-        )
+        in_axes = (config_axes(config), 0, 0, 0, 0)
+        return jax.vmap(one, in_axes=in_axes)(config, run_state, buffer, feedback, last_observation)

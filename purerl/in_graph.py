@@ -73,6 +73,7 @@ def collect(
         valid=timestep.valid,
         extras=extras,
         last_observation=last,
+        life_lost=timestep.life_lost,
     )
     return run_state.replace(environment=environment_state, observation=last), rollout
 

@@ -42,6 +42,8 @@ class EnvSpec:
       action_low, action_high: bounds of a continuous action.
       shows_final_observation: whether the last observation of an episode is seen before the auto-reset replaces it
         (Procgen hides it), so whether a time-out can be bootstrapped.
+      stacked_frames: k > 1 where an observation is the last k frames on its first axis, oldest first, zeros before an
+        episode's first frame (Atari). A replay then stores each frame once.
     """
 
     name: str
@@ -52,6 +54,7 @@ class EnvSpec:
     action_low: float = -1.0
     action_high: float = 1.0
     shows_final_observation: bool = True
+    stacked_frames: int = 1
 
 
 @struct.dataclass
@@ -67,6 +70,8 @@ class TimeStep:
         None where the environment hides it.
       valid: bool, False where the row is an auto-reset step that took no action: neither learned from nor counted.
         None means that every row is valid.
+      life_lost: bool, a life was lost and the game goes on: some papers learn from it as from an end, though the
+        episode and its return go on. None where the environment does not tell.
     """
 
     observation: Array | np.ndarray
@@ -75,6 +80,7 @@ class TimeStep:
     truncated: Array | np.ndarray
     final_observation: Array | np.ndarray | None = None
     valid: Array | np.ndarray | None = None
+    life_lost: Array | np.ndarray | None = None
 
 
 class Environment(NamedTuple):
@@ -139,6 +145,7 @@ class Rollout:
       terminated, truncated: [T, N] bool, of the step that `action[t]` caused.
       final_observation: [T, N, ...], where action[t] truly led; None where the environment hides it.
       valid: [T, N] bool, or None for all valid.
+      life_lost: [T, N] bool, or None where the environment does not tell.
       extras: pytree of [T, N, ...], what the agent's `act` returned beside the action.
       last_observation: [N, ...], the observation after the last row, to bootstrap from.
     """
@@ -152,6 +159,7 @@ class Rollout:
     valid: Array | None
     extras: PyTree
     last_observation: Array
+    life_lost: Array | None = None
 
 
 @struct.dataclass
