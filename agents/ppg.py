@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from purerl import distributions, losses, minibatches, networks, normalizers, optimizers, rng, rollouts
+from purerl import distributions, losses, minibatches, networks, normalizers, offload, optimizers, rng, rollouts
 from purerl.types import Agent, Array, Clock, EnvSpec, Metric, Rollout, static, traced
 
 
@@ -52,6 +52,9 @@ class Config:
     pooling: networks.PoolingName = static("torch", help="padding convention of IMPALA's max-pooling (code)")
     dtype: Literal["float32", "bfloat16"] = static(
         "float32", help="of the networks' arithmetic; parameters are float32"
+    )
+    auxiliary_memory: offload.Memory = static(
+        "device", help="where the frames of the auxiliary buffer live: 12 KB a Procgen step"
     )
     learning_rate: float = traced(5e-4, help="Adam step size of the policy phase")
     auxiliary_learning_rate: float = traced(5e-4, help="Adam step size of the auxiliary phase")
@@ -161,7 +164,9 @@ def init(config: Config, spec: EnvSpec, key: Array) -> State:
         auxiliary_optimizer=adam_state,
         reward_normalizer=normalizers.init_reward_normalizer(config.num_envs),
         segments=Segments(
-            observation=jnp.zeros((*rows, *spec.observation_shape), spec.observation_dtype),
+            observation=offload.zeros(
+                config.auxiliary_memory, (*rows, *spec.observation_shape), spec.observation_dtype
+            ),
             value_target=jnp.zeros(rows, jnp.float32),
             valid=jnp.ones(rows, jnp.bool_),
         ),
@@ -267,14 +272,14 @@ def policy_phase(
     return state, batch, metrics
 
 
-def store(segments: Segments, batch: rollouts.ActorCriticBatch, slot: Array) -> Segments:
+def store(config: Config, segments: Segments, batch: rollouts.ActorCriticBatch, slot: Array) -> Segments:
     """Line 8: puts a rollout [T, N] with its value targets in slot [] of the buffer, whole segments contiguous."""
     valid = jnp.ones(batch.value_target.shape, jnp.bool_) if batch.valid is None else batch.valid
-    new = Segments(batch.observation, batch.value_target, valid)
-    return jax.tree.map(
-        lambda buffer, x: jax.lax.dynamic_update_index_in_dim(buffer, jnp.swapaxes(x, 0, 1), slot, axis=0),
-        segments,
-        new,
+    new = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), Segments(batch.observation, batch.value_target, valid))
+    return Segments(
+        observation=offload.write(config.auxiliary_memory, segments.observation, new.observation, slot),
+        value_target=offload.write("device", segments.value_target, new.value_target, slot),
+        valid=offload.write("device", segments.valid, new.valid, slot),
     )
 
 
@@ -298,19 +303,26 @@ def auxiliary_phase(
 ) -> tuple[Any, Any, dict[str, Metric]]:
     """Lines 9 to 13: E_aux passes over the buffer in minibatches of whole segments [B, T]. Targets stay as stored."""
     apply = network(config, spec).apply
-    num_segments = segments.value_target.shape[0] * segments.value_target.shape[1]
-    num_groups = segments.value_target.shape[0] * config.auxiliary_minibatches
-    rows = jax.tree.map(lambda x: x.reshape(num_segments, *x.shape[2:]), segments)
+    num_rollouts, num_envs = segments.value_target.shape[:2]
+    num_segments, num_groups = num_rollouts * num_envs, num_rollouts * config.auxiliary_minibatches
+
+    def take(indices: Array) -> Segments:
+        slots = jnp.stack(jnp.divmod(indices, num_envs), axis=-1)
+        return Segments(
+            observation=offload.read(config.auxiliary_memory, segments.observation, slots),
+            value_target=offload.read("device", segments.value_target, slots),
+            valid=offload.read("device", segments.valid, slots),
+        )
 
     # Line 9: pi_old is the policy at the start of the auxiliary phase, not the one that acted.
-    grouped = rows.observation.reshape(num_groups, -1, *rows.observation.shape[1:])
-    old_policy = jax.lax.map(lambda observation: apply(params, observation).policy, grouped)
+    grouped = jnp.arange(num_segments).reshape(num_groups, -1)
+    old_policy = jax.lax.map(lambda indices: apply(params, take(indices).observation).policy, grouped)
     old_policy = jax.tree.map(lambda x: x.reshape(num_segments, *x.shape[2:]), old_policy)
     adam = auxiliary_adam(config)
 
     def gradient_step(carry, indices):
         params, optimizer_state = carry
-        batch, old = minibatches.take((rows, old_policy), indices)
+        batch, old = take(indices), minibatches.take(old_policy, indices)
 
         def loss(p):
             return auxiliary_loss(config, spec, apply(p, batch.observation), old, batch.value_target, batch.valid)
@@ -337,7 +349,7 @@ def update(
     state, batch, metrics = policy_phase(config, spec, state, rollout, key, clock)
     if not config.auxiliary_epochs:
         return state, metrics
-    segments = store(state.segments, batch, clock.iteration % config.policy_iterations)
+    segments = store(config, state.segments, batch, clock.iteration % config.policy_iterations)
 
     def run_phase(params, optimizer_state):
         return auxiliary_phase(config, spec, params, optimizer_state, segments, rng.stream(key, "auxiliary"))

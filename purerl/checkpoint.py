@@ -363,6 +363,12 @@ def _key_impl(leaf: Any) -> Any:
     return found[0]
 
 
+def _is_offloaded(leaf: jax.Array) -> bool:
+    """Whether an array lives in another memory than its device's own."""
+    device = next(iter(leaf.sharding.device_set))
+    return leaf.sharding.memory_kind not in (None, device.default_memory().kind)
+
+
 def _rebuild(values: np.ndarray | None, shape: list[int], leaf: Any) -> Any:
     """Makes of stored values (None where the leaf has no elements) of the stored shape what the template leaf says."""
     if leaf is None:
@@ -375,7 +381,7 @@ def _rebuild(values: np.ndarray | None, shape: list[int], leaf: Any) -> Any:
     if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
         array = jax.random.wrap_key_data(values, impl=_key_impl(leaf)) if _is_key(leaf) else values
         # An array that was free to move stays so: jit would compile again for one that is bound to its device.
-        bound = leaf.committed if isinstance(leaf, jax.Array) else leaf.sharding is not None
+        bound = leaf.committed or _is_offloaded(leaf) if isinstance(leaf, jax.Array) else leaf.sharding is not None
         return jax.device_put(array, leaf.sharding if bound else None)
     return values if isinstance(leaf, np.ndarray) else values[()] if isinstance(leaf, np.generic) else values.item()
 

@@ -35,8 +35,10 @@ def seed_mesh(num_seeds: int) -> Mesh:
 
 
 def place(tree: PyTree, mesh: Mesh) -> PyTree:
-    """A tree of [S, ...] arrays, its seeds spread over the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, P(_AXIS)))
+    """A tree of [S, ...] arrays, its seeds spread over the mesh, each array in the kind of memory that it is in."""
+    return jax.tree.map(
+        lambda x: jax.device_put(x, NamedSharding(mesh, P(_AXIS), memory_kind=x.sharding.memory_kind)), tree
+    )
 
 
 def shard_seeds(function: Callable[..., PyTree], mesh: Mesh, config: Any, num_seed_trees: int) -> Callable[..., PyTree]:

@@ -121,7 +121,7 @@ def test_old_policy_is_taken_when_the_auxiliary_phase_starts():
     acted = ppg.network(config, VECTOR).apply(state.params, rollout.observation).policy
     clock = Clock(jnp.int32(0), jnp.int32(10))
     moved, batch, _ = ppg.policy_phase(config, VECTOR, state, rollout, jax.random.key(2), clock)
-    segments = ppg.store(moved.segments, batch, jnp.int32(0))
+    segments = ppg.store(config, moved.segments, batch, jnp.int32(0))
     # One pass with a step size of zero: every minibatch then sees the parameters the phase began with.
     frozen = config.replace(auxiliary_epochs=1, auxiliary_learning_rate=jnp.float32(0))
     _, _, terms = ppg.auxiliary_phase(
@@ -207,13 +207,13 @@ def test_auxiliary_minibatches_are_whole_segments(num_envs, monkeypatch):
     def recording_take(batch, indices, axis=0):
         jax.debug.callback(lambda i: groups.append(np.asarray(i)), indices)
         taken = take(batch, indices, axis)
-        shapes.append(taken[0].observation.shape)
+        shapes.append(taken.shape)
         return taken
 
     monkeypatch.setattr(minibatches, "take", recording_take)
     ppg.auxiliary_phase(config, VECTOR, state.params, state.auxiliary_optimizer, state.segments, jax.random.key(0))
     jax.effects_barrier()
-    assert set(shapes) == {(num_envs // 2, 4, 3)}
+    assert set(shapes) == {(num_envs // 2, 4, VECTOR.num_actions)}
     assert len(groups) == 2 * 6
     first, second = np.concatenate(groups[:6]), np.concatenate(groups[6:])
     assert sorted(first) == sorted(second) == list(range(3 * num_envs))

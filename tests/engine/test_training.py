@@ -203,3 +203,17 @@ def test_a_second_start_uses_the_compilation_cache(tmp_path):
     assert first["compilation_cache_hits"] == 0
     assert second["compilation_cache_hits"] >= 1
     assert second["compile_seconds"] < first["compile_seconds"]
+
+
+@pytest.mark.parametrize("env", [CARTPOLE, "procgen/bigfish"])
+def test_auxiliary_buffer_in_host_memory_gives_the_same_run_and_resumes(tmp_path, env, monkeypatch):
+    config = AGENTS["ppg"] | {"network": "mlp", "hidden": (8,)}
+    on_device = run("ppg", tmp_path / "device", 8, env, seeds=2, config=config)
+    config |= {"auxiliary_memory": "host"}
+    with monkeypatch.context() as patch:
+        Stopping(patch, 6)
+        with pytest.raises(Killed):
+            run("ppg", tmp_path / "host", 8, env, seeds=2, config=config, checkpoint_seconds=0)
+    on_host = run("ppg", tmp_path / "host", 8, env, seeds=2, config=config, resume=True)
+    assert on_host.state.agent.segments.observation.sharding.memory_kind == "pinned_host"
+    assert_same_bits(on_device.state, on_host.state)
