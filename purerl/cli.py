@@ -116,6 +116,8 @@ class _Train:
     )
     log_every: int = flag(0, "iterations in one row of metrics", "N", "(default: 0, for about 200 rows a run)")
     checkpoint_seconds: float = flag(300.0, "wall time between checkpoints; 0 saves with every row", "S")
+    eval_every: int = flag(0, "environment steps of each seed between evaluations", "N", "(default: 0, for none)")
+    eval_episodes: int = flag(10, "episodes of every environment in each evaluation", "N")
     quiet: bool = flag(False, "no progress bar and no closing table")
 
 
@@ -166,11 +168,13 @@ def _train_groups(agent: str, env: str, preset: str | None, general: Group) -> t
 
     found = registry.agent(agent)
     if not env:
-        fields = Group(found.Config, found.Config(), agent, about="Any field of the agent, here without a preset.")
+        fields = Group(
+            found.Config, found.Config(**found.defaults), agent, about="Any field of the agent, here without a preset."
+        )
         return [general, fields], f"Trains {agent}. `purerl train {agent} ENV --help` shows its preset's values."
     name, chosen = registry.presets().find(agent, preset, env)
     family, _ = registry.environment(env)
-    config = configs.build(found.Config, chosen.config, agent)
+    config = configs.build(found.Config, {**found.defaults, **chosen.config}, agent)
     known = configs.field_types(family.Options)
     options = configs.build(family.Options, {k: v for k, v in chosen.env.items() if k in known}, env)
     about = f"Trains {agent} on {env} for {chosen.steps:,} steps a seed. Preset {name}: {chosen.source}."

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,39 +60,50 @@ class Block:
 # --- playing ---------------------------------------------------------------------------------------------------------
 
 
-def play(
-    plan: training.Plan,
-    agent_state: PyTree,
-    *,
-    num_envs: int,
-    greedy: bool = False,
-    seed: int = 0,
-    observations: bool = False,
-) -> Iterator[Block]:
-    """Plays on and on with a trained agent, from first observations.
+class Player:
+    """Plays with an agent of a run, whose parameters may change between plays; it compiles once.
 
     Args:
       plan: of the run; its options are those of the environments.
-      agent_state: the agent's State [S, ...].
       num_envs: N, environments of each seed.
       greedy: the most likely actions instead of sampled ones.
-      seed: of everything random in it, apart from all of training's random numbers.
       observations: whether blocks carry them.
-
-    Yields:
-      Blocks without end; those of the same columns are consecutive in time. Close the iterator to free host games.
     """
-    agent = registry.agent(plan.agent)
-    family, env_id = registry.environment(plan.env)
-    config = configs.traced(plan.config)
-    keys = _keys(plan, seed)
-    if not registry.is_host(family):
-        environment = family.make(env_id, plan.options)
-        yield from _play_in_graph(agent, environment, config, agent_state, keys, num_envs, greedy, observations)
-        return
-    groups = 2 if num_envs % 2 == 0 else 1
-    with family.make_pool(env_id, plan.options, pool_seeds(plan.seeds, seed), num_envs, groups) as pool:
-        yield from _play_pool(agent, pool, config, agent_state, keys, greedy, observations)
+
+    def __init__(self, plan: training.Plan, *, num_envs: int, greedy: bool = False, observations: bool = False):
+        self._plan, self._num_envs, self._observations = plan, num_envs, observations
+        self._agent, self._config = registry.agent(plan.agent), configs.traced(plan.config)
+        self._family, self._id = registry.environment(plan.env)
+        axes = in_graph.config_axes(self._config)
+        if registry.is_host(self._family):
+            act = _actor(self._agent, self._family.spec(self._id, plan.options), greedy)
+            self._act = jax.jit(jax.vmap(act, in_axes=(axes, 0, 0, 0, None, None)))
+        else:
+            environment = self._family.make(self._id, plan.options)
+            self._begin, block = _in_graph(self._agent, environment, num_envs, greedy, observations)
+            self._block = jax.jit(jax.vmap(block, in_axes=(axes, 0, 0, 0, None)))
+
+    def play(self, agent_state: PyTree, seed: int = 0) -> Iterator[Block]:
+        """Plays on and on, from first observations.
+
+        Args:
+          agent_state: the agent's State [S, ...].
+          seed: of everything random in it, apart from all of training's random numbers.
+
+        Yields:
+          Blocks without end; those of the same columns are consecutive in time. Close the iterator to free host games.
+        """
+        keys = _keys(self._plan, seed)
+        if not registry.is_host(self._family):
+            carry, start = self._begin(keys), 0
+            while True:
+                carry, rows = self._block(self._config, agent_state, keys, carry, jnp.int32(start))
+                yield Block(slice(0, self._num_envs), *jax.device_get(rows))
+                start += BLOCK_LENGTH
+        groups, seeds = 2 if self._num_envs % 2 == 0 else 1, pool_seeds(self._plan.seeds, seed)
+        with self._family.make_pool(self._id, self._plan.options, seeds, self._num_envs, groups) as pool:
+            act = functools.partial(self._act, self._config, agent_state, keys)
+            yield from _play_pool(pool, act, self._observations)
 
 
 def _keys(plan: training.Plan, seed: int) -> Array:
@@ -114,24 +126,19 @@ def pool_seeds(training_seeds: tuple[int, ...], seed: int) -> list[int]:
 def _actor(agent: Agent, spec: EnvSpec, greedy: bool) -> Callable[..., Array]:
     """(config, state, key, observation [n, ...], t, first) -> actions [n, ...] of one seed at step t."""
     end_of_training = Clock(jnp.int32(1), jnp.int32(1))
+    explore = not (greedy or agent.plays_greedily)
 
     def act(config: Any, state: PyTree, key: Array, observation: Array, t: Array, first: Array | int = 0) -> Array:
         keys = in_graph.action_keys(key, 0, t, observation.shape[0], first)
-        return agent.act(config, spec, state, observation, keys, end_of_training, not greedy)[0]
+        return agent.act(config, spec, state, observation, keys, end_of_training, explore)[0]
 
     return act
 
 
-def _play_in_graph(
-    agent: Agent,
-    environment: Environment,
-    config: Any,
-    agent_state: PyTree,
-    keys: Array,
-    num_envs: int,
-    greedy: bool,
-    observations: bool,
-) -> Iterator[Block]:
+def _in_graph(
+    agent: Agent, environment: Environment, num_envs: int, greedy: bool, observations: bool
+) -> tuple[Callable[[Array], PyTree], Callable[..., tuple[PyTree, PyTree]]]:
+    """(begin, block): keys [S] -> carry [S, ...], and a block of steps of one seed."""
     act = _actor(agent, environment.spec, greedy)
 
     @jax.jit
@@ -139,7 +146,7 @@ def _play_in_graph(
         reset_keys = jax.vmap(lambda key: rng.per_environment(rng.at(rng.stream(key, "reset"), 0), num_envs))(keys)
         return jax.vmap(jax.vmap(environment.reset))(reset_keys)
 
-    def one_seed(config: Any, state: PyTree, key: Array, carry: PyTree, start: Array):
+    def block(config: Any, state: PyTree, key: Array, carry: PyTree, start: Array):
         def step(carry, t):
             environment_state, observation = carry
             action = act(config, state, key, observation, t)
@@ -155,20 +162,11 @@ def _play_in_graph(
 
         return jax.lax.scan(step, carry, start + jnp.arange(BLOCK_LENGTH, dtype=jnp.int32))
 
-    block = jax.jit(jax.vmap(one_seed, in_axes=(in_graph.config_axes(config), 0, 0, 0, None)))
-    carry, start = begin(keys), 0
-    while True:
-        carry, rows = block(config, agent_state, keys, carry, jnp.int32(start))
-        yield Block(slice(0, num_envs), *jax.device_get(rows))
-        start += BLOCK_LENGTH
+    return begin, block
 
 
-def _play_pool(
-    agent: Agent, pool: Pool, config: Any, agent_state: PyTree, keys: Array, greedy: bool, observations: bool
-) -> Iterator[Block]:
-    act = jax.jit(
-        jax.vmap(_actor(agent, pool.spec, greedy), in_axes=(in_graph.config_axes(config), 0, 0, 0, None, None))
-    )
+def _play_pool(pool: Pool, act: Callable[..., Array], observations: bool) -> Iterator[Block]:
+    """Blocks of one step; `act` is (observation [S, n, ...], t, first) -> actions [S, n, ...]."""
     size = pool.num_envs // pool.num_groups
     columns = [slice(group * size, (group + 1) * size) for group in range(pool.num_groups)]
     acted_on: list[np.ndarray | None] = [None] * pool.num_groups
@@ -177,7 +175,7 @@ def _play_pool(
         if observations:
             acted_on[group] = observation[:, None].copy()  # the pool will write over it
         first = np.int32(columns[group].start)
-        pool.send(group, np.asarray(act(config, agent_state, keys, observation, np.int32(t), first)))
+        pool.send(group, np.asarray(act(observation, np.int32(t), first)))
 
     for group in range(pool.num_groups):
         send(group, pool.reset(group), 0)
@@ -247,16 +245,18 @@ def evaluate_agent(
     seed: int = 0,
     max_steps: int | None = None,
     report: Callable[[int, int], None] | None = None,
+    player: Player | None = None,
 ) -> Episodes:
     """Plays `episodes` episodes of every environment, and counts them all.
 
     Args:
-      plan, agent_state, greedy, seed: as in `play`.
+      plan, agent_state, greedy, seed: as in `Player`.
       episodes: E, of every environment.
       num_envs: N, environments of each seed; None for as many as in training.
       max_steps: of every environment, before giving up (up to a block later); None for MOST_STEPS_PER_EPISODE an
         episode.
       report: called now and then with the numbers of episodes that have ended and that are wanted.
+      player: one that is there already, of the same plan, num_envs and greedy.
 
     Returns:
       Episodes [S, N, E].
@@ -272,7 +272,8 @@ def evaluate_agent(
     if not 0 <= seed < 2**31:
         raise PurerlError(f"seed = {seed} must be from 0 to {2**31 - 1}")
     book = EpisodeBook(len(plan.seeds), num_envs, episodes)
-    with contextlib.closing(play(plan, agent_state, num_envs=num_envs, greedy=greedy, seed=seed)) as blocks:
+    player = player or Player(plan, num_envs=num_envs, greedy=greedy)
+    with contextlib.closing(player.play(agent_state, seed)) as blocks:
         for block in blocks:
             book.add(block)
             if report is not None:
@@ -336,7 +337,7 @@ def evaluate(
         "step": iteration * plan.steps_per_iteration,
         "env_options": now,
         "changed_env_options": {name: [before[name], now[name]] for name in now if before[name] != now[name]},
-        "greedy": greedy,
+        "greedy": greedy or registry.agent(plan.agent).plays_greedily,
         "seed": seed,
         "num_envs": num_envs,
         "episodes_per_environment": episodes,
@@ -444,7 +445,8 @@ def record(
     plan, state = first_seed(*_open(folder, env_options)[1:3])
     frames: list[np.ndarray] = []
     returns, running = [], 0.0
-    with contextlib.closing(play(plan, state, num_envs=1, greedy=greedy, seed=seed, observations=True)) as blocks:
+    player = Player(plan, num_envs=1, greedy=greedy, observations=True)
+    with contextlib.closing(player.play(state, seed)) as blocks:
         for block in blocks:
             for t in range(block.done.shape[1]):
                 if block.valid is not None and not block.valid[0, t, 0]:

@@ -25,8 +25,8 @@ from purerl.distributions import GaussianParameters
 from purerl.errors import PurerlError, nearest
 from purerl.types import Array, EnvSpec
 
-TorsoName = Literal["auto", "impala", "nature", "minatar", "mlp"]
-InitializerName = Literal["glorot", "orthogonal", "normed"]
+TorsoName = Literal["auto", "impala", "nature", "dopamine", "minatar", "mlp"]
+InitializerName = Literal["glorot", "orthogonal", "normed", "fan_in"]
 PoolingName = Literal["torch", "tensorflow"]
 ActivationName = Literal["tanh", "relu"]
 DTypeName = Literal["float32", "bfloat16"]
@@ -51,11 +51,14 @@ def normed(scale: float) -> Callable[..., Array]:
 
 
 def kernel_init(initializer: InitializerName, scale: float) -> Callable[..., Array]:
-    """A hidden layer's initializer: "normed" to `scale`, "glorot" uniform, or "orthogonal" with gain sqrt(2)."""
+    """A hidden layer's initializer: "normed" to `scale`, "glorot" uniform, "orthogonal" with gain sqrt(2), or "fan_in",
+    uniform with a variance of 1 / sqrt(3) / inputs (Dopamine's Rainbow).
+    """
     return {
         "normed": normed(scale),
         "glorot": initializers.glorot_uniform(),
         "orthogonal": initializers.orthogonal(math.sqrt(2)),
+        "fan_in": initializers.variance_scaling(1 / math.sqrt(3), "fan_in", "uniform"),
     }[initializer]
 
 
@@ -69,6 +72,12 @@ def to_float(observation: Array, dtype: Any) -> Array:
     if observation.dtype == jnp.uint8:
         return observation.astype(dtype) / jnp.asarray(255, dtype)
     return observation.astype(dtype)
+
+
+def _images(observation: Array, dtype: Any, frames_first: bool) -> Array:
+    """Observations as float images [..., H, W, C]; stacked frames [..., K, H, W] become channels."""
+    x = to_float(observation, dtype)
+    return jnp.moveaxis(x, -3, -1) if frames_first else x
 
 
 def _flat_batch(x: Array, event_rank: int) -> tuple[Array, tuple[int, ...]]:
@@ -166,7 +175,8 @@ class ImpalaCNN(nn.Module):
 
     Attributes:
       channels: of the stacks.
-      hidden: width of the dense layer.
+      hidden: width of the dense layer; 0 for none: the features are then the flattened images.
+      frames_first: whether observations are stacked frames [..., K, H, W].
       initializer: "normed" (PPG code: 1.0 where a stack begins, 0.639 in residual blocks, 1.4 dense), "glorot" or
         "orthogonal".
       pooling: border of the max-pooling, see `max_pool`.
@@ -178,6 +188,7 @@ class ImpalaCNN(nn.Module):
     initializer: InitializerName = "normed"
     pooling: PoolingName = "torch"
     dtype: Any = jnp.float32
+    frames_first: bool = False
 
     @nn.compact
     def __call__(self, observation: Array) -> Array:
@@ -191,7 +202,7 @@ class ImpalaCNN(nn.Module):
                 name=name,
             )
 
-        x, batch = _flat_batch(to_float(observation, self.dtype), 3)
+        x, batch = _flat_batch(_images(observation, self.dtype, self.frames_first), 3)
         for s, channels in enumerate(self.channels):
             x = convolution(channels, 1.0, f"stack{s}")(x)
             x = max_pool(x, self.pooling)
@@ -200,17 +211,21 @@ class ImpalaCNN(nn.Module):
                 y = convolution(channels, RESIDUAL_SCALE, f"stack{s}_block{b}_1")(nn.relu(y))
                 x = x + y
         x = nn.relu(x.reshape(x.shape[0], -1))
+        if not self.hidden:
+            return x.reshape(*batch, -1)
         x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=kernel_init(self.initializer, 1.4), name="dense")(x)
         return nn.relu(x).reshape(*batch, self.hidden)
 
 
 class PlainCNN(nn.Module):
-    """Convolutions without padding, each behind a ReLU, then a dense layer. Images [..., H, W, C] to [..., hidden].
+    """Convolutions, each behind a ReLU, then a dense layer. Images [..., H, W, C] to [..., hidden].
 
     Attributes:
       layers: (channels, size, stride) of each convolution.
-      hidden: width of the dense layer.
-      initializer: "orthogonal", "glorot" or "normed" (1.0 for convolutions, 1.4 dense).
+      hidden: width of the dense layer; 0 for none: the features are then the flattened images.
+      padding: "VALID" for none, or "SAME".
+      frames_first: whether observations are stacked frames [..., K, H, W].
+      initializer: "normed" is 1.0 for convolutions, 1.4 dense; see `kernel_init` for the others.
       dtype: of the arithmetic.
     """
 
@@ -218,17 +233,19 @@ class PlainCNN(nn.Module):
     hidden: int
     initializer: InitializerName = "orthogonal"
     dtype: Any = jnp.float32
+    padding: Literal["VALID", "SAME"] = "VALID"
+    frames_first: bool = False
 
     @nn.compact
     def __call__(self, observation: Array) -> Array:
-        x, batch = _flat_batch(to_float(observation, self.dtype), 3)
+        x, batch = _flat_batch(_images(observation, self.dtype, self.frames_first), 3)
         for i, (channels, size, stride) in enumerate(self.layers):
             x = nn.relu(
                 nn.Conv(
                     channels,
                     (size, size),
                     (stride, stride),
-                    "VALID",
+                    self.padding,
                     dtype=self.dtype,
                     kernel_init=kernel_init(self.initializer, 1.0),
                     conv_general_dilated=for_linen,
@@ -236,14 +253,18 @@ class PlainCNN(nn.Module):
                 )(x)
             )
         x = x.reshape(x.shape[0], -1)
+        if not self.hidden:
+            return x.reshape(*batch, -1)
         x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=kernel_init(self.initializer, 1.4), name="dense")(x)
         return nn.relu(x).reshape(*batch, self.hidden)
 
 
 # The network of "Human-level control through deep reinforcement learning" (Mnih et al. 2015): cheap on large images.
-NatureCNN = functools.partial(PlainCNN, ((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512)
+NatureCNN = functools.partial(PlainCNN, layers=((32, 8, 4), (64, 4, 2), (64, 3, 1)), hidden=512)
+# Dopamine's, as all its DQN and Rainbow results: the same, but padded, so 7744 features instead of 3136.
+DopamineCNN = functools.partial(NatureCNN, padding="SAME")
 # The network of "MinAtar" (Young and Tian 2019, https://arxiv.org/abs/1903.03176).
-MinAtarCNN = functools.partial(PlainCNN, ((16, 3, 1),), 128)
+MinAtarCNN = functools.partial(PlainCNN, layers=((16, 3, 1),), hidden=128)
 
 
 class MLP(nn.Module):
@@ -384,24 +405,20 @@ def make_torso(
     _check_name("pooling", pooling, PoolingName)
     _check_name("activation", activation, ActivationName)
     _check_name("dtype", dtype, DTypeName)
-    shape = spec.observation_shape
-    smallest = min(shape[:2]) if len(shape) == 3 else 0
-    if name == "auto":
-        if smallest >= 32 and spec.observation_dtype == "uint8":
-            name = "impala"
-        else:
-            name = "minatar" if smallest >= 3 else "mlp"
-    _check_fit(name, spec, smallest)
+    name = resolve_torso(name, spec)
     if not all(width > 0 for width in (*hidden, *channels)) or not channels or not hidden:
         raise PurerlError(f"layers need at least one unit, not hidden {hidden} or channels {channels}")
     common = {"initializer": initializer, "dtype": jnp.dtype(dtype)}
+    images = common | {"frames_first": spec.stacked_frames > 1}
     if name == "impala":
-        return functools.partial(ImpalaCNN, channels=channels, pooling=pooling, **common)
-    if name == "nature":
-        return functools.partial(NatureCNN, **common)
+        return functools.partial(ImpalaCNN, channels=channels, pooling=pooling, **images)
+    if name in ("nature", "dopamine"):
+        return functools.partial(NatureCNN if name == "nature" else DopamineCNN, **images)
     if name == "minatar":
-        return functools.partial(MinAtarCNN, **common)
-    return functools.partial(MLP, hidden=hidden, activation=activation, observation_rank=len(shape), **common)
+        return functools.partial(MinAtarCNN, **images)
+    return functools.partial(
+        MLP, hidden=hidden, activation=activation, observation_rank=len(spec.observation_shape), **common
+    )
 
 
 def _check_name(what: str, name: str, names: Any) -> None:
@@ -410,15 +427,25 @@ def _check_name(what: str, name: str, names: Any) -> None:
         raise PurerlError(f"unknown {what} '{name}'.{nearest(str(name), known)} Known: {', '.join(known)}")
 
 
-def _check_fit(name: str, spec: EnvSpec, smallest: int) -> None:
-    """Raises PurerlError if a torso's convolutions do not fit the observations."""
-    needed = {"impala": 8, "nature": 36, "minatar": 3, "mlp": 0}[name]
+def resolve_torso(name: TorsoName, spec: EnvSpec) -> TorsoName:
+    """The torso that `name` means for an environment: itself, unless it is "auto". Raises PurerlError if its
+    convolutions do not fit the observations.
+    """
+    shape = spec.observation_shape
+    size = (shape[1:] if spec.stacked_frames > 1 else shape[:2]) if len(shape) == 3 else (0,)
+    smallest = min(size)
+    if name == "auto":
+        if smallest >= 32 and spec.observation_dtype == "uint8":
+            return "impala"
+        return "minatar" if smallest >= 3 else "mlp"
+    needed = {"impala": 8, "nature": 36, "dopamine": 8, "minatar": 3, "mlp": 0}[name]
     if smallest < needed:
         fitting = "minatar or mlp" if smallest >= 3 and name != "minatar" else "mlp"
         raise PurerlError(
             f"network '{name}' needs images of at least {needed}x{needed} pixels, but {spec.name} shows "
             f"{spec.observation_shape}; use network {fitting}, or auto"
         )
+    return name
 
 
 def torso_of(config: Any, spec: EnvSpec) -> Callable[..., nn.Module]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import optax
 
-from purerl.types import Array, Clock
+from purerl.errors import PurerlError
+from purerl.types import Array, Clock, PyTree
 
 
 def annealed(config: Any, clock: Clock | None) -> Array:
@@ -21,4 +23,56 @@ def adam(config: Any, clock: Clock | None = None) -> optax.GradientTransformatio
     return optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
         optax.adam(annealed(config, clock), eps=config.adam_epsilon),
+    )
+
+
+def centered_rmsprop(
+    learning_rate: Array | float, decay: Array | float = 0.95, epsilon: Array | float = 1e-5
+) -> optax.GradientTransformation:
+    """RMSProp as TensorFlow 1 has it, which trained DQN: centred, epsilon inside the root, squares that start at 1."""
+    return optax.rmsprop(learning_rate, decay=decay, eps=epsilon, centered=True, eps_in_sqrt=True, initial_scale=1.0)
+
+
+def proximal_pull(fraction: Array | float) -> optax.GradientTransformationExtraArgs:
+    """Pulls every parameter a fraction of the way to an anchor: behind any optimizer, w + delta + m (anchor - w).
+
+    One gradient step of the proximal iteration of "Proximal Iteration for Deep Reinforcement Learning" by Asadi et al.
+    2022 (https://arxiv.org/abs/2112.05848): w <- (1 - a / c) w + (a / c) theta - a grad h(w), where the anchor theta is
+    the target network, a the step size and c the proximal coefficient, so m = a / c. It is decoupled: the pull is
+    neither in the loss nor in the optimizer's moments, and it starts from the old w. m = 0 (c = inf) changes nothing.
+
+    Args:
+      fraction: m, in [0, 1], [].
+
+    Returns:
+      a transformation for the end of an `optax.chain`; its `update` takes the parameters, and `anchor=`, their like.
+    """
+
+    def update(updates: PyTree, state: Any, params: PyTree = None, *, anchor: PyTree = None, **_: Any) -> Any:
+        if params is None or anchor is None:
+            raise PurerlError("proximal_pull needs the parameters and anchor=, the parameters that it pulls towards")
+        pulled = jax.tree.map(lambda d, w, theta: d + fraction * (theta - w), updates, params, anchor)
+        return pulled, state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def proximal_penalty(coefficient: Array | float, params: PyTree, anchor: PyTree) -> Array:
+    """The coupled ablation of `proximal_pull`: coefficient / 2 |w - anchor|^2 over all leaves, to add to a loss."""
+    squares = jax.tree.map(lambda w, theta: ((w - jax.lax.stop_gradient(theta)) ** 2).sum(), params, anchor)
+    return 0.5 * coefficient * sum(jax.tree.leaves(squares))
+
+
+def value_optimizer(config: Any) -> optax.GradientTransformationExtraArgs:
+    """The optimizer of the DQN family: `config.optimizer` on gradients clipped to `config.max_grad_norm`, then the
+    proximal pull with m = learning_rate / proximal_coefficient. `update` takes `anchor=`, the target parameters.
+    """
+    if config.optimizer == "adam":
+        base = optax.adam(config.learning_rate, eps=config.optimizer_epsilon)
+    else:
+        base = centered_rmsprop(config.learning_rate, epsilon=config.optimizer_epsilon)
+    return optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm),
+        base,
+        proximal_pull(config.learning_rate / config.proximal_coefficient),
     )

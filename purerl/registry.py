@@ -18,7 +18,14 @@ from purerl.errors import PurerlError, nearest
 if TYPE_CHECKING:  # `purerl list agents` must not wait for jax
     from purerl.types import Agent, EnvSpec
 
-_agents: dict[str, str | Agent] = {"ppo": "purerl.agents.ppo", "ppg": "purerl.agents.ppg"}
+_agents: dict[str, str | Agent] = {
+    "ppo": "purerl.agents.ppo:AGENT",
+    "ppg": "purerl.agents.ppg:AGENT",
+    "dqn": "purerl.agents.dqn:AGENT",
+    "dqn-pro": "purerl.agents.dqn:PRO",
+    "rainbow": "purerl.agents.rainbow:AGENT",
+    "rainbow-pro": "purerl.agents.rainbow:PRO",
+}
 _families: dict[str, Any] = {
     "gymnax": "purerl.envs.gymnax",
     "procgen": "purerl.envs.procgen",
@@ -57,7 +64,10 @@ def agent(name: str) -> Agent:
             f"unknown agent '{name}'.{nearest(name, _agents)} Known: {', '.join(agent_names())} (purerl list agents)"
         )
     found = _agents[name]
-    return importlib.import_module(found).AGENT if isinstance(found, str) else found
+    if not isinstance(found, str):
+        return found
+    module, _, attribute = found.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def family(name: str) -> Any:

@@ -39,11 +39,15 @@ def episode_ends(rollout: Rollout, time_limit_is_terminal: bool) -> tuple[Array,
     """(terminated, done), bool [T, N]: where nothing may be bootstrapped, and where an episode ends at all.
 
     With `time_limit_is_terminal` a time-out counts as an end of the game, as the Procgen and Atari papers have it. An
-    environment that hides its final observations leaves no other choice.
+    environment that hides its final observations leaves no other choice. A lost life is an end where the environment
+    tells of it (an option of Atari).
     """
     done = rollout.terminated | rollout.truncated
     hidden = rollout.final_observation is None
-    return (done if time_limit_is_terminal or hidden else rollout.terminated), done
+    terminated = done if time_limit_is_terminal or hidden else rollout.terminated
+    if rollout.life_lost is not None:
+        return terminated | rollout.life_lost, done | rollout.life_lost
+    return terminated, done
 
 
 def next_values(

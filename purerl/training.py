@@ -137,7 +137,7 @@ def plan(
     known_options = configs.field_types(family.Options)
     preset_options = {name: value for name, value in chosen.env.items() if name in known_options}
     options = configs.build(family.Options, preset_options | (env_options or {}), env)
-    built = configs.build(found.Config, chosen.config | (config or {}), agent)
+    built = configs.build(found.Config, {**found.defaults, **chosen.config, **(config or {})}, agent)
     steps = chosen.steps if steps is None else steps
     if seeds < 1 or steps < 1:
         raise PurerlError(f"seeds = {seeds} and steps = {steps} must be at least 1")
@@ -196,6 +196,8 @@ def train(
     log: Sequence[str] = (),
     log_every: int = 0,
     checkpoint_seconds: float = 300.0,
+    eval_every: int = 0,
+    eval_episodes: int = 10,
     quiet: bool = False,
 ) -> Run:
     """Trains an agent and leaves a run folder: config.json, metrics.jsonl, summary.json, checkpoints/, figures/.
@@ -208,6 +210,10 @@ def train(
       log: sinks beside metrics.jsonl: "tensorboard", "wandb".
       log_every: iterations in one row of metrics; 0 for about 200 rows a run. It does not change the training.
       checkpoint_seconds: wall time between checkpoints; 0 saves with every row.
+      eval_every: environment steps of each seed between evaluations, at the rows of metrics (their
+        `evaluation_return`); 0 for none. They play as `purerl eval` does, on environments and random numbers of their
+        own: the training is the same with and without them.
+      eval_episodes: episodes of every environment in each evaluation.
       quiet: no progress bar and no closing table.
 
     Returns:
@@ -236,17 +242,40 @@ def train(
         if resume and steps is not None:  # a run that is to be longer now
             stored = runs.load(folder)["config"]
             runs.write_json(folder / runs.CONFIG, stored | {"steps": the_plan.steps})
-        return _Training(the_plan, loop, folder, resume, log, log_every, checkpoint_seconds, quiet).run()
+        evaluations = _Evaluations(the_plan, eval_every, eval_episodes) if eval_every else None
+        return _Training(the_plan, loop, folder, resume, log, log_every, checkpoint_seconds, evaluations, quiet).run()
     finally:
         pool = getattr(loop, "pool", None)
         if pool is not None:
             pool.close()
 
 
+class _Evaluations:
+    """Evaluates an agent in the course of its training, each time with another seed."""
+
+    def __init__(self, the_plan: Plan, every: int, episodes: int):
+        from purerl import evaluation
+
+        if every < 1 or episodes < 1:
+            raise PurerlError(f"eval_every = {every} and eval_episodes = {episodes} must be at least 1")
+        self._plan, self._every, self._episodes = the_plan, every, episodes
+        self._player = evaluation.Player(the_plan, num_envs=the_plan.config.num_envs)
+        self._evaluate = evaluation.evaluate_agent
+
+    def returns(self, state: RunState, before: int, now: int) -> list[float | None]:
+        """Mean returns of each seed at step `now`, if one is due there; the row before was at step `before`."""
+        number = now // self._every
+        if number == before // self._every:
+            return [None] * len(self._plan.seeds)
+        found = self._evaluate(self._plan, state.agent, episodes=self._episodes, seed=number, player=self._player)
+        return np.mean(found.returns, axis=(1, 2)).tolist()
+
+
 class _Training:
     """The state of the run that is not learning state: files, clocks, and whether the user wants to stop."""
 
-    def __init__(self, the_plan, loop, folder, resume, log, log_every, checkpoint_seconds, quiet):
+    def __init__(self, the_plan, loop, folder, resume, log, log_every, checkpoint_seconds, evaluations, quiet):
+        self.evaluations = evaluations
         self.plan, self.loop, self.folder, self.resume, self.quiet = the_plan, loop, folder, resume, quiet
         self.log_every = log_every or max(1, the_plan.iterations // 200)
         self.checkpoint_seconds = checkpoint_seconds
@@ -343,6 +372,10 @@ class _Training:
             for lane, seed in enumerate(self.plan.seeds)
         ]
         self._refuse_nan(rows)
+        if self.evaluations is not None:
+            now = rows[0]["step"]
+            returns = self.evaluations.returns(state, now - count * self.plan.steps_per_iteration, now)
+            rows = [row | {"evaluation_return": value} for row, value in zip(rows, returns, strict=True)]
         return state, rows
 
     def _refuse_nan(self, rows: list[dict[str, Any]]) -> None:

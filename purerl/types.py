@@ -7,7 +7,8 @@ loops vmap over it).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -227,6 +228,9 @@ class Agent(NamedTuple):
         `explore` is static: True in training, False for greedy evaluation.
       update: (config, spec, state, rollout, key, clock) -> (State, {name: Metric}).
       acting: the fields of State that `act` reads: all that evaluation loads of a checkpoint.
+      plays_greedily: whether a trained agent plays with `explore` off (the DQN family, with an epsilon of its own), not
+        only when that is asked for.
+      defaults: config fields whose default is another one under this name (a variant with a name of its own).
     """
 
     name: str
@@ -236,3 +240,5 @@ class Agent(NamedTuple):
     act: Callable[..., tuple[Array, PyTree]]
     update: Callable[..., tuple[PyTree, dict[str, Metric]]]
     acting: tuple[str, ...] = ("params",)
+    plays_greedily: bool = False
+    defaults: Mapping[str, Any] = types.MappingProxyType({})

@@ -371,7 +371,7 @@ def test_procgen_plays_whole_episodes_on_the_levels_asked_for():
 @needs_procgen
 def test_procgen_blocks_show_the_frames_that_were_acted_on():
     plan, state = fresh("procgen/fruitbot", seeds=1, config={"network": "nature"}, num_threads=1)
-    blocks = evaluation.play(plan, state, num_envs=1, observations=True)
+    blocks = evaluation.Player(plan, num_envs=1, observations=True).play(state)
     frames = [next(blocks).observation for _ in range(5)]
     blocks.close()
     assert all(frame.shape == (1, 1, 1, 64, 64, 3) and frame.dtype == np.uint8 for frame in frames)

@@ -9,7 +9,12 @@ from purerl.experiments import presets
 ALL = [(agent, name) for agent, known in presets.PRESETS.items() for name in known]
 
 
-def env_of(preset):
+ATARI = ("dopamine", "pro-paper", "nature", "full-rainbow", "rainbow-2018")
+
+
+def env_of(agent, preset):
+    if preset in ATARI or (preset == "quick" and agent.startswith(("dqn", "rainbow"))):
+        return "atari/Pong"
     if preset.startswith("procgen") or preset == "quick":
         return "procgen/coinrun"
     return "gymnax/Breakout-MinAtar" if preset == "minatar" else "gymnax/CartPole-v1"
@@ -17,7 +22,7 @@ def env_of(preset):
 
 @pytest.mark.parametrize(("agent", "name"), ALL)
 def test_every_preset_is_a_plan(agent, name):
-    plan = training.plan(agent, env_of(name), preset=name)
+    plan = training.plan(agent, env_of(agent, name), preset=name)
     assert plan.iterations >= 10
     assert presets.PRESETS[agent][name].source
 

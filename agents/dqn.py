@@ -1,0 +1,147 @@
+"""DQN (Mnih et al. 2015) and DQN Pro (Asadi et al. 2022, arXiv 2112.05848), by the settings of Dopamine.
+
+DQN Pro is DQN with one change: every gradient step also pulls the online network a little towards the target network
+(`optimizers.proximal_pull`), so that each target is the proximal point of the one before. `proximal_coefficient` is c;
+c = inf is DQN, bit for bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from purerl import networks, optimizers, q_learning, replay, rng, rollouts
+from purerl.errors import PurerlError
+from purerl.q_networks import QNetwork
+from purerl.types import Agent, Array, Clock, EnvSpec, Metric, Rollout, static, traced
+
+
+@struct.dataclass
+class Config:
+    """Sizes and constants: Dopamine's JAX agent, which trains with Adam on squared errors. All lengths are in
+    transitions (agent steps) of all environments together.
+    """
+
+    num_envs: int = static(1, help="environments of one seed; 1 is the reference")
+    rollout_length: int = static(4, help="steps of each environment between updates")
+    train_period: int = static(4, help="transitions for each gradient step")
+    batch_size: int = static(32, help="transitions in one gradient step")
+    replay_size: int = static(1_000_000, help="transitions kept")
+    learning_starts: int = static(20_000, help="transitions before the first gradient step")
+    target_period: int = static(8000, help="transitions between copies of the network to the target network")
+    num_steps: int = static(1, help="n of the n-step returns")
+    double: bool = static(False, help="the online network chooses the target's action (double DQN)")
+    loss: q_learning.LossName = static("squared", help="of the temporal-difference error")
+    optimizer: Literal["adam", "rmsprop"] = static("adam", help="rmsprop is TensorFlow's centred one")
+    proximal: Literal["pull", "penalty"] = static("pull", help="decoupled as published, or in the loss (ablation)")
+    time_limit_is_terminal: bool = static(False, help="a time-out ends the game instead of being bootstrapped")
+    network: networks.TorsoName = static("auto", help="torso; auto chooses by the observations")
+    hidden: tuple[int, ...] = static((512,), help="widths of the MLP")
+    activation: networks.ActivationName = static("relu", help="of the dense layers")
+    initializer: networks.InitializerName = static("glorot", help="weights at the start")
+    dtype: networks.DTypeName = static("float32", help="of the torso's arithmetic; parameters are float32")
+    learning_rate: float = traced(6.25e-5, help="step size")
+    optimizer_epsilon: float = traced(1.5e-4, help="epsilon of Adam or RMSProp")
+    max_grad_norm: float = traced(float("inf"), help="global norm to clip gradients to; inf for none")
+    proximal_coefficient: float = traced(float("inf"), help="c: the pull is learning_rate / c; inf for none")
+    penalty_coefficient: float = traced(0.0, help="weight of the coupled penalty, with proximal penalty")
+    discount: float = traced(0.99, help="gamma")
+    reward_clip: float = traced(1.0, help="rewards are clipped to +-this for learning; inf for none")
+    epsilon_initial: float = traced(1.0, help="share of random actions until learning starts")
+    epsilon_final: float = traced(0.01, help="share of random actions in the end")
+    epsilon_decay_steps: float = traced(250_000.0, help="transitions from the one to the other")
+    epsilon_evaluation: float = traced(0.001, help="share of random actions in evaluation")
+
+
+@struct.dataclass
+class State:
+    """Online network w, target network theta, optimizer state (never reset by a copy), replay."""
+
+    params: Any
+    target_params: Any
+    optimizer: Any
+    replay: replay.Ring
+
+
+def network(config: Config, spec: EnvSpec) -> QNetwork:
+    """Q(s, .; w)."""
+    return QNetwork(spec, config.network, config.hidden, config.activation, config.initializer, dtype=config.dtype)
+
+
+def check(config: Config, spec: EnvSpec) -> None:
+    """Raises PurerlError if the sizes cannot work, before anything is built."""
+    if not spec.num_actions:
+        raise PurerlError(f"the DQN family needs discrete actions, and {spec.name} has continuous ones: use ppo or ppg")
+    networks.resolve_torso(config.network, spec)
+    q_learning.check(config)
+    replay.check(config.replay_size, config.num_envs, config.rollout_length, config.num_steps, spec)
+
+
+def init(config: Config, spec: EnvSpec, key: Array) -> State:
+    """State at the start of training: the target network is the network."""
+    params = network(config, spec).init(key, jnp.zeros((1, *spec.observation_shape), spec.observation_dtype))
+    ring = replay.init(spec, config.num_envs, config.replay_size // config.num_envs)
+    return State(params, jax.tree.map(jnp.copy, params), optimizers.value_optimizer(config).init(params), ring)
+
+
+def act(
+    config: Config, spec: EnvSpec, state: State, observation: Array, keys: Array, clock: Clock, explore: bool
+) -> tuple[Array, None]:
+    """Epsilon-greedy actions [N]; with the epsilon of evaluation if not `explore`."""
+    q = network(config, spec).apply(state.params, observation)
+    epsilon = q_learning.epsilon(config, clock) if explore else config.epsilon_evaluation
+    return q_learning.epsilon_greedy(keys, q, epsilon), None
+
+
+def loss(
+    config: Config, spec: EnvSpec, params: Any, target_params: Any, batch: replay.Transitions
+) -> tuple[Array, dict[str, Array]]:
+    """h(theta, w): the mean loss of r + gamma max_a Q(s', a; theta) - Q(s, a; w)."""
+    q_network = network(config, spec)
+    q = q_learning.chosen(q_network.apply(params, batch.observation), batch.action)
+    q_next = q_network.apply(target_params, batch.next_observation)
+    selector = q_network.apply(params, batch.next_observation) if config.double else q_next
+    target = batch.reward + batch.discount * q_learning.chosen(q_next, jnp.argmax(selector, axis=-1))
+    error = q_learning.temporal_difference_loss(jax.lax.stop_gradient(target) - q, config.loss)
+    total = mean = jnp.mean(batch.weight * error)
+    if config.proximal == "penalty":
+        total = total + optimizers.proximal_penalty(config.penalty_coefficient, params, target_params)
+    return total, {"loss": mean, "q": jnp.mean(q)}
+
+
+def update(
+    config: Config, spec: EnvSpec, state: State, rollout: Rollout, key: Array, clock: Clock
+) -> tuple[State, dict[str, Metric]]:
+    """Stores a rollout [T, N], then makes the gradient steps and target copies that it owes."""
+    terminated, _ = rollouts.episode_ends(rollout, config.time_limit_is_terminal)
+    ring = replay.add(state.replay, rollout, spec=spec, iteration=clock.iteration, terminated=terminated)
+    span = replay.span(clock.iteration + 1, config.rollout_length, ring.reward.shape[1])
+    optimizer = optimizers.value_optimizer(config)
+
+    def gradient_step(carry, key, due):
+        params, target_params, optimizer_state = carry
+        indices = replay.uniform(key, span, ring, batch_size=config.batch_size, num_steps=config.num_steps, spec=spec)
+        batch = replay.gather(
+            ring,
+            indices,
+            spec=spec,
+            num_steps=config.num_steps,
+            discount=config.discount,
+            reward_clip=config.reward_clip,
+        )
+        gradients, terms = jax.grad(loss, argnums=2, has_aux=True)(config, spec, params, target_params, batch)
+        updates, optimizer_state = optimizer.update(gradients, optimizer_state, params, anchor=target_params)
+        params = optax.apply_updates(params, updates)
+        return (params, q_learning.next_target(due, params, target_params), optimizer_state), terms
+
+    carry = state.params, state.target_params, state.optimizer
+    carry, metrics = q_learning.gradient_steps(config, clock, rng.stream(key, "replay"), carry, gradient_step)
+    return State(*carry, ring), metrics
+
+
+AGENT = Agent("dqn", Config, check, init, act, update, plays_greedily=True)
+PRO = AGENT._replace(name="dqn-pro", defaults={"proximal_coefficient": 0.05})

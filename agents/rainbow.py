@@ -1,0 +1,250 @@
+"""Rainbow (Hessel et al. 2018, arXiv 1710.02298), each of its parts a switch, and Rainbow Pro (Asadi et al. 2022, arXiv
+2112.05848).
+
+The defaults are Dopamine's Rainbow: n-step returns, a distribution of returns (C51), prioritized replay. `double`,
+`dueling` and `noisy` make it the full one. Rainbow Pro also pulls the online network towards the target network in
+every gradient step, as DQN Pro does.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from purerl import networks, optimizers, prioritized, q_learning, replay, rng, rollouts
+from purerl.agents import dqn
+from purerl.errors import PurerlError
+from purerl.q_networks import QNetwork
+from purerl.types import Agent, Array, Clock, EnvSpec, Metric, Rollout, static, traced
+
+
+@struct.dataclass
+class Config:
+    """Sizes and constants: Dopamine's Rainbow. Lengths are in transitions of all environments together."""
+
+    num_envs: int = static(1, help="environments of one seed; 1 is the reference")
+    rollout_length: int = static(4, help="steps of each environment between updates")
+    train_period: int = static(4, help="transitions for each gradient step")
+    batch_size: int = static(32, help="transitions in one gradient step")
+    replay_size: int = static(1_000_000, help="transitions kept")
+    learning_starts: int = static(20_000, help="transitions before the first gradient step")
+    target_period: int = static(8000, help="transitions between copies of the network to the target network")
+    num_steps: int = static(3, help="n of the n-step returns")
+    atoms: int = static(51, help="of the distribution of returns (C51); 0 learns plain values")
+    double: bool = static(False, help="the online network chooses the target's action")
+    dueling: bool = static(False, help="value and advantages have outputs of their own")
+    noisy: bool = static(False, help="noisy dense layers, which explore by themselves")
+    noisy_sigma: float = static(0.1, help="spread of a noisy layer at the start (the paper: 0.5)")
+    prioritized: bool = static(True, help="prioritized replay; else uniform")
+    loss: q_learning.LossName = static("huber", help="of the temporal-difference error, where atoms are 0")
+    optimizer: Literal["adam", "rmsprop"] = static("adam", help="rmsprop is TensorFlow's centred one")
+    proximal: Literal["pull", "penalty"] = static("pull", help="decoupled as published, or in the loss (ablation)")
+    time_limit_is_terminal: bool = static(False, help="a time-out ends the game instead of being bootstrapped")
+    network: networks.TorsoName = static("auto", help="torso; auto chooses by the observations")
+    hidden: tuple[int, ...] = static((512,), help="widths of the MLP")
+    activation: networks.ActivationName = static("relu", help="of the dense layers")
+    initializer: networks.InitializerName = static("fan_in", help="weights at the start")
+    dtype: networks.DTypeName = static("float32", help="of the torso's arithmetic; parameters are float32")
+    learning_rate: float = traced(6.25e-5, help="step size")
+    optimizer_epsilon: float = traced(1.5e-4, help="epsilon of Adam or RMSProp")
+    max_grad_norm: float = traced(float("inf"), help="global norm to clip gradients to; inf for none")
+    proximal_coefficient: float = traced(float("inf"), help="c: the pull is learning_rate / c; inf for none")
+    penalty_coefficient: float = traced(0.0, help="weight of the coupled penalty, with proximal penalty")
+    discount: float = traced(0.99, help="gamma")
+    reward_clip: float = traced(1.0, help="rewards are clipped to +-this for learning; inf for none")
+    support_max: float = traced(10.0, help="the atoms lie evenly in +-this")
+    priority_exponent: float = traced(0.5, help="of the loss")
+    priority_clip: float = traced(float("inf"), help="largest loss that counts")
+    uniform_mix: float = traced(0.0, help="share of uniform draws in prioritized replay")
+    importance_exponent: float = traced(0.5, help="beta of the importance weights at the start")
+    importance_exponent_final: float = traced(0.5, help="beta at the end of the run")
+    epsilon_initial: float = traced(1.0, help="share of random actions until learning starts")
+    epsilon_final: float = traced(0.01, help="share of random actions in the end")
+    epsilon_decay_steps: float = traced(250_000.0, help="transitions from the one to the other")
+    epsilon_evaluation: float = traced(0.001, help="share of random actions in evaluation")
+
+
+@struct.dataclass
+class State:
+    """Online network w, target network theta, optimizer state, replay; priorities are None with uniform replay."""
+
+    params: Any
+    target_params: Any
+    optimizer: Any
+    replay: replay.Ring
+    priorities: prioritized.Priorities | None
+
+
+def network(config: Config, spec: EnvSpec) -> QNetwork:
+    """Q(s, .; w), or the logits of its distribution."""
+    return QNetwork(
+        spec,
+        config.network,
+        config.hidden,
+        config.activation,
+        config.initializer,
+        atoms=config.atoms,
+        dueling=config.dueling,
+        noisy=config.noisy,
+        sigma=config.noisy_sigma,
+        dtype=config.dtype,
+    )
+
+
+def check(config: Config, spec: EnvSpec) -> None:
+    """Raises PurerlError if the sizes cannot work, before anything is built."""
+    dqn.check(config, spec)
+    if config.atoms == 1:
+        raise PurerlError("atoms = 1 is no distribution: use 0 for plain values, or 51")
+
+
+def init(config: Config, spec: EnvSpec, key: Array) -> State:
+    """State at the start of training: the target network is the network."""
+    params = network(config, spec).init(key, jnp.zeros((1, *spec.observation_shape), spec.observation_dtype))
+    ring = replay.init(spec, config.num_envs, config.replay_size // config.num_envs)
+    priorities = prioritized.init(ring.reward.size) if config.prioritized else None
+    optimizer = optimizers.value_optimizer(config).init(params)
+    return State(params, jax.tree.map(jnp.copy, params), optimizer, ring, priorities)
+
+
+def support(config: Config) -> Array:
+    """The atoms z [K] of the distribution of returns."""
+    return jnp.linspace(-1.0, 1.0, config.atoms) * config.support_max
+
+
+def values(config: Config, out: Array) -> Array:
+    """Q [..., A] of the network's output."""
+    return jax.nn.softmax(out) @ support(config) if config.atoms else out
+
+
+def act(
+    config: Config, spec: EnvSpec, state: State, observation: Array, keys: Array, clock: Clock, explore: bool
+) -> tuple[Array, None]:
+    """Epsilon-greedy actions [N], each environment with noise of its own; no noise if not `explore`."""
+    noise = jax.vmap(lambda k: rng.stream(k, "noise"))(keys) if config.noisy and explore else None
+    q = values(config, network(config, spec).apply(state.params, observation, noise))
+    epsilon = q_learning.epsilon(config, clock) if explore else config.epsilon_evaluation
+    return q_learning.epsilon_greedy(keys, q, epsilon), None
+
+
+def losses_of(
+    config: Config, spec: EnvSpec, params: Any, target_params: Any, batch: replay.Transitions, key: Array
+) -> tuple[Array, Array]:
+    """The loss of each transition [B], and the values [B] of its actions."""
+    q_network = network(config, spec)
+    online, target = (rng.stream(key, name) if config.noisy else None for name in ("online", "target"))
+    out = q_learning.chosen(q_network.apply(params, batch.observation, online), batch.action)
+    out_next = q_network.apply(target_params, batch.next_observation, target)
+    selector = q_network.apply(params, batch.next_observation, online) if config.double else out_next
+    out_next = q_learning.chosen(out_next, jnp.argmax(values(config, selector), axis=-1))
+    if not config.atoms:
+        error = jax.lax.stop_gradient(batch.reward + batch.discount * out_next) - out
+        return q_learning.temporal_difference_loss(error, config.loss), out
+    # The distribution of r + gamma z, moved onto the atoms (section 2 of the paper, eq. 2 and 3)
+    z = support(config)
+    atoms = batch.reward[:, None] + batch.discount[:, None] * z
+    target_probabilities = jax.vmap(q_learning.categorical_projection, (0, 0, None))(atoms, jax.nn.softmax(out_next), z)
+    cross_entropy = -jnp.sum(jax.lax.stop_gradient(target_probabilities) * jax.nn.log_softmax(out), axis=-1)
+    return cross_entropy, values(config, out)
+
+
+def loss(
+    config: Config,
+    spec: EnvSpec,
+    params: Any,
+    target_params: Any,
+    batch: replay.Transitions,
+    importance: Array,
+    key: Array,
+) -> tuple[Array, tuple[Array, dict[str, Array]]]:
+    """The mean loss, weighed by importance [B]; the loss of each transition goes on to the priorities."""
+    each, q = losses_of(config, spec, params, target_params, batch, key)
+    total = jnp.mean(batch.weight * importance * each)
+    if config.proximal == "penalty":
+        total = total + optimizers.proximal_penalty(config.penalty_coefficient, params, target_params)
+    return total, (each, {"loss": jnp.mean(each), "q": jnp.mean(q)})
+
+
+def sample(
+    config: Config,
+    spec: EnvSpec,
+    ring: replay.Ring,
+    span: replay.Span,
+    priorities: prioritized.Priorities | None,
+    key: Array,
+    clock: Clock,
+) -> tuple[tuple[Array, Array], Array]:
+    """Where to learn from, (environment [B], position [B]), and the importance weights [B]."""
+    key_mix, key_uniform, key_priority = jax.random.split(key, 3)
+    uniform = replay.uniform(
+        key_uniform, span, ring, batch_size=config.batch_size, num_steps=config.num_steps, spec=spec
+    )
+    if priorities is None:
+        return uniform, jnp.ones(config.batch_size)
+    items, probability = prioritized.sample(priorities, key_priority, config.batch_size)
+    length = ring.reward.shape[1]
+    mixed = jax.random.uniform(key_mix, items.shape) < config.uniform_mix
+    items = jnp.where(mixed, uniform[0] * length + uniform[1], items)
+    probability = prioritized.probability(priorities, items) * (1 - config.uniform_mix)
+    probability += config.uniform_mix / jnp.maximum(span.filled * config.num_envs, 1)
+    beta = config.importance_exponent + clock.fraction_done() * (
+        config.importance_exponent_final - config.importance_exponent
+    )
+    return jnp.divmod(items, length), prioritized.importance_weights(probability, beta)
+
+
+def update(
+    config: Config, spec: EnvSpec, state: State, rollout: Rollout, key: Array, clock: Clock
+) -> tuple[State, dict[str, Metric]]:
+    """Stores a rollout [T, N], then makes the gradient steps and target copies that it owes."""
+    terminated, _ = rollouts.episode_ends(rollout, config.time_limit_is_terminal)
+    ring = replay.add(state.replay, rollout, spec=spec, iteration=clock.iteration, terminated=terminated)
+    span = replay.span(clock.iteration + 1, config.rollout_length, ring.reward.shape[1])
+    priorities = state.priorities
+    if priorities is not None:
+        priorities = prioritized.admit(
+            priorities,
+            ring,
+            iteration=clock.iteration,
+            rollout_length=config.rollout_length,
+            num_steps=config.num_steps,
+            spec=spec,
+        )
+    optimizer = optimizers.value_optimizer(config)
+
+    def gradient_step(carry, key, due):
+        params, target_params, optimizer_state, priorities = carry
+        indices, importance = sample(config, spec, ring, span, priorities, rng.stream(key, "sample"), clock)
+        batch = replay.gather(
+            ring,
+            indices,
+            spec=spec,
+            num_steps=config.num_steps,
+            discount=config.discount,
+            reward_clip=config.reward_clip,
+        )
+        gradients, (each, terms) = jax.grad(loss, argnums=2, has_aux=True)(
+            config, spec, params, target_params, batch, importance, rng.stream(key, "noise")
+        )
+        updates, optimizer_state = optimizer.update(gradients, optimizer_state, params, anchor=target_params)
+        params = optax.apply_updates(params, updates)
+        if priorities is not None:
+            # Dopamine: the root of the loss, not of the error
+            priority = (jnp.minimum(each, config.priority_clip) + 1e-10) ** config.priority_exponent
+            items = indices[0] * ring.reward.shape[1] + indices[1]
+            priorities = prioritized.update(priorities, items, jnp.where(batch.weight > 0, priority, 0.0))
+        return (params, q_learning.next_target(due, params, target_params), optimizer_state, priorities), terms
+
+    carry = state.params, state.target_params, state.optimizer, priorities
+    (*carry, priorities), metrics = q_learning.gradient_steps(
+        config, clock, rng.stream(key, "replay"), carry, gradient_step
+    )
+    return State(*carry, ring, priorities), metrics
+
+
+AGENT = Agent("rainbow", Config, check, init, act, update, plays_greedily=True)
+PRO = AGENT._replace(name="rainbow-pro", defaults={"proximal_coefficient": 0.05})
