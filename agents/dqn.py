@@ -117,7 +117,7 @@ def update(
     config: Config, spec: EnvSpec, state: State, rollout: Rollout, key: Array, clock: Clock
 ) -> tuple[State, dict[str, Metric]]:
     """Stores a rollout [T, N], then makes the gradient steps and target copies that it owes."""
-    terminated, _ = rollouts.episode_ends(rollout, config.time_limit_is_terminal)
+    terminated, _ = rollouts.episode_ends(rollout, config.time_limit_is_terminal, bootstraps_from_rows=True)
     ring = replay.add(state.replay, rollout, spec=spec, iteration=clock.iteration, terminated=terminated)
     span = replay.span(clock.iteration + 1, config.rollout_length, ring.reward.shape[1])
     optimizer = optimizers.value_optimizer(config)
@@ -143,5 +143,10 @@ def update(
     return State(*carry, ring), metrics
 
 
-AGENT = Agent("dqn", Config, check, init, act, update, plays_greedily=True)
+def interrupt(config: Config, state: State, iteration: Array) -> State:
+    """The state behind a restart of the games: no window may reach over it."""
+    return state.replace(replay=replay.interrupt(state.replay, iteration, config.rollout_length))
+
+
+AGENT = Agent("dqn", Config, check, init, act, update, interrupt=interrupt, plays_greedily=True)
 PRO = AGENT._replace(name="dqn-pro", defaults={"proximal_coefficient": 0.05})

@@ -201,7 +201,7 @@ def update(
     config: Config, spec: EnvSpec, state: State, rollout: Rollout, key: Array, clock: Clock
 ) -> tuple[State, dict[str, Metric]]:
     """Stores a rollout [T, N], then makes the gradient steps and target copies that it owes."""
-    terminated, _ = rollouts.episode_ends(rollout, config.time_limit_is_terminal)
+    terminated, _ = rollouts.episode_ends(rollout, config.time_limit_is_terminal, bootstraps_from_rows=True)
     ring = replay.add(state.replay, rollout, spec=spec, iteration=clock.iteration, terminated=terminated)
     span = replay.span(clock.iteration + 1, config.rollout_length, ring.reward.shape[1])
     priorities = state.priorities
@@ -246,5 +246,5 @@ def update(
     return State(*carry, ring, priorities), metrics
 
 
-AGENT = Agent("rainbow", Config, check, init, act, update, plays_greedily=True)
+AGENT = Agent("rainbow", Config, check, init, act, update, interrupt=dqn.interrupt, plays_greedily=True)
 PRO = AGENT._replace(name="rainbow-pro", defaults={"proximal_coefficient": 0.05})

@@ -34,6 +34,8 @@ class HostedPool:
     Raises PurerlError for sizes that do not fit.
     """
 
+    resumes_exactly = True
+
     def __init__(self, environment: Environment, keys: jax.Array, num_envs: int, num_groups: int = 1):
         if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.ndim != 1:
             raise PurerlError("a hosted pool needs typed base keys of shape [seeds]: use purerl.rng.seed_keys")

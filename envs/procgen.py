@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from purerl.envs.turns import Turns
+from purerl.envs.turns import Turns, usable_cores
 from purerl.errors import PurerlError, nearest
 from purerl.types import EnvSpec, TimeStep
 
@@ -160,6 +160,8 @@ class ProcgenPool:
 
     Raises PurerlError for an unknown game, impossible options or sizes, or if the procgen package is missing.
     """
+
+    resumes_exactly = True
 
     def __init__(self, id: str, options: Options, seeds: Sequence[int], num_envs: int, num_groups: int):
         self.spec = spec(id, options)
@@ -384,11 +386,6 @@ def _first_states(id: str, options: Options, seed: int, num_envs: int, threads: 
     states = games.states()
     games.close()
     return states
-
-
-def usable_cores() -> int:
-    """How many cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -100,3 +101,8 @@ class Turns:
         self._check_open()
         if not 0 <= group < self.num_groups:
             raise PurerlError(f"{self._name} has no group {group}: its groups are 0 to {self.num_groups - 1}")
+
+
+def usable_cores() -> int:
+    """How many cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -19,7 +19,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purerl import checkpoint, compilation, configs, in_graph, registry, rng, runs, scores, training, videos
+from purerl import (
+    atari_scores,
+    checkpoint,
+    compilation,
+    configs,
+    in_graph,
+    registry,
+    rng,
+    runs,
+    scores,
+    training,
+    videos,
+)
 from purerl import statistics as stats
 from purerl.errors import PurerlError
 from purerl.types import Agent, Array, Clock, Environment, EnvSpec, Pool, PyTree
@@ -315,7 +327,8 @@ def evaluate(
       agent, env, preset, iteration and step of the checkpoint; env_options and, of those, changed_env_options {name:
       [in training, here]}; greedy, seed, num_envs, episodes_per_environment; per_seed [{seed, mean, std, episodes,
       length, normalized}]; return {iqm, mean over the seeds, their 95% bootstrap intervals, None of one seed};
-      normalized_return, the same of Procgen's normalised return (None elsewhere); episode_length, their mean; and
+      normalized_return, the same of Procgen's normalised return or Atari's human-normalised score (None elsewhere);
+      episode_length, their mean; and
       environment, what it ran on.
 
     Raises:
@@ -386,8 +399,12 @@ def summarize(plan: training.Plan, played: Episodes) -> dict[str, Any]:
 
 
 def _normalized(plan: training.Plan, returns: np.ndarray) -> np.ndarray | None:
-    """Normalised returns [S] of a Procgen game, by the mode that is played; None where there are no constants."""
+    """Normalised returns [S] of a Procgen game, by the mode that is played; human-normalised scores of an Atari game;
+    None where there are no constants.
+    """
     family, _, game = plan.env.partition("/")
+    if family == "atari" and game in atari_scores.RANDOM_AND_HUMAN:
+        return atari_scores.human_normalized_score(game, returns)
     mode = getattr(plan.options, "distribution_mode", None)
     if family != "procgen" or game not in scores.RANGES.get(mode, {}):
         return None

@@ -61,8 +61,21 @@ class HostLoop:
     def init(self, config: Any, keys: Array) -> RunState:
         """RunState [S, ...] of a fresh run; resets the pool."""
         run_state = over_seeds(lambda c, key: init_run_state(self.agent, self.spec, c, key))(config, keys)
+        return run_state.replace(observation=self._first_observations())
+
+    def restarted(self, config: Any, run_state: RunState, iteration: int) -> RunState:
+        """A run that goes on with new episodes, because its pool could not be restored in their midst: the episodes
+        under way are dropped, and the agent is told of the break (`Agent.interrupt`).
+        """
+        state, num_envs = run_state.agent, self.pool.num_envs
+        if self.agent.interrupt is not None:
+            state = jax.vmap(lambda s: self.agent.interrupt(config, s, jnp.int32(iteration)))(state)
+        tracker = jax.tree.map(lambda x: jnp.stack([x] * self.pool.num_seeds), episodes.init_tracker(num_envs))
+        return run_state.replace(agent=state, observation=self._first_observations(), episodes=tracker)
+
+    def _first_observations(self) -> Array:
         first = [self.pool.reset(group).copy() for group in range(self.pool.num_groups)]
-        return run_state.replace(observation=jnp.asarray(np.concatenate(first, axis=1)))
+        return jnp.asarray(np.concatenate(first, axis=1))
 
     def advance(
         self, config: Any, run_state: RunState, iteration: int, total_iterations: int, num_iterations: int

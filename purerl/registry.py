@@ -5,7 +5,8 @@ An agent is a `types.Agent`. An environment family is a module (or any object) w
   names() -> list of ids;
   make(id, options) -> types.Environment, for games in the graph;  or
   make_pool(id, options, seeds, num_envs, num_groups) -> types.Pool, for games on the host, and
-  spec(id, options) -> types.EnvSpec.
+  spec(id, options) -> types.EnvSpec;  and, if it likes,
+  canonical(id) -> the listed id that another spelling means.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _agents: dict[str, str | Agent] = {
     "rainbow-pro": "purerl.agents.rainbow:PRO",
 }
 _families: dict[str, Any] = {
+    "atari": "purerl.envs.atari",
     "gymnax": "purerl.envs.gymnax",
     "procgen": "purerl.envs.procgen",
     "probe": "purerl.envs.probe",
@@ -90,6 +92,7 @@ def environment(name: str) -> tuple[Any, str]:
             f"unknown environment '{name}': write family/id.{nearest(name, everything)} (purerl list envs)"
         )
     found = family(family_name)
+    env_id = getattr(found, "canonical", lambda id: id)(env_id)
     if env_id not in found.names():
         raise PurerlError(
             f"unknown environment '{name}'.{nearest(name, [f'{family_name}/{i}' for i in found.names()])} "

@@ -146,6 +146,13 @@ def add(ring: Ring, rollout: Rollout, *, spec: EnvSpec, iteration: Array, termin
     return jax.tree.map(write, ring.replace(next_age=None), rows).replace(next_age=next_age)
 
 
+def interrupt(ring: Ring, iteration: Array, rollout_length: int) -> Ring:
+    """The ring with an episode's border behind its newest rows, as of a time-out: the games were restarted there."""
+    length = ring.reward.shape[1]
+    newest = (span(iteration, rollout_length, length).cursor - 1) % length
+    return ring.replace(done=ring.done.at[:, newest].set(True), next_age=jnp.zeros_like(ring.next_age))
+
+
 def uniform(
     key: Array, span: Span, ring: Ring, *, batch_size: int, num_steps: int, spec: EnvSpec
 ) -> tuple[Array, Array]:

@@ -35,15 +35,18 @@ class ActorCriticBatch:
     valid: Array | None
 
 
-def episode_ends(rollout: Rollout, time_limit_is_terminal: bool) -> tuple[Array, Array]:
+def episode_ends(
+    rollout: Rollout, time_limit_is_terminal: bool, bootstraps_from_rows: bool = False
+) -> tuple[Array, Array]:
     """(terminated, done), bool [T, N]: where nothing may be bootstrapped, and where an episode ends at all.
 
     With `time_limit_is_terminal` a time-out counts as an end of the game, as the Procgen and Atari papers have it. An
-    environment that hides its final observations leaves no other choice. A lost life is an end where the environment
+    environment that hides its final observations leaves no other choice, except to a learner that can bootstrap from
+    the row before instead (a replay, `bootstraps_from_rows`). A lost life is an end where the environment
     tells of it (an option of Atari).
     """
     done = rollout.terminated | rollout.truncated
-    hidden = rollout.final_observation is None
+    hidden = rollout.final_observation is None and not bootstraps_from_rows
     terminated = done if time_limit_is_terminal or hidden else rollout.terminated
     if rollout.life_lost is not None:
         return terminated | rollout.life_lost, done | rollout.life_lost

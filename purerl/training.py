@@ -132,7 +132,8 @@ def plan(
       PurerlError: an unknown name or field, or sizes that cannot work.
     """
     found = registry.agent(agent)
-    family, _ = registry.environment(env)
+    family, env_id = registry.environment(env)
+    env = f"{env.partition('/')[0]}/{env_id}"
     preset, chosen = registry.presets().find(agent, preset, env)
     known_options = configs.field_types(family.Options)
     preset_options = {name: value for name, value in chosen.env.items() if name in known_options}
@@ -416,10 +417,15 @@ class _Training:
         if pool_template is not None:
             pool_template = {name: checkpoint.AnyShape(x.dtype) for name, x in pool_template.items()}
         self.iteration, tree, metadata = self.checkpoints.restore({"run": state, "pool": pool_template})
-        if tree["pool"] is not None:
-            self.loop.pool.restore(tree["pool"])
         self.earlier = {name: metadata[name] for name in self.earlier}
-        return tree["run"]
+        if tree["pool"] is None:
+            return tree["run"]
+        self.loop.pool.restore(tree["pool"])
+        return (
+            tree["run"]
+            if self.loop.pool.resumes_exactly
+            else self.loop.restarted(self.config, tree["run"], self.iteration)
+        )
 
     def _summary(self, started: float) -> dict[str, Any]:
         rows = sinks.read_rows(self.folder / "metrics.jsonl")

@@ -111,6 +111,7 @@ class Pool(Protocol):
     num_seeds: int
     num_envs: int
     num_groups: int
+    resumes_exactly: bool
 
     def reset(self, group: int) -> np.ndarray:
         """First observations of a group, [S, N / G, ...]. Only before its first send."""
@@ -125,7 +126,8 @@ class Pool(Protocol):
         """Everything needed to continue exactly, as plain numeric arrays (only while no step is under way)."""
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Loads what `state` returned, in a pool of the same shape."""
+        """Loads what `state` returned, in a pool of the same shape. Where `resumes_exactly` is False (Atari), new
+        episodes begin instead, and `reset` gives their first observations."""
 
     def close(self) -> None:
         """Frees the games. Safe to call twice."""
@@ -228,6 +230,8 @@ class Agent(NamedTuple):
         `explore` is static: True in training, False for greedy evaluation.
       update: (config, spec, state, rollout, key, clock) -> (State, {name: Metric}).
       acting: the fields of State that `act` reads: all that evaluation loads of a checkpoint.
+      interrupt: (config, State, iteration) -> State, of a run whose games were restarted behind that many iterations:
+        what was stored last is not followed by what comes next. None where nothing outlives a rollout.
       plays_greedily: whether a trained agent plays with `explore` off (the DQN family, with an epsilon of its own), not
         only when that is asked for.
       defaults: config fields whose default is another one under this name (a variant with a name of its own).
@@ -240,5 +244,6 @@ class Agent(NamedTuple):
     act: Callable[..., tuple[Array, PyTree]]
     update: Callable[..., tuple[PyTree, dict[str, Metric]]]
     acting: tuple[str, ...] = ("params",)
+    interrupt: Callable[[Any, PyTree, Array], PyTree] | None = None
     plays_greedily: bool = False
     defaults: Mapping[str, Any] = types.MappingProxyType({})

@@ -1,0 +1,297 @@
+"""Atari 2600 games through ale-py's C++ vector environment (Bellemare et al. 2013; Machado et al. 2018).
+
+The defaults are Dopamine's: sticky actions, no no-op start, no fire reset, raw rewards, minimal action set, four frames
+a step of which the last two are max-pooled, 84 x 84 greyscale, four of them stacked, zeros before an episode's first.
+
+What the library decides:
+- An episode that ends is reset in the same step, so no row has to be hidden.
+- It cannot save an emulator. A resumed run goes on with new episodes (`AtariPool.restore`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import importlib.util
+import json
+import zlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from purerl.envs.turns import Turns, usable_cores
+from purerl.errors import PurerlError, nearest
+from purerl.types import EnvSpec, TimeStep
+
+# The games whose ROMs ale-py carries, by the name that the papers write.
+_GAMES = (
+    "Adventure", "AirRaid", "Alien", "Amidar", "Assault", "Asterix", "Asteroids", "Atlantis", "Atlantis2",
+    "Backgammon", "BankHeist", "BasicMath", "BattleZone", "BeamRider", "Berzerk", "Blackjack", "Bowling", "Boxing",
+    "Breakout", "Carnival", "Casino", "Centipede", "ChopperCommand", "Combat", "CrazyClimber", "Crossbow",
+    "Darkchambers", "Defender", "DemonAttack", "DonkeyKong", "DoubleDunk", "Earthworld", "ElevatorAction", "Enduro",
+    "Entombed", "Et", "FishingDerby", "FlagCapture", "Freeway", "Frogger", "Frostbite", "Galaxian", "Gopher",
+    "Gravitar", "Hangman", "HauntedHouse", "Hero", "HumanCannonball", "IceHockey", "Jamesbond", "JourneyEscape",
+    "Joust", "Kaboom", "Kangaroo", "KeystoneKapers", "KingKong", "Klax", "Koolaid", "Krull", "KungFuMaster",
+    "LaserGates", "LostLuggage", "MarioBros", "MazeCraze", "MiniatureGolf", "MontezumaRevenge", "MrDo", "MsPacman",
+    "NameThisGame", "Othello", "Pacman", "Phoenix", "Pitfall", "Pitfall2", "Pong", "Pooyan", "PrivateEye", "Qbert",
+    "Riverraid", "RoadRunner", "Robotank", "Seaquest", "SirLancelot", "Skiing", "Solaris", "SpaceInvaders",
+    "SpaceWar", "StarGunner", "Superman", "Surround", "Tennis", "Tetris", "TicTacToe3d", "TimePilot", "Trondead",
+    "Turmoil", "Tutankham", "UpNDown", "Venture", "VideoCheckers", "VideoChess", "VideoCube", "VideoPinball",
+    "Warlords", "WizardOfWor", "WordZapper", "YarsRevenge", "Zaxxon",
+)  # fmt: skip
+_SIZE = 84
+_LIMIT = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of the games; the defaults are Dopamine's.
+
+    Attributes:
+      repeat_action_probability: of each frame repeating the action before (sticky actions); 0 for none.
+      full_action_space: all 18 actions instead of those that do something in the game.
+      frame_skip: frames in one step.
+      frame_stack: frames in one observation.
+      noop_max: an episode starts with 1 to this many no-ops; 0 for none.
+      life_loss: "terminal" shows a lost life as `life_lost` and blanks the frames before it; the episode goes on.
+      max_frames: of an episode, before it is cut off.
+      num_threads: threads that step one group of games; 0 takes one for each usable core.
+    """
+
+    repeat_action_probability: float = 0.25
+    full_action_space: bool = False
+    frame_skip: int = 4
+    frame_stack: int = 4
+    noop_max: int = 0
+    life_loss: Literal["ignored", "terminal"] = "ignored"
+    max_frames: int = 108_000
+    num_threads: int = 0
+
+
+def names() -> list[str]:
+    """All games. Works without ale-py."""
+    return list(_GAMES)
+
+
+def canonical(id: str) -> str:
+    """The listed name of a game, however its words are joined: ms_pacman, ms-pacman and mspacman are MsPacman."""
+    plain = id.replace("_", "").replace("-", "").lower()
+    return {game.lower(): game for game in _GAMES}.get(plain, id)
+
+
+def spec(id: str, options: Options) -> EnvSpec:
+    """A game's EnvSpec: uint8 [K, 84, 84], the K stacked frames oldest first. Raises PurerlError for bad input."""
+    _check(id, options)
+    return EnvSpec(
+        name=f"atari/{id}",
+        observation_shape=(options.frame_stack, _SIZE, _SIZE),
+        observation_dtype="uint8",
+        num_actions=_num_actions(id, options.full_action_space),
+        shows_final_observation=False,
+        stacked_frames=options.frame_stack,
+    )
+
+
+def make_pool(id: str, options: Options, seeds: Sequence[int], num_envs: int, num_groups: int = 1) -> AtariPool:
+    """S x N games in `num_groups` groups; see AtariPool."""
+    return AtariPool(id, options, seeds, num_envs, num_groups)
+
+
+class AtariPool:
+    """A `types.Pool` of one Atari game.
+
+    Environment n of seed s plays the same game whatever the other seeds and the number of groups and threads are.
+
+    Args:
+      id: the game.
+      options: its Options.
+      seeds: S whole numbers in [0, 2**31).
+      num_envs: N, games of each seed.
+      num_groups: G, must divide N.
+
+    Attributes:
+      resumes_exactly: False. After `restore` the games start new episodes.
+
+    Raises PurerlError for an unknown game, impossible options or sizes, or if ale-py is missing.
+    """
+
+    resumes_exactly = False
+
+    def __init__(self, id: str, options: Options, seeds: Sequence[int], num_envs: int, num_groups: int = 1):
+        self.spec = spec(id, options)
+        self.num_seeds, self.num_envs, self.num_groups = len(seeds), num_envs, num_groups
+        self._turns = Turns(self.spec, self.num_seeds, num_envs, num_groups)
+        self._seeds = tuple(seeds)
+        self._shape = (self.num_seeds, num_envs // num_groups)
+        self._blanks = options.life_loss == "terminal"
+        self._identity = {"id": id, **dataclasses.asdict(options)}
+        del self._identity["num_threads"]
+        self._steps = np.zeros(num_groups, np.int64)
+        self._games = [_make(id, options, int(np.prod(self._shape))) for _ in range(num_groups)]
+        self._age = [np.zeros(self._shape, np.int64) for _ in range(num_groups)]
+        self._start()
+
+    def _start(self) -> None:
+        """Begins an episode everywhere; each game's random numbers follow from its seed, number, and steps so far."""
+        first, size = [], self._shape[1]
+        self._lives = []
+        for group, games in enumerate(self._games):
+            where = [(s, group * size + n) for s in self._seeds for n in range(size)]
+            seeds = [_game_seed(s, n, int(self._steps[group])) for s, n in where]
+            observation, info = games.reset(seed=np.array(seeds, np.int32))
+            first.append(observation.reshape(*self._shape, *self.spec.observation_shape))
+            self._lives.append(info["lives"].reshape(self._shape))
+        self._first = first
+        for age in self._age:
+            age[:] = self.spec.stacked_frames
+
+    def reset(self, group: int) -> np.ndarray:
+        """First observations of a group [S, N / G, K, 84, 84]; after `restore`, those of the new episodes."""
+        self._turns.reset(group)
+        return self._first[group]
+
+    def send(self, group: int, actions: np.ndarray) -> None:
+        """Starts stepping a group with int32 actions [S, N / G]."""
+        actions = self._turns.send(group, actions)
+        self._games[group].send(np.ascontiguousarray(actions).reshape(-1))
+
+    def recv(self, group: int) -> TimeStep:
+        """Waits for a group's step and returns its TimeStep of numpy arrays [S, N / G, ...]."""
+        self._turns.recv(group)
+        observation, reward, terminated, truncated, info = self._games[group].recv()
+        self._steps[group] += 1
+        observation = observation.reshape(*self._shape, *self.spec.observation_shape)
+        terminated, truncated = terminated.reshape(self._shape), truncated.reshape(self._shape)
+        lives, life_lost = info["lives"].reshape(self._shape), None
+        if self._blanks:
+            ended = terminated | truncated
+            life_lost = (lives < self._lives[group]) & ~ended
+            self._blank(observation, group, life_lost, ended)
+        self._lives[group] = lives
+        return TimeStep(
+            observation=observation,
+            reward=reward.reshape(self._shape).astype(np.float32),
+            terminated=terminated,
+            truncated=truncated & ~terminated,
+            life_lost=life_lost,
+        )
+
+    def _blank(self, observation: np.ndarray, group: int, life_lost: np.ndarray, ended: np.ndarray) -> None:
+        """Blanks the frames of the life before, as if an episode had begun (the array is this step's own)."""
+        age, stack = self._age[group], self.spec.stacked_frames
+        age += 1
+        age[ended] = stack
+        age[life_lost] = 0
+        for s, n in zip(*np.nonzero(age < stack - 1), strict=True):
+            observation[s, n, : stack - 1 - age[s, n]] = 0
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What a resumed pool needs so as not to play the same episodes again: how many steps each group took."""
+        self._turns.rest("state()")
+        identity = json.dumps(self._identity, sort_keys=True).encode()
+        return {"identity": np.frombuffer(identity, np.uint8), "steps": self._steps.copy()}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Starts new episodes, other ones than before: ale-py cannot save the emulators in their midst.
+
+        Raises PurerlError if the state comes from other games or another number of groups.
+        """
+        self._turns.rest("restore()")
+        mine = self.state()
+        if state.keys() != mine.keys() or np.shape(state["steps"]) != mine["steps"].shape:
+            raise PurerlError("this is no state of such an Atari pool: use a checkpoint of the same run")
+        if np.asarray(state["identity"], np.uint8).tobytes() != mine["identity"].tobytes():
+            theirs = np.asarray(state["identity"], np.uint8).tobytes().decode(errors="replace")
+            raise PurerlError(f"this Atari state belongs to other games ({theirs}): make the pool with those options")
+        self._steps = np.array(state["steps"], np.int64)
+        self._start()
+        self._turns.rewind()
+
+    def close(self) -> None:
+        """Frees the games. Safe to call twice."""
+        turns = getattr(self, "_turns", None)  # missing if the arguments were refused
+        if turns is not None and turns.close():
+            self._games, self._first = [], []
+
+    def __enter__(self) -> AtariPool:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
+
+
+def _game_seed(seed: int, environment: int, steps: int) -> int:
+    """The emulator's seed, a function of these three alone; most are different."""
+    return zlib.crc32(f"atari {seed} {environment} {steps}".encode()) % 2**31
+
+
+def _library() -> Any:
+    """The module ale_py. Raises PurerlError if it is missing."""
+    if importlib.util.find_spec("ale_py") is None:
+        raise PurerlError('Atari needs ale-py (GPL-2.0): pip install "purerl[atari]"')
+    import ale_py
+
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    return ale_py
+
+
+def _rom(id: str) -> str:
+    """ale-py's name of a game: ms_pacman."""
+    from ale_py import roms
+
+    return next(rom for rom in roms.get_all_rom_ids() if rom.replace("_", "") == id.lower())
+
+
+@functools.cache
+def _num_actions(id: str, full: bool) -> int:
+    ale_py = _library()
+    ale = ale_py.ALEInterface()
+    ale.loadROM(ale_py.roms.get_rom_path(_rom(id)))
+    return len(ale.getLegalActionSet() if full else ale.getMinimalActionSet())
+
+
+def _make(id: str, options: Options, num_games: int) -> Any:
+    """ale-py's vector environment, none of its defaults left to it."""
+    _library()
+    from ale_py.vector_env import AtariVectorEnv
+    from gymnasium.vector import AutoresetMode
+
+    return AtariVectorEnv(
+        _rom(id),
+        num_games,
+        num_threads=min(num_games, options.num_threads or usable_cores()),
+        max_num_frames_per_episode=options.max_frames,
+        repeat_action_probability=options.repeat_action_probability,
+        full_action_space=options.full_action_space,
+        autoreset_mode=AutoresetMode.SAME_STEP,
+        img_height=_SIZE,
+        img_width=_SIZE,
+        grayscale=True,
+        stack_num=options.frame_stack,
+        frameskip=options.frame_skip,
+        maxpool=options.frame_skip > 1,
+        noop_max=options.noop_max,
+        episodic_life=False,
+        life_loss_info=False,
+        reward_clipping=False,
+        use_fire_reset=False,
+    )
+
+
+def _check(id: str, options: Options) -> None:
+    if id not in _GAMES:
+        raise PurerlError(f"unknown Atari game '{id}'.{nearest(id, _GAMES)} (purerl list envs atari)")
+    if not 0 <= options.repeat_action_probability < 1:
+        raise PurerlError(f"repeat_action_probability = {options.repeat_action_probability} must be in [0, 1)")
+    if options.life_loss not in ("ignored", "terminal"):
+        raise PurerlError(f"unknown life_loss '{options.life_loss}'. Known: ignored, terminal")
+    for name, least in (("frame_skip", 1), ("frame_stack", 1), ("max_frames", 1), ("noop_max", 0), ("num_threads", 0)):
+        value = getattr(options, name)
+        if type(value) is not int or not least <= value <= _LIMIT:
+            raise PurerlError(f"{name} must be whole and in [{least}, {_LIMIT}], not {value!r}")
