@@ -10,6 +10,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from purerl import slices
 from purerl.types import Array
 
 _SPACES = {"device": jax.memory.Space.Device, "host": jax.memory.Space.Host}
@@ -25,8 +26,7 @@ def zeros(memory: Memory, shape: tuple[int, ...], dtype: str) -> Array:
 
 def write(memory: Memory, buffer: Array, row: Array, index: Array) -> Array:
     """`buffer` [K, ...] with `row` [...] at `index` [], which must not be batched under vmap."""
-    row = jax.device_put(row, _SPACES[memory])
-    return jax.lax.dynamic_update_index_in_dim(buffer, row, index, axis=0)
+    return slices.write(buffer, jax.device_put(row, _SPACES[memory])[None], index, axis=0)
 
 
 def read(memory: Memory, buffer: Array, indices: Array) -> Array:

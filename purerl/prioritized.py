@@ -95,11 +95,15 @@ def admit(
     offset = jnp.arange(-num_steps, rollout_length + spec.stacked_frames - 1)
     row = (before.cursor + offset) % length
     complete = (offset < rollout_length - num_steps) & (before.filled + offset >= 0)
-    # A full ring's first rows behind the cursor lack frames; while it fills there is nothing before row 0 to lack.
     env = jnp.arange(num_envs)[:, None]
-    ready = complete & replay.learnable(ring, env, row)
-    items = env * length + row
-    return _set(priorities, items.reshape(-1), jnp.where(ready, priorities.largest, 0.0).reshape(-1))
+    ready = complete[None] & replay.learnable(ring, env, row[None])
+    items = env * length + row[None]
+    values = jnp.where(ready, priorities.largest, 0.0)
+    # While the ring fills, its oldest rows lack nothing: there never was a frame before them.
+    full = replay.span(iteration + 1, rollout_length, length).filled == length
+    kept = (offset >= rollout_length) & ~full
+    values = jnp.where(kept[None], priorities.items[_place(priorities, items)], values)
+    return _set(priorities, items.reshape(-1), values.reshape(-1))
 
 
 def _pick(weights: Array, mass: Array) -> tuple[Array, Array]:
@@ -120,7 +124,7 @@ def sample(priorities: Priorities, key: Array, batch_size: int) -> tuple[Array, 
     Returns:
       (items int32 [B], their probabilities float32 [B]).
     """
-    share = (jnp.arange(batch_size) + jax.random.uniform(key, (batch_size,))) / batch_size
+    share = (jnp.arange(batch_size, dtype=jnp.float32) + jax.random.uniform(key, (batch_size,))) / batch_size
 
     def one(mass: Array) -> Array:
         block, mass = _pick(priorities.blocks, mass)

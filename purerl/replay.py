@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from purerl import slices
 from purerl.errors import PurerlError
 from purerl.types import Array, EnvSpec, Rollout
 
@@ -126,7 +127,7 @@ def add(ring: Ring, rollout: Rollout, *, spec: EnvSpec, iteration: Array, termin
         done, terminated = done | ~rollout.valid, terminated & rollout.valid
 
     def following(age: Array, done: Array) -> tuple[Array, Array]:
-        return jnp.where(done, 0, jnp.minimum(age, 254) + 1).astype(jnp.uint8), age
+        return jnp.where(done, jnp.uint8(0), jnp.minimum(age, jnp.uint8(254)) + jnp.uint8(1)), age
 
     next_age, age = jax.lax.scan(following, ring.next_age, done)
     frames = rollout.observation[:, :, -1] if spec.stacked_frames > 1 else rollout.observation
@@ -141,7 +142,7 @@ def add(ring: Ring, rollout: Rollout, *, spec: EnvSpec, iteration: Array, termin
     )
 
     def write(old: Array, new: Array) -> Array:
-        return jax.lax.dynamic_update_slice_in_dim(old, jnp.swapaxes(new, 0, 1), cursor, axis=1)
+        return slices.write(old, jnp.swapaxes(new, 0, 1), cursor, axis=1)
 
     return jax.tree.map(write, ring.replace(next_age=None), rows).replace(next_age=next_age)
 
@@ -174,10 +175,10 @@ def frames(ring: Ring, env: Array, row: Array, spec: EnvSpec) -> Array:
     if spec.stacked_frames == 1:
         return ring.observation[env, row].reshape(-1, *spec.observation_shape)
     length = ring.reward.shape[1]
-    back = jnp.arange(spec.stacked_frames - 1, -1, -1)
+    back = jnp.arange(spec.stacked_frames - 1, -1, -1)[None]
     stack = ring.observation[env[:, None], (row[:, None] - back) % length]
     inside = back <= ring.age[env, row][:, None].astype(jnp.int32)
-    return jnp.where(inside[:, :, None], stack, 0).reshape(-1, *spec.observation_shape)
+    return jnp.where(inside[:, :, None], stack, jnp.zeros_like(stack)).reshape(-1, *spec.observation_shape)
 
 
 def learnable(ring: Ring, env: Array, row: Array) -> Array:
@@ -211,19 +212,19 @@ def gather(
     env, row = indices
     chex.assert_rank([env, row], 1)
     length = ring.reward.shape[1]
-    rows = (row[:, None] + jnp.arange(num_steps)) % length
+    rows = (row[:, None] + jnp.arange(num_steps)[None]) % length
     at = env[:, None], rows
     done, terminated = ring.done[at], ring.terminated[at]
     reward = jnp.clip(ring.reward[at], -reward_clip, reward_clip)
-    ended_before = jnp.cumsum(done, axis=1) - done
+    ended_before = jnp.cumsum(done, axis=1) - done.astype(jnp.int32)
     taken = (ended_before == 0) & (terminated | ~done)
-    powers = jnp.power(jnp.float32(discount), jnp.arange(num_steps + 1))
+    powers = jnp.power(jnp.float32(discount), jnp.arange(num_steps + 1, dtype=jnp.float32))
     count = jnp.sum(taken, axis=1)
     terminal = jnp.any(taken & terminated, axis=1)
     return Transitions(
         observation=frames(ring, env, row, spec),
         action=ring.action[env, row],
-        reward=jnp.sum(jnp.where(taken, powers[:-1] * reward, 0.0), axis=1),
+        reward=jnp.sum(jnp.where(taken, powers[None, :-1] * reward, 0.0), axis=1),
         discount=jnp.where(terminal, 0.0, powers[count]),
         next_observation=frames(ring, env, (row + count) % length, spec),
         weight=(count > 0).astype(jnp.float32),

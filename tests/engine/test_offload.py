@@ -33,9 +33,13 @@ def test_batched_reads_from_the_host_equal_indexing(batched):
         np.testing.assert_array_equal(found[s], block[i, j])
 
 
-def test_no_gather_touches_the_host_memory():
+def test_no_gather_or_scatter_touches_the_host_memory():
     buffer = jax.device_put(jnp.zeros((2, 3, 4)), jax.memory.Space.Host)
     read = jax.vmap(lambda b, i: offload.read("host", b, i))
     jaxpr = str(jax.make_jaxpr(read)(buffer, jnp.zeros((2, 5, 1), jnp.int32)))
     assert "dynamic_slice" in jaxpr
     assert "gather" not in jaxpr
+    write = jax.vmap(lambda b, row, i: offload.write("host", b, row, i), in_axes=(0, 0, None))
+    jaxpr = str(jax.make_jaxpr(write)(buffer, jnp.zeros((2, 4)), 1))
+    assert "dynamic_update_slice" in jaxpr
+    assert "scatter" not in jaxpr

@@ -1,0 +1,41 @@
+"""Writing a slice into a buffer so that it stays a slice under vmap.
+
+JAX batches `dynamic_update_slice` into a scatter, even where all lanes write to the same place: slower, and impossible
+in the host's memory.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from purerl.types import Array
+
+
+def write(buffer: Array, update: Array, index: Array | int, axis: int) -> Array:
+    """`buffer` with `update`, of the same shape but for the axis, from `index` [] on along that axis."""
+    return _write(axis)(buffer, update, jnp.asarray(index, jnp.int32))
+
+
+@functools.cache
+def _write(axis: int) -> Callable[..., Array]:
+    @jax.custom_batching.custom_vmap
+    def written(buffer: Array, update: Array, index: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(buffer, update, index, axis)
+
+    @written.def_vmap
+    def _batched(axis_size: int, in_batched: list[bool], buffer: Array, update: Array, index: Array) -> Any:
+        buffer, update = (
+            x if batched else jnp.broadcast_to(x, (axis_size, *x.shape))
+            for x, batched in zip((buffer, update), in_batched[:2], strict=True)
+        )
+        if in_batched[2]:
+            scatter = jax.vmap(lambda b, u, i: jax.lax.dynamic_update_slice_in_dim(b, u, i, axis))
+            return scatter(buffer, update, index), True
+        return _write(axis + 1)(buffer, update, index), True
+
+    return written
