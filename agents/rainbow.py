@@ -146,7 +146,7 @@ def losses_of(
         return q_learning.temporal_difference_loss(error, config.loss), out
     # The distribution of r + gamma z, moved onto the atoms (section 2 of the paper, eq. 2 and 3)
     z = support(config)
-    atoms = batch.reward[:, None] + batch.discount[:, None] * z
+    atoms = batch.reward[:, None] + batch.discount[:, None] * z[None]
     target_probabilities = jax.vmap(q_learning.categorical_projection, (0, 0, None))(atoms, jax.nn.softmax(out_next), z)
     cross_entropy = -jnp.sum(jax.lax.stop_gradient(target_probabilities) * jax.nn.log_softmax(out), axis=-1)
     return cross_entropy, values(config, out)

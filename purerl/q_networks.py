@@ -47,7 +47,8 @@ class NoisyDense(nn.Module):
         bias = self.param("bias", uniform, (self.features,)).astype(self.dtype)
         kernel_sigma = self.param("kernel_sigma", spread, (inputs, self.features)).astype(self.dtype)
         bias_sigma = self.param("bias_sigma", spread, (self.features,)).astype(self.dtype)
-        mean = x @ kernel + bias
+        row = (1,) * (x.ndim - 1)
+        mean = x @ kernel + bias.reshape(*row, -1)
         if noise is None:
             return mean
 
@@ -56,8 +57,11 @@ class NoisyDense(nn.Module):
             shaped = jnp.sign(normal) * jnp.sqrt(jnp.abs(normal))
             return shaped[:inputs], shaped[inputs:]
 
-        noise_in, noise_out = draw(noise) if noise.ndim == 0 else jax.vmap(draw)(noise)
-        return mean + ((x * noise_in) @ kernel_sigma) * noise_out + bias_sigma * noise_out
+        if noise.ndim == 0:
+            noise_in, noise_out = (part.reshape(*row, -1) for part in draw(noise))
+        else:
+            noise_in, noise_out = jax.vmap(draw)(noise)
+        return mean + ((x * noise_in) @ kernel_sigma + bias_sigma.reshape(*row, -1)) * noise_out
 
 
 class QNetwork(nn.Module):

@@ -1,11 +1,14 @@
 """Agents learn: probe environments with known answers, then CartPole, four seeds each."""
 
+import dataclasses
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purerl import configs, in_graph, registry, rng, training
+from purerl import configs, evaluation, in_graph, registry, rng, training
 from purerl.types import Clock
 
 PROBE = {
@@ -91,3 +94,68 @@ def test_cartpole_is_solved_by_every_seed(agent, tmp_path):
     run = training.train(agent, "gymnax/CartPole-v1", seeds=SEEDS, out=tmp_path / "run", quiet=True)
     returns = run.summary["final_return"]["per_seed"]
     assert min(returns) >= 475, returns
+
+
+VALUE_BASED = {
+    "num_envs": 16,
+    "rollout_length": 8,
+    "train_period": 8,
+    "batch_size": 64,
+    "replay_size": 4096,
+    "learning_starts": 256,
+    "target_period": 128,
+    "network": "mlp",
+    "hidden": (32,),
+    "learning_rate": 3e-3,
+    "discount": 0.9,
+    "epsilon_decay_steps": 4000.0,
+    "support_max": 2.0,
+}
+
+
+class TrainedOnValues:
+    """An agent of the DQN family after 100 iterations of 16 gradient steps on a probe, two seeds in one program."""
+
+    def __init__(self, agent, probe, **overrides):
+        self.agent = registry.agent(agent)
+        environment = registry.environment(f"probe/{probe}")[0].make(probe)
+        self.spec = environment.spec
+        fields = {f.name for f in dataclasses.fields(self.agent.Config)}
+        config = {name: value for name, value in (VALUE_BASED | overrides).items() if name in fields}
+        self.config = configs.traced(self.agent.Config(**config))
+        loop = in_graph.InGraphLoop(self.agent, environment)
+        self.state, _ = loop.advance(self.config, loop.init(self.config, rng.seed_keys(0, 2)), 0, 100, 100)
+
+    def values(self, observation):
+        """Q [seeds, A] at an observation."""
+        module = importlib.import_module(self.agent.init.__module__)
+        network = module.network(self.config, self.spec)
+        out = jax.vmap(lambda s: network.apply(s.params, jnp.full((1, 1), observation))[0])(self.state.agent)
+        return np.asarray(module.values(self.config, out) if hasattr(module, "values") else out)
+
+
+@pytest.mark.parametrize(
+    ("agent", "overrides"),
+    [
+        ("dqn", {}),
+        ("dqn", {"proximal_coefficient": 0.3, "double": True, "num_steps": 3}),
+        ("rainbow", {}),
+        ("rainbow", {"dueling": True, "double": True, "noisy": True, "epsilon_final": 0.0}),
+        ("rainbow", {"atoms": 0, "prioritized": False}),
+    ],
+    ids=["dqn", "double-pro", "rainbow", "full-rainbow", "plain"],
+)
+def test_action_values_of_probes(agent, overrides):
+    found = TrainedOnValues(agent, "discount", **overrides)
+    np.testing.assert_allclose(found.values(0.0), 0.9, atol=0.06)
+    np.testing.assert_allclose(found.values(1.0), 1.0, atol=0.06)
+    policy = TrainedOnValues(agent, "policy", **overrides)
+    np.testing.assert_allclose(policy.values(1.0), [[-1, 1]] * 2, atol=0.15)
+    np.testing.assert_allclose(policy.values(-1.0), [[1, -1]] * 2, atol=0.15)
+
+
+@pytest.mark.parametrize("agent", ["dqn", "dqn-pro"])
+def test_value_based_agents_solve_cartpole(agent, tmp_path):
+    training.train(agent, "gymnax/CartPole-v1", seeds=SEEDS, out=tmp_path / "run", quiet=True)
+    result = evaluation.evaluate(tmp_path / "run", episodes=5)
+    assert result["return"]["mean"] >= 475, [lane["mean"] for lane in result["per_seed"]]

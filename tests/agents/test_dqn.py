@@ -1,0 +1,116 @@
+"""DQN and Rainbow as agents: Pro is a field, resume is exact with a full replay, seeds are seeds."""
+
+import jax
+import numpy as np
+import pytest
+
+from purerl import configs, in_graph, registry, rng, training
+from purerl.errors import PurerlError
+
+CARTPOLE = "gymnax/CartPole-v1"
+SMALL = {
+    "num_envs": 2,
+    "rollout_length": 4,
+    "train_period": 4,
+    "batch_size": 8,
+    "replay_size": 64,
+    "learning_starts": 32,
+    "target_period": 16,
+    "network": "mlp",
+    "hidden": (8,),
+    "learning_rate": 1e-3,
+    "proximal_coefficient": 0.1,
+}
+AGENTS = {
+    "dqn": SMALL,
+    "rainbow": SMALL | {"double": True, "dueling": True, "noisy": True, "uniform_mix": 0.1},
+}
+
+
+class Killed(Exception):
+    pass
+
+
+def same_bits(a, b):
+    unwrap = lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(unwrap(x), unwrap(y)), a, b)
+
+
+def advanced(agent, iterations, seeds=1, first=0, **config):
+    loop = in_graph.InGraphLoop(registry.agent(agent), registry.environment(CARTPOLE)[0].make("CartPole-v1"))
+    config = configs.traced(loop.agent.Config(**AGENTS[agent] | config))
+    state = loop.init(config, rng.seed_keys(first, seeds))
+    return loop.advance(config, state, 0, 100, iterations)[0]
+
+
+@pytest.mark.parametrize("agent", ["dqn", "rainbow"])
+def test_resume_is_exact_with_a_full_replay(agent, tmp_path, monkeypatch):
+    def run(folder, **kwargs):
+        return training.train(
+            agent, CARTPOLE, seeds=2, steps=8 * 24, out=folder, config=AGENTS[agent], quiet=True, log_every=1, **kwargs
+        )
+
+    whole = run(tmp_path / "whole")
+    advance = training._Training._advance
+
+    def stopping(trainer, state, started):
+        if trainer.iteration == 13:  # the ring of 64 has wrapped, and the next copy is not due
+            raise Killed
+        return advance(trainer, state, started)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Training, "_advance", stopping)
+        with pytest.raises(Killed):
+            run(tmp_path / "cut", checkpoint_seconds=0)
+    resumed = run(tmp_path / "cut", resume=True)
+    same_bits(whole.state, resumed.state)
+    assert int(whole.state.agent.optimizer[1][0].count[0]) == (8 * 24 - 32) // 4
+
+
+@pytest.mark.parametrize("agent", ["dqn", "rainbow"])
+def test_lane_is_the_solo_run(agent):
+    lanes, solo = advanced(agent, 10, seeds=3), advanced(agent, 10, first=2)
+    for a, b in zip(*(jax.tree.leaves(s.agent.params) for s in (lanes, solo)), strict=True):
+        np.testing.assert_allclose(a[2], b[0], atol=1e-5)
+        assert not np.allclose(a[1], b[0], atol=1e-4) or not a[1].any()
+
+
+def test_an_infinite_coefficient_is_the_base_agent_bit_for_bit():
+    """Check 3: over more than 100 gradient steps."""
+    pro = advanced("dqn", 60, proximal_coefficient=float("inf"))
+    zero = advanced("dqn", 60, proximal_coefficient=float("inf"), proximal="penalty", penalty_coefficient=0.0)
+    near = advanced("dqn", 60, proximal_coefficient=0.1)
+    same_bits(pro.agent.params, zero.agent.params)
+    kernel = lambda s: s.agent.params["params"]["dense0"]["kernel"]  # noqa: E731
+    assert not np.allclose(kernel(pro), kernel(near), atol=1e-5)
+
+
+def test_the_coefficient_can_be_swept_by_lanes():
+    lanes = advanced("dqn", 20, seeds=2, proximal_coefficient=np.array([0.1, np.inf], np.float32))
+    for lane, coefficient in enumerate((0.1, float("inf"))):
+        solo = advanced("dqn", 20, first=lane, proximal_coefficient=coefficient)
+        for a, b in zip(*(jax.tree.leaves(s.agent.params) for s in (lanes, solo)), strict=True):
+            np.testing.assert_allclose(a[lane], b[0], atol=1e-5)
+
+
+def test_evaluation_does_not_touch_training(tmp_path):
+    def run(name, **kwargs):
+        return training.train("dqn", CARTPOLE, steps=160, out=tmp_path / name, config=SMALL, quiet=True, **kwargs)
+
+    plain, evaluated = run("plain"), run("evaluated", eval_every=40, eval_episodes=1)
+    same_bits(plain.state, evaluated.state)
+    text = (tmp_path / "evaluated" / "metrics.jsonl").read_text()
+    rows = [line for line in text.splitlines() if '"evaluation_return": null' not in line]
+    assert len(rows) == 4
+
+
+def test_names_differ_by_a_field_alone():
+    plan = training.plan("rainbow-pro", CARTPOLE, preset="full-rainbow", steps=100)
+    base = training.plan("rainbow", CARTPOLE, preset="full-rainbow", steps=100)
+    assert plan.config.replace(proximal_coefficient=float("inf")) == base.config
+    assert plan.config.proximal_coefficient == 0.05
+
+
+def test_continuous_actions_are_refused():
+    with pytest.raises(PurerlError, match="discrete actions"):
+        training.plan("dqn", "gymnax/Pendulum-v1")
