@@ -105,8 +105,10 @@ def test_evaluation_does_not_touch_training(tmp_path):
 
 
 def test_names_differ_by_a_field_alone():
-    plan = training.plan("rainbow-pro", CARTPOLE, preset="full-rainbow", steps=100)
-    base = training.plan("rainbow", CARTPOLE, preset="full-rainbow", steps=100)
+    plan, base = (
+        training.plan(name, CARTPOLE, preset="full-rainbow", steps=100, config={"network": "mlp"})
+        for name in ("rainbow-pro", "rainbow")
+    )
     assert plan.config.replace(proximal_coefficient=float("inf")) == base.config
     assert plan.config.proximal_coefficient == 0.05
 

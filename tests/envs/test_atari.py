@@ -1,0 +1,180 @@
+"""The pool of real Atari games: its seeds, frames, ends and options."""
+
+import numpy as np
+import pytest
+
+from purerl import atari_scores, registry, training
+from purerl.envs import atari
+from purerl.errors import PurerlError
+
+
+def play(pool, steps, seed=0):
+    """Random play: lists over steps of whole observations [S, N, ...] and TimeSteps, by group joined."""
+    rng = np.random.default_rng(seed)
+    groups = range(pool.num_groups)
+    shown = [np.concatenate([pool.reset(g).copy() for g in groups], axis=1)]
+    ends, lost, rewards = [], [], []
+    for _ in range(steps):
+        actions = rng.integers(0, pool.spec.num_actions, (pool.num_seeds, pool.num_envs), dtype=np.int32)
+        size = pool.num_envs // pool.num_groups
+        for g in groups:
+            pool.send(g, actions[:, g * size : (g + 1) * size])
+        found = [pool.recv(g) for g in groups]
+        shown.append(np.concatenate([t.observation.copy() for t in found], axis=1))
+        ends.append(np.concatenate([t.terminated | t.truncated for t in found], axis=1))
+        rewards.append(np.concatenate([t.reward for t in found], axis=1))
+        lost.append([t.life_lost for t in found])
+    return np.array(shown), np.array(ends), np.array(rewards), lost
+
+
+def test_a_seed_is_its_own_whatever_the_groups_and_other_seeds():
+    with (
+        atari.make_pool("Breakout", atari.Options(), [3, 4], 4, 2) as both,
+        atari.make_pool("Breakout", atari.Options(num_threads=1), [3], 4, 1) as solo,
+    ):
+        rng = np.random.default_rng(0)
+        actions = rng.integers(0, 4, (30, 1, 4), dtype=np.int32)
+        for t in range(30):
+            for g in range(2):
+                both.send(g, np.repeat(actions[t][:, 2 * g : 2 * g + 2], 2, axis=0))
+            solo.send(0, actions[t])
+            alone = solo.recv(0)
+            together = [both.recv(g) for g in range(2)]
+            first = np.concatenate([x.observation[:1] for x in together], axis=1)
+            second = np.concatenate([x.observation[1:] for x in together], axis=1)
+            np.testing.assert_array_equal(first, alone.observation)
+        assert not np.array_equal(first, second)
+
+
+def test_frames_are_stacked_with_zeros_before_an_episode():
+    with atari.make_pool("Breakout", atari.Options(repeat_action_probability=0.0), [0], 2) as pool:
+        shown, ends, rewards, _ = play(pool, 400)
+    assert shown.shape[3:] == (4, 84, 84)
+    assert (shown[0][:, :, :3] == 0).all() and shown[0][:, :, 3].any()
+    assert ends.any()
+    for t, s, n in zip(*np.nonzero(ends), strict=True):
+        assert (shown[t + 1, s, n, :3] == 0).all() and shown[t + 1, s, n, 3].any()
+    for t in range(400):
+        going = ~ends[t]
+        np.testing.assert_array_equal(shown[t + 1][going][:, :3], shown[t][going][:, 1:])
+    assert set(np.unique(rewards)) <= {0.0, 1.0, 4.0, 7.0} and rewards.any()
+
+
+def test_a_lost_life_blanks_the_frames_and_the_episode_goes_on():
+    options = atari.Options(life_loss="terminal", repeat_action_probability=0.0)
+    with atari.make_pool("Breakout", options, [0], 2) as pool:
+        shown, ends, _, lost = play(pool, 400)
+    lost = np.array([x[0] for x in lost])
+    assert lost.sum() >= 4 * ends.sum() > 0  # five lives an episode, the last of which ends it
+    assert not (lost & ends).any()
+    for t, s, n in zip(*np.nonzero(lost), strict=True):
+        assert (shown[t + 1, s, n, :3] == 0).all() and shown[t + 1, s, n, 3].any()
+
+
+def test_random_play_scores_the_published_random_score():
+    """Check 15: Breakout 1.7 over 100 episodes (whose standard deviation is about 1.3)."""
+    with atari.make_pool("Breakout", atari.Options(), list(range(10)), 1) as pool:
+        _, ends, rewards, _ = play(pool, 2200)
+    returns = []
+    for s in range(10):
+        last = 0
+        for t in np.nonzero(ends[:, s, 0])[0]:
+            returns.append(rewards[last : t + 1, s, 0].sum())
+            last = t + 1
+    assert len(returns) >= 90
+    assert abs(np.mean(returns) - 1.7) < 0.6
+
+
+def test_the_time_cap_truncates():
+    with atari.make_pool("Pong", atari.Options(max_frames=80), [0], 1) as pool:
+        pool.reset(0)
+        cut = []
+        for _ in range(25):
+            pool.send(0, np.zeros((1, 1), np.int32))
+            step = pool.recv(0)
+            assert not step.terminated.any()
+            cut.append(step.truncated.any())
+    assert np.nonzero(cut)[0] == 19
+
+
+def test_other_options():
+    assert atari.spec("Pong", atari.Options()).num_actions == 6
+    assert atari.spec("Pong", atari.Options(full_action_space=True)).num_actions == 18
+    assert atari.spec("Pong", atari.Options(frame_stack=2)).observation_shape == (2, 84, 84)
+
+
+def test_a_restored_pool_begins_other_episodes():
+    """Not those of the start again, but the same ones in every pool that is restored from the same state."""
+    with atari.make_pool("Breakout", atari.Options(), [0], 2) as pool:
+        from_the_start, *_ = play(pool, 60)
+        state = pool.state()
+        pool.restore(state)
+        restored, *_ = play(pool, 60)
+    assert not np.array_equal(from_the_start, restored)
+    with atari.make_pool("Breakout", atari.Options(), [0], 2) as other:
+        other.restore(state)
+        np.testing.assert_array_equal(play(other, 60)[0], restored)
+    with atari.make_pool("Pong", atari.Options(), [0], 2) as other, pytest.raises(PurerlError, match="other games"):
+        other.restore(state)
+
+
+def test_a_resumed_run_marks_the_break(tmp_path):
+    config = {
+        "num_envs": 2, "rollout_length": 4, "replay_size": 400, "learning_starts": 64, "target_period": 64,
+        "batch_size": 4, "network": "mlp", "hidden": (8,),
+    }  # fmt: skip
+
+    def run(steps, **kwargs):
+        return training.train(
+            "rainbow-pro", "atari/pong", steps=steps, out=tmp_path / "run", config=config, quiet=True, **kwargs
+        )
+
+    run(96)
+    resumed = run(192, resume=True)
+    assert resumed.summary["env"] == "atari/Pong" and resumed.summary["steps"] == 192
+    ring = resumed.state.agent.replay
+    done, age = np.asarray(ring.done)[0], np.asarray(ring.age)[0]
+    assert done[:, 47].all() and (age[:, 48] == 0).all()  # 96 steps of 2 environments
+    assert done.sum() == 2
+
+
+@pytest.mark.parametrize("name", ["MsPacman", "ms_pacman", "ms-pacman", "mspacman"])
+def test_spellings(name):
+    assert registry.environment(f"atari/{name}")[1] == "MsPacman"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("Pung", {}, "Did you mean 'Pong'"),
+        ("Pong", {"repeat_action_probability": 1.5}, r"must be in \[0, 1\)"),
+        ("Pong", {"frame_skip": 0}, "frame_skip must be whole"),
+        ("Pong", {"life_loss": "maybe"}, "unknown life_loss"),
+    ],
+)
+def test_bad_input_is_named(name, options, message):
+    with pytest.raises(PurerlError, match=message):
+        atari.make_pool(name, atari.Options(**options), [0], 1)
+
+
+def test_missing_ale_py_names_the_extra(monkeypatch):
+    monkeypatch.setattr(atari.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(PurerlError, match=r"purerl\[atari\]"):
+        atari.make_pool("Pong", atari.Options(frame_stack=3), [0], 1)
+
+
+def test_every_game_has_a_rom():
+    from ale_py import roms
+
+    assert {game.lower() for game in atari.names()} == {rom.replace("_", "") for rom in roms.get_all_rom_ids()}
+
+
+def test_lists_of_games_and_scores():
+    paper, rliable = set(atari_scores.PRO_PAPER_55), set(atari_scores.RLIABLE_55)
+    assert len(paper) == len(rliable) == 55 and len(paper & rliable) == 51
+    assert paper | rliable <= set(atari.names())
+    for game, (random, human) in atari_scores.RANDOM_AND_HUMAN.items():
+        assert atari_scores.human_normalized_score(game, random) == 0
+        assert atari_scores.human_normalized_score(game, human) == 1
+    with pytest.raises(PurerlError, match="no human score for 'AirRaid'"):
+        atari_scores.human_normalized_score("AirRaid", 1.0)
