@@ -4,6 +4,7 @@
 | ppo-minatar  | PPO on Breakout-MinAtar against rejax 0.1.3, 1 and 8 vmapped seeds (its environment is made at first) |
 | procgen-pool | the Procgen pool with frames landing on the device, against bare libenv                              |
 | ppg-procgen  | PPG on Procgen end to end: steps/s, and where the wall time goes                                     |
+| replay       | prioritized replay, add 8 + draw 32 + change 32, against flashbax, at 10 thousand and 1 million items |
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import jax
 
 from purerl import configs, registry, rng, runs, sharding, training
 from purerl.errors import PurerlError, nearest
-from purerl.experiments import bench_baselines, bench_procgen_pool
+from purerl.experiments import bench_baselines, bench_procgen_pool, bench_replay
 
 # The sizes of the comparison: 64 environments x 128 steps, 4 epochs, 8 minibatches, two 64-64 MLPs: preset minatar.
 # rejax treats a time-out as an end and does not anneal, so neither do we here.
@@ -132,7 +133,18 @@ def ppg_procgen(repeats: int, seconds: float) -> dict[str, Any]:
     return result
 
 
-BENCHMARKS = {"ppo-minatar": ppo_minatar, "procgen-pool": procgen_pool, "ppg-procgen": ppg_procgen}
+def replay(repeats: int, seconds: float) -> dict[str, Any]:
+    """See `bench_replay.replay_cycles`."""
+    targets = {"target_ratio_at_1m": 20, "target_slowdown": 1.5}
+    return targets | bench_replay.replay_cycles(seconds, repeats)
+
+
+BENCHMARKS = {
+    "ppo-minatar": ppo_minatar,
+    "procgen-pool": procgen_pool,
+    "ppg-procgen": ppg_procgen,
+    "replay": replay,
+}
 
 
 def _median(values: Any, digits: int = 1) -> float:

@@ -1,9 +1,10 @@
 """Prioritized replay: draws items in proportion to their priorities, after "Prioritized Experience Replay" by Schaul et
 al. 2016 (https://arxiv.org/abs/1511.05952), section 3.3.
 
-Priorities lie in three levels of about equal width, each entry of a level being the sum of a row of the next. A change
-recomputes the sums that it touches from their parts, so that float32 never drifts as it does where differences are
-added up. Drawing and changing an item cost O(capacity^(1/3)).
+Priorities are the lowest level of a tree of sums in which every node has 16 children. A change recomputes the sums that
+it touches from their parts, so that float32 never drifts as it does where differences are added up. Drawing and
+changing an item cost O(log capacity); 16 children are few enough to be scanned at once, and leave a tree of 5 levels
+for a million items.
 """
 
 from __future__ import annotations
@@ -16,50 +17,51 @@ from flax import struct
 from purerl import replay
 from purerl.types import Array, EnvSpec
 
+_WIDTH = 16
+
 
 @struct.dataclass
 class Priorities:
-    """Priorities of K = W^3 items or fewer; those never set are 0 and never drawn.
+    """Priorities of items; those never set are 0 and never drawn.
 
     Attributes:
-      items: [W, W, W] float32; item k is entry k in row-major order.
-      rows: [W, W] float32, sums of `items` over the last axis.
-      blocks: [W] float32, sums of `rows` over the last axis.
+      levels: float32 [rows, entries], from the root, one row, to the items. Entry j of row i of a level is the sum of
+        row 16 i + j of the next.
       largest: float32 [], the largest priority ever set, 1 at the start: that of new items.
     """
 
-    items: Array
-    rows: Array
-    blocks: Array
+    levels: tuple[Array, ...]
     largest: Array
+
+    @property
+    def items(self) -> Array:
+        """The priorities themselves, [capacity or a little more]."""
+        return self.levels[-1].reshape(-1)
+
+    @property
+    def total(self) -> Array:
+        """The sum of all priorities, []."""
+        return jnp.sum(self.levels[0])
 
 
 def init(capacity: int) -> Priorities:
     """No priorities, for `capacity` items."""
-    width = 1
-    while width**3 < capacity:
-        width += 1
+    rows = [-(-capacity // _WIDTH)]
+    while rows[0] > 1:
+        rows.insert(0, -(-rows[0] // _WIDTH))
     return Priorities(
-        items=jnp.zeros((width, width, width), jnp.float32),
-        rows=jnp.zeros((width, width), jnp.float32),
-        blocks=jnp.zeros((width,), jnp.float32),
-        largest=jnp.ones((), jnp.float32),
+        levels=tuple(jnp.zeros((count, _WIDTH), jnp.float32) for count in rows), largest=jnp.ones((), jnp.float32)
     )
 
 
-def _place(priorities: Priorities, items: Array) -> tuple[Array, Array, Array]:
-    width = priorities.items.shape[0]
-    rest, entry = jnp.divmod(items, width)
-    block, row = jnp.divmod(rest, width)
-    return block, row, entry
-
-
 def _set(priorities: Priorities, items: Array, values: Array) -> Priorities:
-    block, row, entry = _place(priorities, items)
-    new = priorities.items.at[block, row, entry].set(values)
-    rows = priorities.rows.at[block, row].set(jnp.sum(new[block, row], axis=-1))
-    blocks = priorities.blocks.at[block].set(jnp.sum(rows[block], axis=-1))
-    return priorities.replace(items=new, rows=rows, blocks=blocks)
+    levels = []
+    for level in reversed(priorities.levels):
+        items, entry = jnp.divmod(items, _WIDTH)
+        changed = level.at[items, entry].set(values)
+        values = jnp.sum(changed[items], axis=-1)
+        levels.insert(0, changed)
+    return priorities.replace(levels=tuple(levels))
 
 
 def update(priorities: Priorities, items: Array, values: Array) -> Priorities:
@@ -102,7 +104,7 @@ def admit(
     # While the ring fills, its oldest rows lack nothing: there never was a frame before them.
     full = replay.span(iteration + 1, rollout_length, length).filled == length
     kept = (offset >= rollout_length) & ~full
-    values = jnp.where(kept[None], priorities.items[_place(priorities, items)], values)
+    values = jnp.where(kept[None], priorities.items[items], values)
     return _set(priorities, items.reshape(-1), values.reshape(-1))
 
 
@@ -114,7 +116,7 @@ def _pick(weights: Array, mass: Array) -> tuple[Array, Array]:
     positive = weights > 0
     beyond = (reached > mass) & positive
     last = weights.shape[0] - 1 - jnp.argmax(positive[::-1])
-    entry = jnp.where(jnp.any(beyond), jnp.argmax(beyond), last)
+    entry = jnp.where(jnp.any(beyond), jnp.argmax(beyond), last).astype(jnp.int32)
     return entry, jnp.maximum(mass - (reached[entry] - weights[entry]), 0.0)
 
 
@@ -127,19 +129,19 @@ def sample(priorities: Priorities, key: Array, batch_size: int) -> tuple[Array, 
     share = (jnp.arange(batch_size, dtype=jnp.float32) + jax.random.uniform(key, (batch_size,))) / batch_size
 
     def one(mass: Array) -> Array:
-        block, mass = _pick(priorities.blocks, mass)
-        row, mass = _pick(priorities.rows[block], mass)
-        entry, _ = _pick(priorities.items[block, row], mass)
-        width = priorities.items.shape[0]
-        return (block * width + row) * width + entry
+        node = jnp.int32(0)
+        for level in priorities.levels:
+            entry, mass = _pick(level[node], mass)
+            node = node * _WIDTH + entry
+        return node
 
-    items = jax.vmap(one)(share * jnp.sum(priorities.blocks))
+    items = jax.vmap(one)(share * priorities.total)
     return items, probability(priorities, items)
 
 
 def probability(priorities: Priorities, items: Array) -> Array:
     """P(i) = p_i / sum_k p_k of items [B] (eq. 1)."""
-    return priorities.items[_place(priorities, items)] / jnp.sum(priorities.blocks)
+    return priorities.items[items] / priorities.total
 
 
 def importance_weights(probability: Array, exponent: Array | float) -> Array:

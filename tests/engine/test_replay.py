@@ -2,6 +2,8 @@
 specification (section 8).
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -275,13 +277,14 @@ def test_sums_do_not_drift():
 
     priorities = jax.jit(lambda p: jax.lax.fori_loop(0, 10_000, step, p))(priorities)
     exact = np.asarray(priorities.items, np.float64).sum()
-    assert abs(float(priorities.blocks.sum()) - exact) < 1e-5 * exact
-    np.testing.assert_allclose(priorities.rows, np.asarray(priorities.items).sum(-1), rtol=1e-6)
+    assert abs(float(priorities.total) - exact) < 1e-5 * exact
+    for above, below in itertools.pairwise(priorities.levels):
+        np.testing.assert_allclose(above.reshape(-1)[: len(below)], below.sum(-1), rtol=1e-6)
 
 
 def test_an_item_that_comes_twice_keeps_one_value_and_exact_sums():
     priorities = prioritized.update(filled(np.ones(8)), jnp.array([3, 3, 5]), jnp.array([7.0, 7.0, 2.0]))
-    assert priorities.blocks.sum() == 6 + 7 + 2
+    assert priorities.total == 6 + 7 + 2
     assert priorities.largest == 7
 
 
@@ -314,7 +317,7 @@ def test_positive_if_and_only_if_it_can_be_learned_from(spec, num_envs, rollout_
         found = np.asarray(priorities.items).reshape(-1)
         np.testing.assert_array_equal(found[: num_envs * length].reshape(num_envs, length) > 0, expected)
         assert (found[num_envs * length :] == 0).all()
-        np.testing.assert_allclose(priorities.blocks.sum(), found.sum(), rtol=1e-6)
+        np.testing.assert_allclose(priorities.total, found.sum(), rtol=1e-6)
 
 
 def test_new_items_get_the_largest_priority():
