@@ -357,7 +357,8 @@ def _list(words: list[str]) -> int:
 
 def _list_agents(_: str | None) -> None:
     for name in registry.agent_names():
-        print(f"{name:8}{_first_line(f'purerl.agents.{name}')}".rstrip())
+        module = registry.module_of(name)
+        print(f"{name:12}{'' if module is None else _first_line(module)}".rstrip())
 
 
 def _first_line(module: str) -> str:

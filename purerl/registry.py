@@ -59,6 +59,12 @@ def family_names() -> list[str]:
     return sorted(_families)
 
 
+def module_of(name: str) -> str | None:
+    """The module of an agent that comes with purerl; None for one of the user's own."""
+    found = _agents.get(name)
+    return found.partition(":")[0] if isinstance(found, str) else None
+
+
 def agent(name: str) -> Agent:
     """The agent of that name. Raises PurerlError, with the nearest name, if there is none."""
     if name not in _agents:

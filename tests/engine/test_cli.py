@@ -103,7 +103,9 @@ def test_lists(capsys):
     assert run("list agents") == 0
     said = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in said] == registry.agent_names()
-    assert "arXiv 1707.06347" in said[-1]
+    papers = {line.split()[0]: line for line in said}
+    assert "arXiv 1707.06347" in papers["ppo"]
+    assert "arXiv 2112.05848" in papers["dqn-pro"] and "arXiv 2112.05848" in papers["rainbow-pro"]
     assert run("list envs probe") == 0
     assert capsys.readouterr().out.splitlines() == [f"probe/{name}" for name in registry.family("probe").names()]
     assert run("list envs") == 0
