@@ -1,8 +1,8 @@
 """Rainbow (Hessel et al. 2018, arXiv 1710.02298) and Rainbow Pro (Asadi et al. 2022, arXiv 2112.05848).
 
 Each part of Rainbow is a switch. The defaults are Dopamine's: n-step returns, a distribution of returns (C51),
-prioritized replay. `double`, `dueling` and `noisy` make it the full one. Rainbow Pro also pulls the online network towards the target network in
-every gradient step, as DQN Pro does.
+prioritized replay. `double`, `dueling` and `noisy` make it the full one. Rainbow Pro also pulls the online network
+towards the target network in every gradient step, as DQN Pro does.
 """
 
 from __future__ import annotations
