@@ -184,7 +184,7 @@ def sample(
     )
     if priorities is None:
         return uniform, jnp.ones(config.batch_size)
-    items, probability = prioritized.sample(priorities, key_priority, config.batch_size)
+    items, _ = prioritized.sample(priorities, key_priority, config.batch_size)
     length = ring.reward.shape[1]
     mixed = jax.random.uniform(key_mix, items.shape) < config.uniform_mix
     items = jnp.where(mixed, uniform[0] * length + uniform[1], items)
