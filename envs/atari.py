@@ -25,21 +25,22 @@ from purerl.envs.turns import Turns, usable_cores
 from purerl.errors import PurerlError, nearest
 from purerl.types import EnvSpec, TimeStep
 
-# The games whose ROMs ale-py carries, by the name that the papers write.
+# The games whose ROMs ale-py carries, by the name that the papers write, but for those of two players alone (Combat,
+# Joust, MazeCraze, Warlords), which it cannot start.
 _GAMES = (
     "Adventure", "AirRaid", "Alien", "Amidar", "Assault", "Asterix", "Asteroids", "Atlantis", "Atlantis2",
     "Backgammon", "BankHeist", "BasicMath", "BattleZone", "BeamRider", "Berzerk", "Blackjack", "Bowling", "Boxing",
-    "Breakout", "Carnival", "Casino", "Centipede", "ChopperCommand", "Combat", "CrazyClimber", "Crossbow",
-    "Darkchambers", "Defender", "DemonAttack", "DonkeyKong", "DoubleDunk", "Earthworld", "ElevatorAction", "Enduro",
-    "Entombed", "Et", "FishingDerby", "FlagCapture", "Freeway", "Frogger", "Frostbite", "Galaxian", "Gopher",
-    "Gravitar", "Hangman", "HauntedHouse", "Hero", "HumanCannonball", "IceHockey", "Jamesbond", "JourneyEscape",
-    "Joust", "Kaboom", "Kangaroo", "KeystoneKapers", "KingKong", "Klax", "Koolaid", "Krull", "KungFuMaster",
-    "LaserGates", "LostLuggage", "MarioBros", "MazeCraze", "MiniatureGolf", "MontezumaRevenge", "MrDo", "MsPacman",
-    "NameThisGame", "Othello", "Pacman", "Phoenix", "Pitfall", "Pitfall2", "Pong", "Pooyan", "PrivateEye", "Qbert",
-    "Riverraid", "RoadRunner", "Robotank", "Seaquest", "SirLancelot", "Skiing", "Solaris", "SpaceInvaders",
-    "SpaceWar", "StarGunner", "Superman", "Surround", "Tennis", "Tetris", "TicTacToe3d", "TimePilot", "Trondead",
-    "Turmoil", "Tutankham", "UpNDown", "Venture", "VideoCheckers", "VideoChess", "VideoCube", "VideoPinball",
-    "Warlords", "WizardOfWor", "WordZapper", "YarsRevenge", "Zaxxon",
+    "Breakout", "Carnival", "Casino", "Centipede", "ChopperCommand", "CrazyClimber", "Crossbow", "Darkchambers",
+    "Defender", "DemonAttack", "DonkeyKong", "DoubleDunk", "Earthworld", "ElevatorAction", "Enduro", "Entombed",
+    "Et", "FishingDerby", "FlagCapture", "Freeway", "Frogger", "Frostbite", "Galaxian", "Gopher", "Gravitar",
+    "Hangman", "HauntedHouse", "Hero", "HumanCannonball", "IceHockey", "Jamesbond", "JourneyEscape", "Kaboom",
+    "Kangaroo", "KeystoneKapers", "KingKong", "Klax", "Koolaid", "Krull", "KungFuMaster", "LaserGates",
+    "LostLuggage", "MarioBros", "MiniatureGolf", "MontezumaRevenge", "MrDo", "MsPacman", "NameThisGame", "Othello",
+    "Pacman", "Phoenix", "Pitfall", "Pitfall2", "Pong", "Pooyan", "PrivateEye", "Qbert", "Riverraid", "RoadRunner",
+    "Robotank", "Seaquest", "SirLancelot", "Skiing", "Solaris", "SpaceInvaders", "SpaceWar", "StarGunner",
+    "Superman", "Surround", "Tennis", "Tetris", "TicTacToe3d", "TimePilot", "Trondead", "Turmoil", "Tutankham",
+    "UpNDown", "Venture", "VideoCheckers", "VideoChess", "VideoCube", "VideoPinball", "WizardOfWor", "WordZapper",
+    "YarsRevenge", "Zaxxon",
 )  # fmt: skip
 _SIZE = 84
 _LIMIT = 2**31 - 1
@@ -54,7 +55,7 @@ class Options:
       full_action_space: all 18 actions instead of those that do something in the game.
       frame_skip: frames in one step.
       frame_stack: frames in one observation.
-      noop_max: an episode starts with 1 to this many no-ops; 0 for none.
+      noop_max: an episode starts with 0 to this many no-ops.
       life_loss: "terminal" shows a lost life as `life_lost` and blanks the frames before it; the episode goes on.
       max_frames: of an episode, before it is cut off.
       num_threads: threads that step one group of games; 0 takes one for each usable core.
@@ -276,7 +277,7 @@ def _make(id: str, options: Options, num_games: int) -> Any:
         stack_num=options.frame_stack,
         frameskip=options.frame_skip,
         maxpool=options.frame_skip > 1,
-        noop_max=options.noop_max,
+        noop_max=options.noop_max + 1 if options.noop_max else 0,  # the library draws from one fewer
         episodic_life=False,
         life_loss_info=False,
         reward_clipping=False,
