@@ -99,7 +99,7 @@ def act(
 
 def loss(
     config: Config, spec: EnvSpec, params: Any, target_params: Any, batch: replay.Transitions
-) -> tuple[Array, dict[str, Array]]:
+) -> tuple[Array, dict[str, Metric]]:
     """h(theta, w): the mean loss of r + gamma max_a Q(s', a; theta) - Q(s, a; w)."""
     q_network = network(config, spec)
     q = q_learning.chosen(q_network.apply(params, batch.observation), batch.action)
@@ -110,7 +110,7 @@ def loss(
     total = mean = jnp.mean(batch.weight * error)
     if config.proximal == "penalty":
         total = total + optimizers.proximal_penalty(config.penalty_coefficient, params, target_params)
-    return total, {"loss": mean, "q": jnp.mean(q)}
+    return total, {"loss": Metric.of(mean), "q": Metric.of(q)}
 
 
 def update(
@@ -124,7 +124,8 @@ def update(
 
     def gradient_step(carry, key, due):
         params, target_params, optimizer_state = carry
-        indices = replay.uniform(key, span, ring, batch_size=config.batch_size, num_steps=config.num_steps, spec=spec)
+        words = rng.words(key, (2, config.batch_size))
+        indices = replay.uniform(words, span, ring, num_steps=config.num_steps, spec=spec)
         batch = replay.gather(
             ring,
             indices,
@@ -136,7 +137,8 @@ def update(
         gradients, terms = jax.grad(loss, argnums=2, has_aux=True)(config, spec, params, target_params, batch)
         updates, optimizer_state = optimizer.update(gradients, optimizer_state, params, anchor=target_params)
         params = optax.apply_updates(params, updates)
-        return (params, q_learning.next_target(due, params, target_params), optimizer_state), terms
+        target_params, distance = q_learning.next_target(due, params, target_params)
+        return (params, target_params, optimizer_state), terms | {"target_distance": distance}
 
     carry = state.params, state.target_params, state.optimizer
     carry, metrics = q_learning.gradient_steps(config, clock, rng.stream(key, "replay"), carry, gradient_step)

@@ -159,13 +159,13 @@ def loss(
     batch: replay.Transitions,
     importance: Array,
     key: Array,
-) -> tuple[Array, tuple[Array, dict[str, Array]]]:
+) -> tuple[Array, tuple[Array, dict[str, Metric]]]:
     """The mean loss, weighed by importance [B]; the loss of each transition goes on to the priorities."""
     each, q = losses_of(config, spec, params, target_params, batch, key)
     total = jnp.mean(batch.weight * importance * each)
     if config.proximal == "penalty":
         total = total + optimizers.proximal_penalty(config.penalty_coefficient, params, target_params)
-    return total, (each, {"loss": jnp.mean(each), "q": jnp.mean(q)})
+    return total, (each, {"loss": Metric.of(each), "q": Metric.of(q)})
 
 
 def sample(
@@ -178,17 +178,14 @@ def sample(
     clock: Clock,
 ) -> tuple[tuple[Array, Array], Array]:
     """Where to learn from, (environment [B], position [B]), and the importance weights [B]."""
-    key_mix, key_uniform, key_priority = jax.random.split(key, 3)
-    uniform = replay.uniform(
-        key_uniform, span, ring, batch_size=config.batch_size, num_steps=config.num_steps, spec=spec
-    )
+    words = rng.words(key, (4, config.batch_size))
+    uniform = replay.uniform(words[:2], span, ring, num_steps=config.num_steps, spec=spec)
     if priorities is None:
         return uniform, jnp.ones(config.batch_size)
-    items, _ = prioritized.sample(priorities, key_priority, config.batch_size)
     length = ring.reward.shape[1]
-    mixed = jax.random.uniform(key_mix, items.shape) < config.uniform_mix
-    items = jnp.where(mixed, uniform[0] * length + uniform[1], items)
-    probability = prioritized.probability(priorities, items) * (1 - config.uniform_mix)
+    mixed = rng.unit(words[3]) < config.uniform_mix, uniform[0] * length + uniform[1]
+    items, probability = prioritized.sample(priorities, words[2], instead=mixed)
+    probability *= 1 - config.uniform_mix
     probability += config.uniform_mix / jnp.maximum(span.filled * config.num_envs, 1)
     beta = config.importance_exponent + clock.fraction_done() * (
         config.importance_exponent_final - config.importance_exponent
@@ -236,7 +233,8 @@ def update(
             priority = (jnp.minimum(each, config.priority_clip) + 1e-10) ** config.priority_exponent
             items = indices[0] * ring.reward.shape[1] + indices[1]
             priorities = prioritized.update(priorities, items, jnp.where(batch.weight > 0, priority, 0.0))
-        return (params, q_learning.next_target(due, params, target_params), optimizer_state, priorities), terms
+        target_params, distance = q_learning.next_target(due, params, target_params)
+        return (params, target_params, optimizer_state, priorities), terms | {"target_distance": distance}
 
     carry = state.params, state.target_params, state.optimizer, priorities
     (*carry, priorities), metrics = q_learning.gradient_steps(

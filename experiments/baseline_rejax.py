@@ -1,4 +1,4 @@
-"""Trains rejax's PPO on Breakout-MinAtar and times it: one side of `purerl bench`.
+"""Trains rejax's PPO on Breakout-MinAtar, or its DQN on CartPole, and times it: one side of `purerl bench`.
 
 Runs in a virtual environment of its own (see `bench_baselines.py`), so it imports rejax and the standard library only.
 It answers one line of JSON on standard output for every line on standard input:
@@ -21,32 +21,51 @@ import time
 from importlib.metadata import version
 
 import jax
-from rejax import PPO
+from rejax import DQN, PPO
 
 
-def make_algorithm(args: argparse.Namespace) -> PPO:
-    """rejax's PPO with two MLPs of 64-64 on the flattened observation, and no evaluation."""
+def make_algorithm(args: argparse.Namespace) -> PPO | DQN:
+    """rejax's PPO with two MLPs of 64-64 on the flattened observation, or its DQN with one of 120-84; no evaluation."""
     steps_per_call = args.iterations_per_call * args.num_envs * args.num_steps
-    algorithm = PPO.create(
-        env="Breakout-MinAtar",
-        agent_kwargs={"activation": args.activation, "hidden_layer_sizes": (64, 64)},
-        num_envs=args.num_envs,
-        num_steps=args.num_steps,
-        num_epochs=args.num_epochs,
-        num_minibatches=args.num_minibatches,
-        learning_rate=2.5e-4,
-        max_grad_norm=0.5,
-        total_timesteps=steps_per_call,
-        eval_freq=steps_per_call,
-        skip_initial_evaluation=True,
-    )
+    shared = {
+        "num_envs": args.num_envs,
+        "num_epochs": args.num_epochs,
+        "total_timesteps": steps_per_call,
+        "eval_freq": steps_per_call,
+        "skip_initial_evaluation": True,
+    }
+    if args.algorithm == "ppo":
+        algorithm = PPO.create(
+            env="Breakout-MinAtar",
+            agent_kwargs={"activation": args.activation, "hidden_layer_sizes": (64, 64)},
+            num_steps=args.num_steps,
+            num_minibatches=args.num_minibatches,
+            learning_rate=2.5e-4,
+            max_grad_norm=0.5,
+            **shared,
+        )
+    else:
+        algorithm = DQN.create(
+            env="CartPole-v1",
+            agent_kwargs={"activation": args.activation},
+            batch_size=args.batch_size,
+            buffer_size=10_000,
+            fill_buffer=1_000,
+            target_update_freq=500,
+            learning_rate=5e-4,
+            ddqn=False,
+            **shared,
+        )
+        # `create` refuses other sizes than 64-64.
+        algorithm = algorithm.replace(agent=algorithm.agent.clone(hidden_layer_sizes=(120, 84)))
     return algorithm.replace(eval_callback=lambda algorithm, train_state, rng: ())
 
 
-def describe(algorithm: PPO, train_state: object) -> dict:
+def describe(algorithm: PPO | DQN, train_state: object) -> dict:
     """What is trained, for the record: sizes, dtypes and versions."""
     observation, _ = jax.eval_shape(algorithm.env.reset, jax.random.PRNGKey(0), algorithm.env_params)
-    params = jax.tree.leaves((train_state.actor_ts.params, train_state.critic_ts.params))
+    states = (getattr(train_state, name, None) for name in ("actor_ts", "critic_ts", "q_ts"))
+    params = jax.tree.leaves([state.params for state in states if state is not None])
     return {
         "observation": f"{observation.dtype}{list(observation.shape)}",
         "num_actions": int(algorithm.action_space.n),
@@ -60,11 +79,13 @@ def describe(algorithm: PPO, train_state: object) -> dict:
 def main() -> None:
     """Compiles, then answers one measurement for each line of standard input."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--algorithm", choices=("ppo", "dqn"), default="ppo")
     parser.add_argument("--num-seeds", type=int, default=1)
     parser.add_argument("--num-envs", type=int, default=64)
     parser.add_argument("--num-steps", type=int, default=128)
     parser.add_argument("--num-epochs", type=int, default=4)
-    parser.add_argument("--num-minibatches", type=int, default=8)
+    parser.add_argument("--num-minibatches", type=int, default=8, help="of PPO")
+    parser.add_argument("--batch-size", type=int, default=128, help="of DQN")
     parser.add_argument("--activation", default="relu", help="any function of flax.linen; rejax's own default is swish")
     parser.add_argument("--iterations-per-call", type=int, default=4)
     args = parser.parse_args()

@@ -3,7 +3,7 @@
 rejax 0.1.3 needs gymnax 0.0.9, purerl a later one, so its side runs in another process, which compiles once and then
 trains whenever it is asked to. That lets a benchmark take turns on a machine whose speed drifts:
 
-    with RejaxPPO(num_seeds=8) as rejax:
+    with Rejax("ppo", num_seeds=8) as rejax:
         for _ in range(5):
             ours.append(measure_ours())
             theirs.append(rejax.measure())
@@ -13,12 +13,10 @@ Between measurements the process waits for a line on its standard input and take
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -116,39 +114,26 @@ def _clean_environment() -> dict[str, str]:
     return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | kept
 
 
-class RejaxPPO:
-    """rejax's PPO on Breakout-MinAtar in a process of its own: a context manager.
+class Rejax:
+    """One of rejax's algorithms in a process of its own: a context manager.
 
-    The network is two MLPs of 64-64, actor and critic, on the flattened 10 x 10 x 4 observation, in float32.
+    PPO trains on Breakout-MinAtar with two MLPs of 64-64, actor and critic, on the flattened 10 x 10 x 4 observation;
+    DQN on CartPole with one of 120-84, without double Q-learning. All in float32.
 
     Args:
+      algorithm: "ppo" or "dqn".
       num_seeds: agents trained side by side in one vmapped program.
-      activation: a function of flax.linen; purerl's "minatar" preset has relu, rejax's own default is swish.
-      num_envs, num_steps, num_epochs, num_minibatches: of each seed.
       python: of the environment with rejax; by default `baseline_environment()`.
+      options: the sizes, see `baseline_rejax.py --help` (activation is a function of flax.linen: purerl's presets have
+        relu, rejax's own default is swish).
 
     Attributes:
       info: dict: sizes, versions, compile_seconds, as the process reported them.
     """
 
-    def __init__(
-        self,
-        num_seeds: int = 1,
-        activation: str = "relu",
-        num_envs: int = 64,
-        num_steps: int = 128,
-        num_epochs: int = 4,
-        num_minibatches: int = 8,
-        python: str | os.PathLike | None = None,
-    ):
-        options = {
-            "num-seeds": num_seeds,
-            "activation": activation,
-            "num-envs": num_envs,
-            "num-steps": num_steps,
-            "num-epochs": num_epochs,
-            "num-minibatches": num_minibatches,
-        }
+    def __init__(self, algorithm: str, num_seeds: int = 1, python: str | os.PathLike | None = None, **options: Any):
+        options = {"algorithm": algorithm, "num_seeds": num_seeds} | options
+        options = {name.replace("_", "-"): value for name, value in options.items()}
         command = [str(python or baseline_environment()), str(_SCRIPT), *(f"--{k}={v}" for k, v in options.items())]
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (`close` closes it)
         self._process = subprocess.Popen(
@@ -184,7 +169,7 @@ class RejaxPPO:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
 
-    def __enter__(self) -> RejaxPPO:
+    def __enter__(self) -> Rejax:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -200,31 +185,3 @@ class RejaxPPO:
         code = self._process.wait()
         self._errors.seek(0)
         raise PurerlError(f"the rejax process ended: {_last_line(self._errors.read(), code)}")
-
-
-def rejax_ppo(num_seeds: int = 1, repeats: int = 5, seconds: float = 5.0, **options: Any) -> list[dict]:
-    """Measures rejax's PPO `repeats` times for at least `seconds` each: a list of what `RejaxPPO.measure` returns.
-
-    To take turns with something else, use `RejaxPPO` itself: every call of this function compiles anew.
-    """
-    with RejaxPPO(num_seeds=num_seeds, **options) as rejax:
-        return [rejax.measure(seconds) for _ in range(repeats)]
-
-
-def main() -> None:
-    """Prints the medians for the given numbers of seeds as JSON."""
-    parser = argparse.ArgumentParser(description="Measures rejax's PPO on Breakout-MinAtar.")
-    parser.add_argument("--num-seeds", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--activation", default="relu")
-    args = parser.parse_args()
-    for num_seeds in args.num_seeds:
-        with RejaxPPO(num_seeds, activation=args.activation) as rejax:
-            rows = [rejax.measure(args.seconds) for _ in range(args.repeats)]
-            median = statistics.median(row["steps_per_second"] for row in rows)
-            print(json.dumps({"median_steps_per_second": median, "repeats": rows, "info": rejax.info}))
-
-
-if __name__ == "__main__":
-    main()

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from purerl import prioritized, replay
+from purerl import prioritized, replay, rng
 from purerl.errors import PurerlError
 from purerl.types import EnvSpec, Rollout
 
@@ -42,7 +42,7 @@ def _ours(capacity: int) -> tuple[Any, Callable[..., Any]]:
 
     def cycle(state: Any, key: jax.Array) -> Any:
         ring, priorities, iteration = add(state, key)
-        items, probability = prioritized.sample(priorities, key, _DRAWN)
+        items, probability = prioritized.sample(priorities, rng.words(key, (_DRAWN,)))
         batch = replay.gather(
             ring, jnp.divmod(items, length), spec=_SPEC, num_steps=1, discount=0.99, reward_clip=jnp.inf
         )

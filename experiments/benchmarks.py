@@ -2,6 +2,7 @@
 
 | name         | measures                                                                                             |
 | ppo-minatar  | PPO on Breakout-MinAtar against rejax 0.1.3, 1 and 8 vmapped seeds (its environment is made at first) |
+| dqn-cartpole | DQN on CartPole against rejax 0.1.3, 1 and 8 vmapped seeds (the same environment)                     |
 | procgen-pool | the Procgen pool with frames landing on the device, against bare libenv                              |
 | ppg-procgen  | PPG on Procgen end to end: steps/s, and where the wall time goes                                     |
 | replay       | prioritized replay, add 8 + draw 32 + change 32, against flashbax, at 10 thousand and 1 million items |
@@ -28,6 +29,8 @@ from purerl.experiments import bench_baselines, bench_procgen_pool, bench_replay
 # The sizes of the comparison: 64 environments x 128 steps, 4 epochs, 8 minibatches, two 64-64 MLPs: preset minatar.
 # rejax treats a time-out as an end and does not anneal, so neither do we here.
 PPO_FAIR = {"time_limit_is_terminal": True, "anneal_learning_rate": False}
+# Both learn one-step returns; our preset's are of three steps.
+DQN_FAIR = {"num_steps": 1, "time_limit_is_terminal": True}
 
 
 class Measured:
@@ -63,9 +66,14 @@ class Measured:
 
     def iterations_for(self, seconds: float) -> int:
         """How many iterations take about that long."""
-        started = time.perf_counter()
-        self.advance(1)
-        return max(1, round(seconds / (time.perf_counter() - started)))
+        tried = 1
+        while True:
+            started = time.perf_counter()
+            self.advance(tried)
+            spent = time.perf_counter() - started
+            if spent > seconds / 10:
+                return max(1, round(tried * seconds / spent))
+            tried *= 4
 
     def close(self) -> None:
         """Closes the games."""
@@ -74,21 +82,36 @@ class Measured:
 
 
 def ppo_minatar(repeats: int, seconds: float) -> dict[str, Any]:
-    """PPO on Breakout-MinAtar, ours and rejax 0.1.3 taking turns; the ratio is the median of each repeat's own."""
-    result: dict[str, Any] = {"target_ratio": 1.3, "config": PPO_FAIR}
+    """PPO on Breakout-MinAtar, ours and rejax 0.1.3 taking turns."""
+    ours = {"agent": "ppo", "env": "gymnax/Breakout-MinAtar", "preset": "minatar", "config": PPO_FAIR}
+    return {"target_ratio": 1.3} | _against_rejax(ours, {"algorithm": "ppo"}, repeats, seconds)
+
+
+def dqn_cartpole(repeats: int, seconds: float) -> dict[str, Any]:
+    """DQN on CartPole, ours and rejax 0.1.3 taking turns: 10 environments, one gradient step of 128 transitions for
+    every 10 steps, an MLP of 120-84, a replay of 10 thousand.
+    """
+    ours = {"agent": "dqn", "env": "gymnax/CartPole-v1", "preset": "classic", "config": DQN_FAIR}
+    theirs = {"algorithm": "dqn", "num_envs": 10, "num_steps": 1, "num_epochs": 1, "iterations_per_call": 2000}
+    return {"target_ratio": {"seeds_1": 2, "seeds_8": 4}} | _against_rejax(ours, theirs, repeats, seconds)
+
+
+def _against_rejax(ours: dict[str, Any], theirs: dict[str, Any], repeats: int, seconds: float) -> dict[str, Any]:
+    """1 and 8 vmapped seeds of both; the ratio is the median of each repeat's own."""
+    result: dict[str, Any] = {"config": ours["config"]}
     for seeds in (1, 8):
-        ours = Measured("ppo", "gymnax/Breakout-MinAtar", seeds, preset="minatar", config=PPO_FAIR)
-        iterations = ours.iterations_for(seconds)
-        with bench_baselines.RejaxPPO(num_seeds=seeds) as rejax:
-            pairs = [(ours.measure(iterations), rejax.measure(seconds)) for _ in range(repeats)]
-        mine, theirs = zip(*pairs, strict=True)
+        run = Measured(seeds=seeds, **ours)
+        iterations = run.iterations_for(seconds)
+        with bench_baselines.Rejax(num_seeds=seeds, **theirs) as rejax:
+            pairs = [(run.measure(iterations), rejax.measure(seconds)) for _ in range(repeats)]
+        mine, other = zip(*pairs, strict=True)
         result[f"seeds_{seeds}"] = {
             "purerl_steps_per_second": _median(row["steps_per_second"] for row in mine),
             "purerl_steps_per_cpu_second": _median(row["steps_per_cpu_second"] for row in mine),
-            "purerl_compile_and_first_iteration_seconds": round(ours.first_seconds, 2),
-            "rejax_steps_per_second": _median(row["steps_per_second"] for row in theirs),
-            "rejax_steps_per_cpu_second": _median(row["steps"] / row["cpu_seconds"] for row in theirs),
-            "rejax_compile_seconds": _median(row["compile_seconds"] for row in theirs),
+            "purerl_compile_and_first_iteration_seconds": round(run.first_seconds, 2),
+            "rejax_steps_per_second": _median(row["steps_per_second"] for row in other),
+            "rejax_steps_per_cpu_second": _median(row["steps"] / row["cpu_seconds"] for row in other),
+            "rejax_compile_seconds": _median(row["compile_seconds"] for row in other),
             "ratio": _median((a["steps_per_second"] / b["steps_per_second"] for a, b in pairs), 3),
         }
     return result
@@ -141,6 +164,7 @@ def replay(repeats: int, seconds: float) -> dict[str, Any]:
 
 BENCHMARKS = {
     "ppo-minatar": ppo_minatar,
+    "dqn-cartpole": dqn_cartpole,
     "procgen-pool": procgen_pool,
     "ppg-procgen": ppg_procgen,
     "replay": replay,

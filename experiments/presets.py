@@ -66,6 +66,8 @@ _MINATAR_DQN = {
     "epsilon_decay_steps": 100_000.0,
     "learning_rate": 2.5e-4,
 }
+# Ours: as minatar, with the MLP of the other MinAtar presets, which a CPU runs ten times as fast.
+_MINATAR_SMALL_DQN = {**_MINATAR_DQN, "network": "mlp", "hidden": (64, 64), "learning_rate": 5e-4}
 # Ours: of 8 seeds on CartPole 7 stay at 500, where one-step returns lose it again and again.
 _CLASSIC_DQN = {
     "num_envs": 10,
@@ -124,6 +126,9 @@ _DQN = {
     "minatar": Preset(
         steps=1_000_000, source="MinAtar's network and sizes, 8 environments, Dopamine's Adam", config=_MINATAR_DQN
     ),
+    "minatar-small": Preset(
+        steps=1_000_000, source="ours: minatar with an MLP of 64-64, for CPUs", config=_MINATAR_SMALL_DQN
+    ),
     "classic": Preset(steps=200_000, source="ours, for CartPole and games of its size", config=_CLASSIC_DQN),
     "quick": Preset(
         steps=16_000,
@@ -180,6 +185,11 @@ _RAINBOW = {
         steps=1_000_000,
         source="MinAtar's network and sizes, 8 environments; C51, n = 3, prioritized replay",
         config={**_MINATAR_DQN, "support_max": 100.0, "reward_clip": float("inf")},
+    ),
+    "minatar-small": Preset(
+        steps=1_000_000,
+        source="ours: minatar with an MLP of 64-64, for CPUs",
+        config={**_MINATAR_SMALL_DQN, "support_max": 20.0, "reward_clip": float("inf")},
     ),
     "classic": Preset(
         steps=200_000,
@@ -292,9 +302,9 @@ PRESETS: dict[str, dict[str, Preset]] = {
     },
     "dqn": _DQN,
     # c = 0.2 goes with the step size 2.5e-4 (a pull of 1.25e-3, as 0.05 does with 6.25e-5).
-    "dqn-pro": _pro(_DQN, {"pro-paper": 0.2, "nature": 0.2, "minatar": 0.2, "classic": 0.4}),
+    "dqn-pro": _pro(_DQN, {"pro-paper": 0.2, "nature": 0.2, "minatar": 0.2, "minatar-small": 0.1, "classic": 0.4}),
     "rainbow": _RAINBOW,
-    "rainbow-pro": _pro(_RAINBOW, {"minatar": 0.2, "classic": 0.4}),
+    "rainbow-pro": _pro(_RAINBOW, {"minatar": 0.2, "minatar-small": 0.1, "classic": 0.4}),
 }
 
 

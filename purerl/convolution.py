@@ -4,7 +4,8 @@ XLA's CPU backend brings a convolution into the form that its fast kernels take 
 outside of loops (https://github.com/jax-ml/jax/issues/12868). JAX states the two gradients of a convolution in other
 forms, and all of purerl's learning happens in loops, so there each gradient took 20 to 40 times as long. Here, on CPUs,
 both are stated in that form to begin with (the same bits come out), and seeds are taken one after another, because a
-vmapped convolution is a grouped one, which has no fast kernel either. On accelerators this is JAX's own convolution.
+vmapped convolution is a grouped one, which has no fast kernel either. Small images (MinAtar's) are better still as one
+matrix product of all their patches, which stays one product under vmap. On accelerators this is JAX's own convolution.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from purerl.types import Array
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 Padding = tuple[tuple[int, int], tuple[int, int]]
+# Pixels, and numbers in a patch: so that the patches of a batch take little memory.
+_SMALL_IMAGE, _SMALL_PATCH = 256, 128
 
 
 def convolution(x: Array, kernel: Array, strides: Sequence[int], padding: str | Padding) -> Array:
@@ -39,7 +42,17 @@ def convolution(x: Array, kernel: Array, strides: Sequence[int], padding: str | 
     padding = tuple((int(before), int(after)) for before, after in padding)
     if jax.default_backend() != "cpu":
         return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_NHWC)
+    if x.shape[1] * x.shape[2] <= _SMALL_IMAGE and kernel[..., 0].size <= _SMALL_PATCH:
+        return _of_patches(x, kernel, strides, padding)
     return _on_cpu(x, kernel, strides, padding)
+
+
+def _of_patches(x: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> Array:
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    (rows, columns), (down, right) = kernel.shape[:2], strides
+    height, width = x.shape[1] - rows + 1, x.shape[2] - columns + 1
+    shifted = [x[:, i : i + height : down, j : j + width : right] for i in range(rows) for j in range(columns)]
+    return jnp.concatenate(shifted, axis=-1) @ kernel.reshape(-1, kernel.shape[3])
 
 
 def for_linen(x: Array, kernel: Array, strides: Any, padding: Any, **kwargs: Any) -> Array:

@@ -5,6 +5,10 @@ Priorities are the lowest level of a tree of sums in which every node has 16 chi
 it touches from their parts, so that float32 never drifts as it does where differences are added up. Drawing and
 changing an item cost O(log capacity); 16 children are few enough to be scanned at once, and leave a tree of 5 levels
 for a million items.
+
+Both walk the tree in a loop over its levels, not only to keep the program small: what a draw reads is then read for
+good before anything is changed. Written out level by level, XLA may compute a draw again where its items are used, and
+then keeps the old priorities for that in a copy of them all, at every gradient step.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from purerl import replay
+from purerl import replay, rng
 from purerl.types import Array, EnvSpec
 
 _WIDTH = 16
@@ -25,43 +29,59 @@ class Priorities:
     """Priorities of items; those never set are 0 and never drawn.
 
     Attributes:
-      levels: float32 [rows, entries], from the root, one row, to the items. Entry j of row i of a level is the sum of
-        row 16 i + j of the next.
+      sums: float32 [R, 16], the rows of all levels, the items' own first, the root's last. Entry j of row i of a level
+        is the sum of row 16 i + j of the level below.
       largest: float32 [], the largest priority ever set, 1 at the start: that of new items.
+      capacity: how many items there are.
     """
 
-    levels: tuple[Array, ...]
+    sums: Array
     largest: Array
+    capacity: int = struct.field(pytree_node=False)
 
     @property
     def items(self) -> Array:
-        """The priorities themselves, [capacity or a little more]."""
-        return self.levels[-1].reshape(-1)
+        """The priorities themselves, [capacity]."""
+        return self.sums.reshape(-1)[: self.capacity]
 
     @property
     def total(self) -> Array:
         """The sum of all priorities, []."""
-        return jnp.sum(self.levels[0])
+        return jnp.sum(self.sums[-1])
+
+
+def _level_rows(capacity: int) -> list[int]:
+    """How many rows each level has, from the items to the root."""
+    rows = [-(-capacity // _WIDTH)]
+    while rows[-1] > 1:
+        rows.append(-(-rows[-1] // _WIDTH))
+    return rows
+
+
+def _first_rows(capacity: int) -> Array:
+    """The number of each level's first row, int32 [levels]."""
+    return jnp.cumsum(jnp.array([0, *_level_rows(capacity)[:-1]], jnp.int32))
 
 
 def init(capacity: int) -> Priorities:
     """No priorities, for `capacity` items."""
-    rows = [-(-capacity // _WIDTH)]
-    while rows[0] > 1:
-        rows.insert(0, -(-rows[0] // _WIDTH))
-    return Priorities(
-        levels=tuple(jnp.zeros((count, _WIDTH), jnp.float32) for count in rows), largest=jnp.ones((), jnp.float32)
-    )
+    rows = sum(_level_rows(capacity))
+    return Priorities(jnp.zeros((rows, _WIDTH), jnp.float32), jnp.ones((), jnp.float32), capacity)
 
 
 def _set(priorities: Priorities, items: Array, values: Array) -> Priorities:
-    levels = []
-    for level in reversed(priorities.levels):
-        items, entry = jnp.divmod(items, _WIDTH)
-        changed = level.at[items, entry].set(values)
-        values = jnp.sum(changed[items], axis=-1)
-        levels.insert(0, changed)
-    return priorities.replace(levels=tuple(levels))
+    first_rows = _first_rows(priorities.capacity)
+
+    def one_level(level: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        sums, node, values = carry
+        parent, entry = jnp.divmod(node, _WIDTH)
+        row = first_rows[level] + parent
+        sums = sums.at[row, entry].set(values)
+        return sums, parent, jnp.sum(sums[row], axis=-1)
+
+    carry = priorities.sums, items.astype(jnp.int32), values
+    sums, _, _ = jax.lax.fori_loop(0, first_rows.size, one_level, carry)
+    return priorities.replace(sums=sums)
 
 
 def update(priorities: Priorities, items: Array, values: Array) -> Priorities:
@@ -104,7 +124,7 @@ def admit(
     # While the ring fills, its oldest rows lack nothing: there never was a frame before them.
     full = replay.span(iteration + 1, rollout_length, length).filled == length
     kept = (offset >= rollout_length) & ~full
-    values = jnp.where(kept[None], priorities.items[items], values)
+    values = jnp.where(kept[None], priorities.sums[items // _WIDTH, items % _WIDTH], values)
     return _set(priorities, items.reshape(-1), values.reshape(-1))
 
 
@@ -120,28 +140,36 @@ def _pick(weights: Array, mass: Array) -> tuple[Array, Array]:
     return entry, jnp.maximum(mass - (reached[entry] - weights[entry]), 0.0)
 
 
-def sample(priorities: Priorities, key: Array, batch_size: int) -> tuple[Array, Array]:
+def sample(priorities: Priorities, words: Array, instead: tuple[Array, Array] | None = None) -> tuple[Array, Array]:
     """Draws items in proportion to their priorities, one from each of B equal shares of the mass (section 3.3).
 
+    Args:
+      priorities: of the items, not all 0.
+      words: uint32 [B], from `rng.words`.
+      instead: (bool [B], items int32 [B]): where true, that item is taken and none is drawn.
+
     Returns:
-      (items int32 [B], their probabilities float32 [B]).
+      (items int32 [B], their probabilities P(i) = p_i / sum_k p_k (eq. 1), float32 [B]).
     """
-    share = (jnp.arange(batch_size, dtype=jnp.float32) + jax.random.uniform(key, (batch_size,))) / batch_size
+    (batch_size,) = words.shape
+    share = (jnp.arange(batch_size, dtype=jnp.float32) + rng.unit(words)) / batch_size
+    first_rows, total = _first_rows(priorities.capacity), priorities.total
+    levels = first_rows.size
 
-    def one(mass: Array) -> Array:
-        node = jnp.int32(0)
-        for level in priorities.levels:
-            entry, mass = _pick(level[node], mass)
-            node = node * _WIDTH + entry
-        return node
+    def one_level(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        node, mass, _ = carry
+        level = levels - 1 - i
+        weights = priorities.sums[first_rows[level] + node]
+        entry, rest = jax.vmap(_pick)(weights, mass)
+        if instead is not None:
+            taken, item = instead
+            entry = jnp.where(taken, item // _WIDTH**level % _WIDTH, entry)
+        weight = jnp.take_along_axis(weights, entry[:, None], axis=1)[:, 0]
+        return node * _WIDTH + entry, rest, weight
 
-    items = jax.vmap(one)(share * priorities.total)
-    return items, probability(priorities, items)
-
-
-def probability(priorities: Priorities, items: Array) -> Array:
-    """P(i) = p_i / sum_k p_k of items [B] (eq. 1)."""
-    return priorities.items[items] / priorities.total
+    carry = jnp.zeros(batch_size, jnp.int32), share * total, jnp.zeros(batch_size, jnp.float32)
+    items, _, priority = jax.lax.fori_loop(0, levels, one_level, carry)
+    return items, priority / total
 
 
 def importance_weights(probability: Array, exponent: Array | float) -> Array:

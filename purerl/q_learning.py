@@ -8,6 +8,7 @@ from typing import Any, Literal
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 
 from purerl import rng
 from purerl.errors import PurerlError
@@ -39,9 +40,8 @@ def epsilon_greedy(keys: Array, q: Array, epsilon: Array | float) -> Array:
     chex.assert_rank(q, 2)
 
     def one(key: Array, q: Array) -> Array:
-        key_coin, key_action = jax.random.split(key)
-        anything = jax.random.randint(key_action, (), 0, q.shape[-1])
-        return jnp.where(jax.random.uniform(key_coin) < epsilon, anything, jnp.argmax(q)).astype(jnp.int32)
+        coin, anything = rng.words(key, (2,))
+        return jnp.where(rng.unit(coin) < epsilon, rng.below(anything, q.shape[-1]), jnp.argmax(q)).astype(jnp.int32)
 
     return jax.vmap(one)(keys, q)
 
@@ -105,7 +105,7 @@ def gradient_steps(
     clock: Clock,
     key: Array,
     carry: Any,
-    step: Callable[[Any, Array, Array], tuple[Any, dict[str, Array]]],
+    step: Callable[[Any, Array, Array], tuple[Any, dict[str, Metric]]],
 ) -> tuple[Any, dict[str, Metric]]:
     """The gradient steps that an iteration owes: one for every `train_period` transitions, none while there are no more
     than `learning_starts` of them. After every `target_period` transitions the target network is renewed.
@@ -117,11 +117,11 @@ def gradient_steps(
       clock: of the iteration whose rollout has just been stored.
       key: typed key [].
       carry: what the steps change.
-      step: (carry, key [], due) -> (carry, {name: float32 []}); `due` is bool [], whether the step's result is the
-        next target.
+      step: (carry, key [], due) -> (carry, {name: Metric}); `due` is bool [], whether the step's result is the next
+        target.
 
     Returns:
-      the carry, and the means of what the steps returned.
+      the carry, and the metrics of all steps.
     """
     rollout = config.num_envs * config.rollout_length
     owed = rollout // config.train_period
@@ -130,18 +130,30 @@ def gradient_steps(
     # Steps since the last copy: iterations are counted modulo a copy's, so that nothing overflows.
     before = (clock.iteration % per_copy) * owed
 
+    keys = jax.vmap(lambda u: rng.at(key, u))(jnp.arange(owed))
+
     def one(u: Array, carry: Any) -> Any:
         inner, sums = carry
-        inner, terms = step(inner, rng.at(key, u), (before + u + 1) % per_copy == 0)
+        inner, terms = step(inner, keys[u], (before + u + 1) % per_copy == 0)
         return inner, jax.tree.map(jnp.add, sums, terms)
 
     shapes = jax.eval_shape(step, carry, key, before == 0)[1]
     sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    count = jnp.where(learning, owed, 0)
-    carry, sums = jax.lax.fori_loop(0, count, one, (carry, sums))
-    return carry, {name: Metric(total, count.astype(jnp.float32)) for name, total in sums.items()}
+    return jax.lax.fori_loop(0, jnp.where(learning, owed, 0), one, (carry, sums))
 
 
-def next_target(due: Array, params: PyTree, target_params: PyTree) -> PyTree:
-    """The target parameters behind a gradient step that gave `params`: those, where `due`."""
-    return jax.lax.cond(due, lambda w, theta: w, lambda w, theta: theta, params, target_params)
+def next_target(due: Array, params: PyTree, target_params: PyTree) -> tuple[PyTree, Metric]:
+    """The target network behind a gradient step that gave `params`: those, where `due`.
+
+    Returns:
+      its parameters, and the distance |theta_k+1 - theta_k| over all of them from the target network before, where
+      there is a new one.
+    """
+
+    def renew(_: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
+        return params, optax.tree.norm(jax.tree.map(jnp.subtract, params, carry[0]))
+
+    # A loop of no turn or one: a branch would copy one or the other every time, this copies nothing until it is due.
+    carry = target_params, jnp.zeros((), jnp.float32)
+    target_params, distance = jax.lax.fori_loop(0, due.astype(jnp.int32), renew, carry)
+    return target_params, Metric(distance, due.astype(jnp.float32))

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from purerl import slices
+from purerl import rng, slices
 from purerl.errors import PurerlError
 from purerl.types import Array, EnvSpec, Rollout
 
@@ -154,20 +154,23 @@ def interrupt(ring: Ring, iteration: Array, rollout_length: int) -> Ring:
     return ring.replace(done=ring.done.at[:, newest].set(True), next_age=jnp.zeros_like(ring.next_age))
 
 
-def uniform(
-    key: Array, span: Span, ring: Ring, *, batch_size: int, num_steps: int, spec: EnvSpec
-) -> tuple[Array, Array]:
+def uniform(words: Array, span: Span, ring: Ring, *, num_steps: int, spec: EnvSpec) -> tuple[Array, Array]:
     """Draws rows, each alike, whose window of n steps, the row behind it and the frames before it are all in the ring.
+
+    Args:
+      words: uint32 [2, B], from `rng.words`.
+      span: what the ring holds; more than n rows and a stack of frames.
+      ring: [N, L].
+      num_steps: n of the n-step returns.
+      spec: the environment.
 
     Returns:
       (environment, row), int32 [B] each.
     """
     num_envs, length = ring.reward.shape
-    key_env, key_row = jax.random.split(key)
-    env = jax.random.randint(key_env, (batch_size,), 0, num_envs)
     first = jnp.where(span.filled == length, spec.stacked_frames - 1, 0)
-    age = jax.random.randint(key_row, (batch_size,), first, span.filled - num_steps)
-    return env, (span.oldest(length) + age) % length
+    age = first + rng.below(words[1], span.filled - num_steps - first)
+    return rng.below(words[0], num_envs), (span.oldest(length) + age) % length
 
 
 def frames(ring: Ring, env: Array, row: Array, spec: EnvSpec) -> Array:

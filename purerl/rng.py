@@ -33,3 +33,22 @@ def per_environment(key: jax.Array, num_envs: int, first: int = 0) -> jax.Array:
     Environment n has the same key whether it is stepped in a batch of all environments or in half of them.
     """
     return jax.vmap(lambda n: jax.random.fold_in(key, n))(first + jnp.arange(num_envs, dtype=jnp.uint32))
+
+
+def words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Random words, uint32 [*shape]: draw once, and make all the numbers of a step out of them.
+
+    On CPUs a draw is a small loop of its own that costs the same for one word as for hundreds, so a program that splits
+    keys and draws here and there spends more time on that than on learning.
+    """
+    return jax.random.bits(key, shape, jnp.uint32)
+
+
+def unit(words: jax.Array) -> jax.Array:
+    """Words to float32 in [0, 1), multiples of 2**-24."""
+    return (words >> 8).astype(jnp.float32) * jnp.float32(2**-24)
+
+
+def below(words: jax.Array, bound: jax.Array | int) -> jax.Array:
+    """Words to int32 in [0, bound), each alike up to a share of bound / 2**32."""
+    return (words % jnp.asarray(bound).astype(jnp.uint32)).astype(jnp.int32)

@@ -70,9 +70,10 @@ def test_resume_is_exact_with_a_full_replay(agent, tmp_path, monkeypatch):
 @pytest.mark.parametrize("agent", ["dqn", "rainbow"])
 def test_lane_is_the_solo_run(agent):
     lanes, solo = advanced(agent, 10, seeds=3), advanced(agent, 10, first=2)
-    for a, b in zip(*(jax.tree.leaves(s.agent.params) for s in (lanes, solo)), strict=True):
+    pairs = list(zip(*(jax.tree.leaves(s.agent.params) for s in (lanes, solo)), strict=True))
+    assert max(np.abs(a[1] - b[0]).max() for a, b in pairs) > 1e-2  # a neighbour is another run
+    for a, b in pairs:
         np.testing.assert_allclose(a[2], b[0], atol=1e-5)
-        assert not np.allclose(a[1], b[0], atol=1e-4) or not a[1].any()
 
 
 def test_an_infinite_coefficient_is_the_base_agent_bit_for_bit():

@@ -11,7 +11,7 @@ from purerl import in_graph, optimizers, q_learning, registry, replay, rng
 from purerl.agents import dqn, rainbow
 from purerl.errors import PurerlError
 from purerl.q_networks import NoisyDense, QNetwork
-from purerl.types import Clock, EnvSpec
+from purerl.types import Clock, EnvSpec, Metric
 
 ATARI = EnvSpec("test/atari", (4, 84, 84), "uint8", 4, stacked_frames=4)
 
@@ -152,7 +152,7 @@ def test_gradient_steps_and_copies(num_envs, rollout_length):
     @jax.jit
     def run():
         def step(counts, key, due):
-            return (counts[0] + 1, counts[1] + due.astype(jnp.int32)), {"one": jnp.float32(1)}
+            return (counts[0] + 1, counts[1] + due.astype(jnp.int32)), {"one": Metric.of(jnp.float32(1))}
 
         def iterate(i, counts):
             return q_learning.gradient_steps(config, clock(i), jax.random.key(0), counts, step)[0]
@@ -163,6 +163,17 @@ def test_gradient_steps_and_copies(num_envs, rollout_length):
     steps, copies = run()
     assert abs(int(steps) - 57_500) <= rollout_length * num_envs / 4
     assert int(copies) == 250_000 // 8000 - 20_000 // 8000  # 31 in a quarter of a million, 2 of them before learning
+
+
+def test_the_next_target_and_its_distance():
+    params, before = {"a": jnp.array([3.0, 1.0]), "b": jnp.array([[2.0]])}, {"a": jnp.zeros(2), "b": jnp.array([[-1.0]])}
+    renew = jax.jit(q_learning.next_target)
+    after, distance = renew(jnp.bool_(True), params, before)
+    jax.tree.map(np.testing.assert_array_equal, after, params)
+    assert (distance.total, distance.count) == (pytest.approx(np.sqrt(9 + 1 + 9), rel=1e-6), 1)
+    after, distance = renew(jnp.bool_(False), params, before)
+    jax.tree.map(np.testing.assert_array_equal, after, before)
+    assert (distance.total, distance.count) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from purerl.errors import PurerlError
 from purerl.experiments import bench_baselines
-from purerl.experiments.bench_baselines import RejaxPPO, baseline_environment, rejax_ppo
+from purerl.experiments.bench_baselines import Rejax, baseline_environment
 
 STAND_IN = """
     import json, sys
@@ -27,24 +27,24 @@ def stand_in(tmp_path, monkeypatch):
 
 
 def test_measurements_come_from_one_process(stand_in):
-    rows = rejax_ppo(num_seeds=8, repeats=3, seconds=2.5, python=sys.executable)
-    assert rows == [{"steps": n, "steps_per_second": 2.5} for n in range(3)]
-    with RejaxPPO(num_seeds=8, activation="tanh", python=sys.executable) as rejax:
+    with Rejax("dqn", num_seeds=8, num_envs=10, activation="tanh", python=sys.executable) as rejax:
         assert rejax.info["compile_seconds"] == 1.0
-        assert {"--num-seeds=8", "--activation=tanh", "--num-envs=64", "--num-steps=128"} < set(rejax.info["arguments"])
+        assert rejax.info["arguments"] == ["--algorithm=dqn", "--num-seeds=8", "--num-envs=10", "--activation=tanh"]
+        rows = [rejax.measure(2.5) for _ in range(3)]
+        assert rows == [{"steps": n, "steps_per_second": 2.5} for n in range(3)]
     rejax.close()
     with pytest.raises(PurerlError, match="closed"):
         rejax.measure()
 
 
 def test_a_process_that_ends_says_why(stand_in, tmp_path):
-    with RejaxPPO(python=sys.executable) as rejax:
+    with Rejax("ppo", python=sys.executable) as rejax:
         for _ in range(2):
             with pytest.raises(PurerlError, match="rejax process ended: ValueError: no such thing"):
                 rejax.measure(-1)
     (tmp_path / "script.py").write_text("raise SystemExit(3)")
     with pytest.raises(PurerlError, match="exit code 3"):
-        RejaxPPO(python=sys.executable)
+        Rejax("ppo", python=sys.executable)
 
 
 def test_the_environment_is_made_once_and_never_half(tmp_path, monkeypatch):
