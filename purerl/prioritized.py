@@ -128,16 +128,21 @@ def admit(
     return _set(priorities, items.reshape(-1), values.reshape(-1))
 
 
-def _pick(weights: Array, mass: Array) -> tuple[Array, Array]:
-    """(entry [], what of the mass remains in it) of weights [W], going `mass` along them. Entries of 0 are never picked
-    while there is another.
+def _pick(weights: Array, mass: Array) -> tuple[Array, Array, Array]:
+    """Goes the mass [B] along each row of weights [B, W]. Entries of 0 are never picked while there is another.
+
+    Returns:
+      (entry int32 [B], its weight [B], what of the mass remains in it [B]).
     """
-    reached = jnp.cumsum(weights)
-    positive = weights > 0
-    beyond = (reached > mass) & positive
-    last = weights.shape[0] - 1 - jnp.argmax(positive[::-1])
-    entry = jnp.where(jnp.any(beyond), jnp.argmax(beyond), last).astype(jnp.int32)
-    return entry, jnp.maximum(mass - (reached[entry] - weights[entry]), 0.0)
+    reached = before = weight = jnp.zeros_like(mass)
+    entry, arrived = jnp.zeros(mass.shape, jnp.int32), jnp.zeros(mass.shape, jnp.bool_)
+    # Entry by entry for the whole batch: several times as fast on CPUs as a cumsum and a search of it.
+    for i in range(weights.shape[1]):
+        here = (weights[:, i] > 0) & ~arrived
+        entry, weight = jnp.where(here, i, entry), jnp.where(here, weights[:, i], weight)
+        before, reached = jnp.where(here, reached, before), reached + weights[:, i]
+        arrived |= here & (reached > mass)
+    return entry, weight, jnp.maximum(mass - before, 0.0)
 
 
 def sample(priorities: Priorities, words: Array, instead: tuple[Array, Array] | None = None) -> tuple[Array, Array]:
@@ -160,11 +165,11 @@ def sample(priorities: Priorities, words: Array, instead: tuple[Array, Array] | 
         node, mass, _ = carry
         level = levels - 1 - i
         weights = priorities.sums[first_rows[level] + node]
-        entry, rest = jax.vmap(_pick)(weights, mass)
+        entry, weight, rest = _pick(weights, mass)
         if instead is not None:
             taken, item = instead
             entry = jnp.where(taken, item // _WIDTH**level % _WIDTH, entry)
-        weight = jnp.take_along_axis(weights, entry[:, None], axis=1)[:, 0]
+            weight = jnp.take_along_axis(weights, entry[:, None], axis=1)[:, 0]
         return node * _WIDTH + entry, rest, weight
 
     carry = jnp.zeros(batch_size, jnp.int32), share * total, jnp.zeros(batch_size, jnp.float32)

@@ -166,7 +166,8 @@ def test_gradient_steps_and_copies(num_envs, rollout_length):
 
 
 def test_the_next_target_and_its_distance():
-    params, before = {"a": jnp.array([3.0, 1.0]), "b": jnp.array([[2.0]])}, {"a": jnp.zeros(2), "b": jnp.array([[-1.0]])}
+    params = {"a": jnp.array([3.0, 1.0]), "b": jnp.array([[2.0]])}
+    before = {"a": jnp.zeros(2), "b": jnp.array([[-1.0]])}
     renew = jax.jit(q_learning.next_target)
     after, distance = renew(jnp.bool_(True), params, before)
     jax.tree.map(np.testing.assert_array_equal, after, params)
