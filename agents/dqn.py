@@ -36,7 +36,7 @@ class Config:
     num_steps: int = static(1, help="n of the n-step returns")
     double: bool = static(False, help="the online network chooses the target's action (double DQN)")
     loss: q_learning.LossName = static("squared", help="of the temporal-difference error")
-    optimizer: Literal["adam", "rmsprop"] = static("adam", help="rmsprop is TensorFlow's centred one")
+    optimizer: optimizers.ValueOptimizerName = static("adam", help="rmsprop is TensorFlow 1's centred one")
     proximal: Literal["pull", "penalty"] = static("pull", help="decoupled as published, or in the loss (ablation)")
     time_limit_is_terminal: bool = static(False, help="a time-out ends the game instead of being bootstrapped")
     network: networks.TorsoName = static("auto", help="torso; auto chooses by the observations")

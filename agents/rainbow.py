@@ -40,7 +40,7 @@ class Config:
     noisy_sigma: float = static(0.1, help="spread of a noisy layer at the start (the paper: 0.5)")
     prioritized: bool = static(True, help="prioritized replay; else uniform")
     loss: q_learning.LossName = static("huber", help="of the temporal-difference error, where atoms are 0")
-    optimizer: Literal["adam", "rmsprop"] = static("adam", help="rmsprop is TensorFlow's centred one")
+    optimizer: optimizers.ValueOptimizerName = static("adam", help="rmsprop is TensorFlow 1's centred one")
     proximal: Literal["pull", "penalty"] = static("pull", help="decoupled as published, or in the loss (ablation)")
     time_limit_is_terminal: bool = static(False, help="a time-out ends the game instead of being bootstrapped")
     network: networks.TorsoName = static("auto", help="torso; auto chooses by the observations")

@@ -121,8 +121,8 @@ class _Side:
 def replay_cycles(seconds: float, repeats: int) -> dict[str, Any]:
     """Cycles per second of both at 10 thousand and at 1 million items, taking turns; ratios are medians of pairs.
 
-    "loop": all cycles in one compiled loop, as training in the graph runs them. "call": one call a cycle, as training on
-    host games does; there the dispatch of the call, the same for both but for the number of buffers, is most of it.
+    "loop": all cycles in one compiled loop, as training in the graph runs them. "call": one call a cycle, as training
+    on host games does; there the dispatch of the call, the same for both but for the number of buffers, is most of it.
     """
     result: dict[str, Any] = {}
     for mode in ("loop", "call"):

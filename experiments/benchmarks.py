@@ -1,11 +1,12 @@
 """`purerl bench`: what is fast, measured side by side in one run, as JSON (medians of several repeats).
 
-| name         | measures                                                                                             |
-| ppo-minatar  | PPO on Breakout-MinAtar against rejax 0.1.3, 1 and 8 vmapped seeds (its environment is made at first) |
-| dqn-cartpole | DQN on CartPole against rejax 0.1.3, 1 and 8 vmapped seeds (the same environment)                     |
-| procgen-pool | the Procgen pool with frames landing on the device, against bare libenv                              |
-| ppg-procgen  | PPG on Procgen end to end: steps/s, and where the wall time goes                                     |
-| replay       | prioritized replay, add 8 + draw 32 + change 32, against flashbax, at 10 thousand and 1 million items |
+| name          | measures                                                                                           |
+| ppo-minatar   | PPO on Breakout-MinAtar against rejax 0.1.3 (its environment is made first), 1 and 8 vmapped seeds |
+| dqn-cartpole  | DQN on CartPole against rejax 0.1.3, 1 and 8 vmapped seeds                                         |
+| minatar-seeds | Rainbow on Breakout-MinAtar: how steps/s grow with 1, 4, 16 and 64 vmapped seeds                   |
+| procgen-pool  | the Procgen pool with frames landing on the device, against bare libenv                            |
+| ppg-procgen   | PPG on Procgen end to end: steps/s, and where the wall time goes                                   |
+| replay        | prioritized replay, add 8 + draw 32 + change 32, against flashbax, at 10k and 1M items             |
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Measured:
 
     Attributes:
       steps_per_iteration: environment steps of all seeds.
+      learning_starts: iterations before the first that learns.
       loop: the loop, with `seconds` by place if its games are on the host.
     """
 
@@ -45,6 +47,7 @@ class Measured:
         the_plan = training.plan(agent, env, seeds=seeds, **plan)
         self.config, self.loop = configs.traced(the_plan.config), training.make_loop(the_plan)
         self.steps_per_iteration = the_plan.steps_per_iteration * seeds
+        self.learning_starts = 1 + getattr(the_plan.config, "learning_starts", 0) // the_plan.steps_per_iteration
         self.state, self.iteration = self.loop.init(self.config, rng.seed_keys(0, seeds)), 0
         started = time.perf_counter()
         self.advance(1)
@@ -101,6 +104,7 @@ def _against_rejax(ours: dict[str, Any], theirs: dict[str, Any], repeats: int, s
     result: dict[str, Any] = {"config": ours["config"]}
     for seeds in (1, 8):
         run = Measured(seeds=seeds, **ours)
+        run.advance(run.learning_starts)
         iterations = run.iterations_for(seconds)
         with bench_baselines.Rejax(num_seeds=seeds, **theirs) as rejax:
             pairs = [(run.measure(iterations), rejax.measure(seconds)) for _ in range(repeats)]
@@ -113,6 +117,25 @@ def _against_rejax(ours: dict[str, Any], theirs: dict[str, Any], repeats: int, s
             "rejax_steps_per_cpu_second": _median(row["steps"] / row["cpu_seconds"] for row in other),
             "rejax_compile_seconds": _median(row["compile_seconds"] for row in other),
             "ratio": _median((a["steps_per_second"] / b["steps_per_second"] for a, b in pairs), 3),
+        }
+    return result
+
+
+def minatar_seeds(repeats: int, seconds: float) -> dict[str, Any]:
+    """Rainbow on Breakout-MinAtar with 1, 4, 16 and 64 vmapped seeds: how the steps of all seeds together grow. On a
+    CPU with the small network of preset minatar-small.
+    """
+    preset = "minatar-small" if jax.default_backend() == "cpu" else "minatar"
+    result: dict[str, Any] = {"preset": preset}
+    for seeds in (1, 4, 16, 64):
+        run = Measured("rainbow", "gymnax/Breakout-MinAtar", seeds, preset=preset)
+        run.advance(run.learning_starts)
+        iterations = run.iterations_for(seconds)
+        rate = _median(run.measure(iterations)["steps_per_second"] for _ in range(repeats))
+        result[f"seeds_{seeds}"] = {
+            "steps_per_second": rate,
+            "times_one_seed": round(rate / result.get("seeds_1", {"steps_per_second": rate})["steps_per_second"], 2),
+            "compile_and_first_iteration_seconds": round(run.first_seconds, 2),
         }
     return result
 
@@ -165,6 +188,7 @@ def replay(repeats: int, seconds: float) -> dict[str, Any]:
 BENCHMARKS = {
     "ppo-minatar": ppo_minatar,
     "dqn-cartpole": dqn_cartpole,
+    "minatar-seeds": minatar_seeds,
     "procgen-pool": procgen_pool,
     "ppg-procgen": ppg_procgen,
     "replay": replay,

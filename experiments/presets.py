@@ -146,7 +146,13 @@ _RAINBOW = {
         steps=30_000_000,
         source="rainbow_our_first_paper.gin; its priorities were never written, so replay was in effect uniform "
         "(--prioritized for what it says)",
-        config={"network": "dopamine", "batch_size": 64, "prioritized": False, "time_limit_is_terminal": True},
+        config={
+            "network": "dopamine",
+            "optimizer": "adam-tensorflow",
+            "batch_size": 64,
+            "prioritized": False,
+            "time_limit_is_terminal": True,
+        },
         env=_FIRST_PAPER,
     ),
     "full-rainbow": Preset(

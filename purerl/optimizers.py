@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from purerl.errors import PurerlError
 from purerl.types import Array, Clock, PyTree
+
+ValueOptimizerName = Literal["adam", "adam-tensorflow", "rmsprop"]
 
 
 def annealed(config: Any, clock: Clock | None) -> Array:
@@ -31,6 +34,23 @@ def centered_rmsprop(
 ) -> optax.GradientTransformation:
     """RMSProp as TensorFlow 1 has it, which trained DQN: centred, epsilon inside the root, squares that start at 1."""
     return optax.rmsprop(learning_rate, decay=decay, eps=epsilon, centered=True, eps_in_sqrt=True, initial_scale=1.0)
+
+
+def tensorflow_adam(learning_rate: Array | float, epsilon: Array | float) -> optax.GradientTransformation:
+    """Adam as TensorFlow 1 has it, which trained the published Rainbow: epsilon joins the root of the raw second
+    moment, before the bias is corrected ("epsilon hat" of Kingma and Ba 2015, section 2), so it weighs far more in the
+    first thousand steps.
+    """
+    decay_first, decay_second = 0.9, 0.999
+    like = optax.scale_by_adam(decay_first, decay_second)
+
+    def update(updates: PyTree, state: optax.ScaleByAdamState, params: PyTree = None) -> Any:
+        _, state = like.update(updates, state, params)
+        steps = state.count.astype(jnp.float32)
+        rate = -learning_rate * jnp.sqrt(1 - decay_second**steps) / (1 - decay_first**steps)
+        return jax.tree.map(lambda m, v: rate * m / (jnp.sqrt(v) + epsilon), state.mu, state.nu), state
+
+    return optax.GradientTransformation(like.init, update)
 
 
 def proximal_pull(fraction: Array | float) -> optax.GradientTransformationExtraArgs:
@@ -67,10 +87,11 @@ def value_optimizer(config: Any) -> optax.GradientTransformationExtraArgs:
     """The optimizer of the DQN family: `config.optimizer` on gradients clipped to `config.max_grad_norm`, then the
     proximal pull with m = learning_rate / proximal_coefficient. `update` takes `anchor=`, the target parameters.
     """
-    if config.optimizer == "adam":
-        base = optax.adam(config.learning_rate, eps=config.optimizer_epsilon)
-    else:
-        base = centered_rmsprop(config.learning_rate, epsilon=config.optimizer_epsilon)
+    base = {
+        "adam": lambda: optax.adam(config.learning_rate, eps=config.optimizer_epsilon),
+        "adam-tensorflow": lambda: tensorflow_adam(config.learning_rate, config.optimizer_epsilon),
+        "rmsprop": lambda: centered_rmsprop(config.learning_rate, epsilon=config.optimizer_epsilon),
+    }[config.optimizer]()
     return optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
         base,

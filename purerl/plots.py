@@ -171,7 +171,7 @@ def draw(curves: Sequence[Curve], x: str, y: str) -> Figure:
     for index, curve in enumerate(curves):
         colour, dashes = COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)]
         _draw_curve(axes, curve, colour, dashes, seed_alpha=0.35 if len(curves) == 1 else 0.2)
-    _dress(axes, x, y)
+    dress(axes, x, y)
     _write_header(figure, "\n".join(title_lines), _describe(curves))
     if label_lines:
         _add_legend(figure, axes, label_lines)
@@ -190,7 +190,8 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, dashes: str | tuple, seed
     axes.plot(curve.x, middle, color=colour, linewidth=2.2, linestyle=dashes, marker=marker, label="middle")
 
 
-def _dress(axes: Axes, x: str, y: str) -> None:
+def dress(axes: Axes, x: str, y: str) -> None:
+    """Labels, ticks, grid and frame as all figures here have them; x and y are names of metrics."""
     axes.set_xlabel(_axis_label(x), fontsize=TEXT_POINTS, color=INK)
     axes.set_ylabel(_axis_label(y), fontsize=TEXT_POINTS, color=INK)
     for axis, name in ((axes.xaxis, x), (axes.yaxis, y)):

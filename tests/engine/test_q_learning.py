@@ -85,13 +85,26 @@ def test_rmsprop_is_tensorflows():
     np.testing.assert_allclose(-updates, 2.5031e-4, rtol=1e-4)
 
 
-def test_adam_is_optax_with_epsilon_after_the_bias_correction():
-    """Check 7."""
-    config = dqn.Config()
+@pytest.mark.parametrize(("name", "expected"), [("adam", 0.4), ("adam-tensorflow", 0.0206)])
+def test_where_epsilon_joins_adam(name, expected):
+    """Check 7: behind the bias correction in optax, before it in TensorFlow 1."""
+    config = dqn.Config(optimizer=name)
     optimizer = optimizers.value_optimizer(config)
     w = jnp.float32(0.0)
     updates, _ = optimizer.update(jnp.float32(1e-4), optimizer.init(w), w, anchor=w)
-    np.testing.assert_allclose(-updates / config.learning_rate, 0.4, rtol=1e-3)
+    np.testing.assert_allclose(-updates / config.learning_rate, expected, rtol=3e-3)
+
+
+def test_the_two_adams_agree_without_epsilon():
+    gradients = np.random.default_rng(0).normal(size=20).astype(np.float32)
+    found = []
+    for optimizer in (optax.adam(0.1, eps=0.0), optimizers.tensorflow_adam(0.1, 0.0)):
+        w, state = jnp.float32(1.0), optimizer.init(jnp.float32(1.0))
+        for gradient in gradients:
+            updates, state = optimizer.update(jnp.float32(gradient), state, w)
+            w += updates
+        found.append(w)
+    np.testing.assert_allclose(*found, rtol=1e-5)
 
 
 # --- targets ---
