@@ -9,8 +9,10 @@ from typing import Any
 import gymnax
 import jax
 import jax.numpy as jnp
+from flax import struct
 from gymnax.environments import spaces
 
+from purerl import rng
 from purerl.errors import PurerlError
 from purerl.types import Array, Environment, EnvSpec, TimeStep
 
@@ -21,6 +23,17 @@ class Options:
 
     max_steps: int = 0
     """Time limit of an episode in steps; 0 keeps gymnax's own."""
+
+    repeat_action_probability: float = 0.0
+    """Of each step repeating the action before (sticky actions), discrete actions only; MinAtar's own is 0.1."""
+
+
+@struct.dataclass
+class StickyState:
+    """An environment's state, and the action that its last step took: int32 [], 0 where an episode begins."""
+
+    environment: Any
+    last_action: Array
 
 
 def names() -> list[str]:
@@ -47,7 +60,8 @@ def make(name: str, options: Options | None = None) -> Environment:
     if options.max_steps < 0:
         raise PurerlError(f"--env.max-steps = {options.max_steps} must be 0 (gymnax's own limit) or positive")
     if options.max_steps:
-        params = params.replace(max_steps_in_episode=options.max_steps)
+        kind = type(params.max_steps_in_episode)  # BernoulliBandit counts in floats, and cannot be made with an int
+        params = params.replace(max_steps_in_episode=kind(options.max_steps))
     encode, shape, dtype = _observation_encoding(name, env.observation_space(params))
     spec = EnvSpec(
         name=f"gymnax/{name}", observation_shape=shape, observation_dtype=dtype, **_actions(name, env, params)
@@ -77,7 +91,37 @@ def make(name: str, options: Options | None = None) -> Environment:
             final_observation=encode(info["final_observation"]),
         )
 
-    return Environment(spec, reset, step)
+    environment = Environment(spec, reset, step)
+    probability = options.repeat_action_probability
+    if not 0 <= probability < 1:
+        raise PurerlError(f"--env.repeat-action-probability = {probability} must be in [0, 1)")
+    if probability and not spec.num_actions:
+        raise PurerlError(
+            f"--env.repeat-action-probability = {probability} is for discrete actions, and those of gymnax/{name} are "
+            "continuous: leave it at 0"
+        )
+    return _sticky(environment, probability) if probability else environment
+
+
+def _sticky(environment: Environment, probability: float) -> Environment:
+    """The environment with sticky actions: with that probability a step takes the action that the step before it took.
+
+    As in MinAtar (Young and Tian 2019, https://arxiv.org/abs/1903.03176), but that an episode's first step repeats
+    action 0 there only in the first episode of all, and here in each: nothing reaches over an episode's border.
+    """
+
+    def reset(key: Array) -> tuple[StickyState, Array]:
+        state, observation = environment.reset(key)
+        return StickyState(state, jnp.zeros((), jnp.int32)), observation
+
+    def step(key: Array, state: StickyState, action: Array) -> tuple[StickyState, TimeStep]:
+        repeats = rng.unit(rng.words(rng.stream(key, "repeat"), ())) < probability
+        action = jnp.where(repeats, state.last_action, jnp.asarray(action, jnp.int32))
+        following, timestep = environment.step(key, state.environment, action)
+        ended = timestep.terminated | timestep.truncated
+        return StickyState(following, jnp.where(ended, 0, action)), timestep
+
+    return Environment(environment.spec, reset, step)
 
 
 def _observation_encoding(name: str, space: Any):

@@ -3,13 +3,15 @@ specification (section 8).
 """
 
 import itertools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purerl import prioritized, replay
+from purerl import in_graph, prioritized, registry, replay, rng
 from purerl.errors import PurerlError
 from purerl.types import EnvSpec, Rollout
 
@@ -21,11 +23,11 @@ class Episodes:
     """Random episodes of N environments, whose observations count the frames: environment n, frame k is 1000 n + k."""
 
     def __init__(self, num_envs, steps, seed=0, end=0.1, cut=0.05):
-        rng = np.random.default_rng(seed)
-        self.terminated = rng.random((steps, num_envs)) < end
-        self.truncated = (rng.random((steps, num_envs)) < cut) & ~self.terminated
-        self.reward = rng.normal(size=(steps, num_envs)).astype(np.float32)
-        self.action = rng.integers(0, 4, (steps, num_envs)).astype(np.int32)
+        random = np.random.default_rng(seed)
+        self.terminated = random.random((steps, num_envs)) < end
+        self.truncated = (random.random((steps, num_envs)) < cut) & ~self.terminated
+        self.reward = random.normal(size=(steps, num_envs)).astype(np.float32)
+        self.action = random.integers(0, 4, (steps, num_envs)).astype(np.int32)
         self.done = self.terminated | self.truncated
         self.number = np.arange(steps)[:, None] + 1 + 1000 * np.arange(num_envs)
         self.start = np.zeros((steps, num_envs), int)
@@ -152,7 +154,8 @@ def test_no_sample_straddles_the_cursor(num_envs):
     episodes = Episodes(num_envs, steps, end=0, cut=0)
     ring = episodes.fill(FRAMES, length, 10)
     span = replay.span(steps // 10, 10, length)
-    indices = replay.uniform(jax.random.key(0), span, ring, batch_size=100_000, num_steps=num_steps, spec=FRAMES)
+    words = rng.words(jax.random.key(0), (2, 100_000))
+    indices = replay.uniform(words, span, ring, num_steps=num_steps, spec=FRAMES)
     batch = replay.gather(ring, indices, spec=FRAMES, num_steps=num_steps, discount=0.9, reward_clip=1.0)
     numbers = [
         np.asarray(x)[:, :, 0].copy().view(np.int32)[..., 0] for x in (batch.observation, batch.next_observation)
@@ -169,7 +172,8 @@ def test_no_sample_straddles_the_cursor(num_envs):
 def test_a_ring_that_fills_draws_from_what_is_there():
     episodes = Episodes(1, 20, end=0, cut=0)
     ring = episodes.fill(FRAMES, 40, 4)
-    _, row = replay.uniform(jax.random.key(0), replay.span(5, 4, 40), ring, batch_size=2000, num_steps=3, spec=FRAMES)
+    words = rng.words(jax.random.key(0), (2, 2000))
+    _, row = replay.uniform(words, replay.span(5, 4, 40), ring, num_steps=3, spec=FRAMES)
     assert set(np.asarray(row)) == set(range(17))
 
 
@@ -234,12 +238,21 @@ def filled(values):
     return prioritized.update(prioritized.init(len(values)), jnp.arange(len(values)), values)
 
 
+def levels(priorities):
+    """The rows of each level [rows, 16], from the items to the root, as `Priorities.sums` describes them."""
+    sums, counts = np.asarray(priorities.sums), [math.ceil(priorities.capacity / 16)]
+    while counts[-1] > 1:
+        counts.append(math.ceil(counts[-1] / 16))
+    assert sum(counts) == len(sums)
+    return np.split(sums, np.cumsum(counts)[:-1])
+
+
 def test_frequencies_are_the_priorities():
     """Check 12: chi-square of 1e6 draws against p / sum p."""
     values = np.random.default_rng(0).random(200) ** 3
     values[::7] = 0
     priorities = filled(values)
-    draw = jax.jit(jax.vmap(lambda key: prioritized.sample(priorities, key, 100)[0]))
+    draw = jax.jit(jax.vmap(lambda key: prioritized.sample(priorities, rng.words(key, (100,)))[0]))
     counts = np.bincount(np.asarray(draw(jax.random.split(jax.random.key(0), 10_000))).reshape(-1), minlength=200)
     expected = 1e6 * values / values.sum()
     assert (counts[values == 0] == 0).all()
@@ -252,15 +265,18 @@ def test_frequencies_are_the_priorities():
 
 def test_one_draw_from_each_share():
     priorities = filled(np.ones(64))
-    items = np.asarray(prioritized.sample(priorities, jax.random.key(3), 16)[0])
+    items = np.asarray(prioritized.sample(priorities, rng.words(jax.random.key(3), (16,)))[0])
     np.testing.assert_array_equal(items // 4, np.arange(16))
 
 
 def test_probabilities_and_weights():
     """Check 12: w = P^-beta over the largest."""
     priorities = filled([1.0, 0.0, 3.0, 4.0])
-    probability = prioritized.probability(priorities, jnp.array([0, 2, 3]))
-    np.testing.assert_allclose(probability, [0.125, 0.375, 0.5])
+    # An eighth of the mass is the first item's, the next three eighths are the third's, the last half is the fourth's.
+    items, probability = prioritized.sample(priorities, rng.words(jax.random.key(0), (8,)))
+    np.testing.assert_array_equal(items, [0, 2, 2, 2, 3, 3, 3, 3])
+    np.testing.assert_allclose(probability, np.array([0.125, 0.375, 0.5])[[0, 1, 1, 1, 2, 2, 2, 2]])
+    probability = probability[jnp.array([0, 1, 4])]
     weights = prioritized.importance_weights(probability, 0.5)
     np.testing.assert_allclose(weights, [1.0, np.sqrt(1 / 3), 0.5], rtol=1e-6)
     np.testing.assert_array_equal(prioritized.importance_weights(probability, 0.0), 1.0)
@@ -278,8 +294,13 @@ def test_sums_do_not_drift():
     priorities = jax.jit(lambda p: jax.lax.fori_loop(0, 10_000, step, p))(priorities)
     exact = np.asarray(priorities.items, np.float64).sum()
     assert abs(float(priorities.total) - exact) < 1e-5 * exact
-    for above, below in itertools.pairwise(priorities.levels):
+    tree = levels(priorities)
+    assert len(tree) == 4
+    for below, above in itertools.pairwise(tree):
         np.testing.assert_allclose(above.reshape(-1)[: len(below)], below.sum(-1), rtol=1e-6)
+        assert (above.reshape(-1)[len(below) :] == 0).all()
+    np.testing.assert_array_equal(priorities.items, tree[0].reshape(-1)[:5000])
+    assert (tree[0].reshape(-1)[5000:] == 0).all()
 
 
 def test_an_item_that_comes_twice_keeps_one_value_and_exact_sums():
@@ -314,7 +335,7 @@ def test_positive_if_and_only_if_it_can_be_learned_from(spec, num_envs, rollout_
             has_frames = written < length or t >= written - length + spec.stacked_frames - 1
             expected[:, t % length] = has_frames and t < written - num_steps
             expected[:, t % length] &= ~episodes.truncated[t]
-        found = np.asarray(priorities.items).reshape(-1)
+        found = levels(priorities)[0].reshape(-1)
         np.testing.assert_array_equal(found[: num_envs * length].reshape(num_envs, length) > 0, expected)
         assert (found[num_envs * length :] == 0).all()
         np.testing.assert_allclose(priorities.total, found.sum(), rtol=1e-6)
@@ -334,15 +355,84 @@ def test_new_items_get_the_largest_priority():
         if i == 0:
             priorities = prioritized.update(priorities, jnp.array([0, 1]), jnp.array([5.0, 0.5]))
             priorities = prioritized.update(priorities, jnp.array([0]), jnp.array([2.0]))
-    np.testing.assert_array_equal(np.asarray(priorities.items).reshape(-1)[:12], [2, 0.5, 1, 5, 5, 5, 5, 5, 5, 5, 5, 0])
+    np.testing.assert_array_equal(priorities.items, [2, 0.5, 1, 5, 5, 5, 5, 5, 5, 5, 5, 0])
 
 
 def test_lanes_equal_solo_draws():
     values = np.random.default_rng(2).random((3, 50))
     lanes = jax.vmap(filled)(jnp.asarray(values))
-    keys = jax.random.split(jax.random.key(5), 3)
-    together = jax.vmap(lambda p, k: prioritized.sample(p, k, 8))(lanes, keys)
+    words = jax.vmap(lambda key: rng.words(key, (8,)))(jax.random.split(jax.random.key(5), 3))
+    together = jax.vmap(prioritized.sample)(lanes, words)
     for lane in range(3):
-        alone = prioritized.sample(filled(values[lane]), keys[lane], 8)
+        alone = prioritized.sample(filled(values[lane]), words[lane])
         np.testing.assert_array_equal(together[0][lane], alone[0])
         np.testing.assert_allclose(together[1][lane], alone[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("capacity", [7, 16, 300, 5000])
+def test_an_item_that_is_taken_instead_of_a_draw(capacity):
+    """It comes back with its own probability, 0 too, and the other draws are those that would have been made anyway."""
+    random = np.random.default_rng(4)
+    values = random.random(capacity).astype(np.float32)
+    values[::3] = 0
+    priorities, words = filled(values), rng.words(jax.random.key(6), (64,))
+    taken, item = random.random(64) < 0.5, random.integers(0, capacity, 64).astype(np.int32)
+    item[np.nonzero(taken)[0][:3]] = 0, capacity - 1, capacity // 3 * 3 - 3
+    drawn, its_probability = jax.jit(prioritized.sample)(priorities, words)
+    items, probability = jax.jit(prioritized.sample)(priorities, words, (jnp.asarray(taken), jnp.asarray(item)))
+    assert (items.dtype, probability.dtype) == (jnp.int32, jnp.float32)
+    np.testing.assert_array_equal(items, np.where(taken, item, drawn))
+    np.testing.assert_array_equal(probability[~taken], its_probability[~taken])
+    np.testing.assert_allclose(probability, values[np.asarray(items)] / values.sum(dtype=np.float64), rtol=1e-5)
+    assert 0 < (values[item[taken]] == 0).sum() < taken.sum()
+
+
+def copies(compiled, array):
+    """The operations of a compiled program that copy something of the array's size, which must occur in it."""
+    text = compiled.as_text()
+    assert f"[{','.join(map(str, array.shape))}]" in text
+    found = re.findall(r"= \(?\w+\[([\d,]*)\]\S* (copy(?:-start)?\(\S+)", text)
+    return [copy for shape, copy in found if math.prod(map(int, filter(None, shape.split(",")))) == array.size]
+
+
+def learning(reads_behind_the_update):
+    """A program of 10 gradient steps with prioritized draws, for lanes of (weight [], priorities) and their words."""
+
+    def lane(weight, priorities, words):
+        def step(i, carry):
+            weight, priorities = carry
+            items, probability = prioritized.sample(priorities, words[i])
+            importance = prioritized.importance_weights(probability, 0.5)
+            each = (weight - items.astype(jnp.float32)) ** 2
+            loss, gradient = jax.value_and_grad(lambda w: jnp.mean(importance * (w - items) ** 2))(weight)
+            changed = prioritized.update(priorities, items, jnp.sqrt(each) + loss)
+            if reads_behind_the_update:
+                gradient += jnp.sum(priorities.items * changed.items)
+            return weight - 0.1 * gradient, changed
+
+        return jax.lax.fori_loop(0, 10, step, (weight, priorities))
+
+    return jax.vmap(lambda lanes, words: lane(*lanes, words))
+
+
+@pytest.mark.parametrize("reads_behind_the_update", [False, True], ids=["as it should be", "as the test must notice"])
+def test_priorities_are_changed_in_place(reads_behind_the_update):
+    """A gradient step under vmap costs O(log capacity): no copy of all priorities, in a donated loop."""
+    priorities = jax.vmap(lambda _: prioritized.init(5000))(jnp.arange(3))
+    words = jax.vmap(lambda key: rng.words(key, (10, 32)))(rng.seed_keys(0, 3))
+    state = jnp.zeros(3), priorities
+    compiled = jax.jit(learning(reads_behind_the_update), donate_argnums=0).lower(state, words).compile()
+    assert bool(copies(compiled, priorities.sums)) == reads_behind_the_update
+
+
+def test_rainbow_copies_neither_its_priorities_nor_its_replay():
+    """The same of a whole agent, in which XLA finds more reasons to: with a tree walked level by level it did."""
+    environment = registry.environment("gymnax/CartPole-v1")[0].make("CartPole-v1")
+    agent = registry.agent("rainbow")
+    config = agent.Config(network="mlp", hidden=(8,), replay_size=5120, learning_starts=64, num_envs=1)
+    state = in_graph.make_init(agent, environment)(config, rng.seed_keys(0, 3))
+    chunk = in_graph.make_chunk(agent, environment)
+    compiled = chunk.lower(config, state, jnp.int32(0), jnp.int32(100), jnp.int32(10)).compile()
+    ring = state.agent.replay
+    for array in (state.agent.priorities.sums, ring.observation, ring.action, ring.reward, ring.done, ring.age):
+        assert not copies(compiled, array)

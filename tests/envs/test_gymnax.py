@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purerl import registry
+from purerl import cli, registry, training
 from purerl.envs import gymnax as family
 from purerl.errors import PurerlError
 
@@ -67,6 +67,13 @@ def test_time_limits_truncate_and_show_where_the_action_led():
         assert np.array_equal(timestep.observation, timestep.final_observation) == (t < 2)
 
 
+@pytest.mark.parametrize("name", [name for name in family.names() if name != DOWNLOADS])
+def test_every_id_takes_a_time_limit(name, rank_promotion):
+    environment = family.make(name, family.Options(max_steps=3))
+    state, _ = jax.eval_shape(environment.reset, jax.random.key(0))
+    jax.eval_shape(environment.step, jax.random.key(0), state, zero_action(environment.spec))
+
+
 def test_continuous_actions_are_clipped_to_their_bounds():
     environment = family.make("Pendulum-v1")
     state, _ = environment.reset(jax.random.key(0))
@@ -86,6 +93,135 @@ def test_discrete_observations_become_one_hot():
 def test_a_negative_time_limit_is_refused():
     with pytest.raises(PurerlError, match="max-steps"):
         family.make("CartPole-v1", family.Options(max_steps=-1))
+
+
+# --- sticky actions ---
+
+BANDIT = "BernoulliBandit-misc"  # its observation is [reward, the action taken as one-hot of 2, time]
+
+
+def scan(environment, choose, num_envs, length, seed=0):
+    """Steps environments, each action chosen by `choose(step [], observation before it, key)`. Returns the timesteps
+    and the states behind them, [num_envs, length, ...].
+    """
+
+    def one(key):
+        def step(carry, t):
+            state, observation = carry
+            key_step, key_choice = jax.random.split(jax.random.fold_in(key, t))
+            state, timestep = environment.step(key_step, state, choose(t, observation, key_choice))
+            return (state, timestep.observation), (timestep, state)
+
+        return jax.lax.scan(step, environment.reset(key), jnp.arange(length))[1]
+
+    return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(seed), num_envs))
+
+
+def assert_share(found, expected, count):
+    """Within 4 standard deviations of a binomial share."""
+    assert abs(found - expected) < 4 * np.sqrt(expected * (1 - expected) / count)
+
+
+def sticky(name, probability, **options):
+    return family.make(name, family.Options(repeat_action_probability=probability, **options))
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.75])
+def test_the_share_of_repeated_actions(probability):
+    """Always asked for the action that was not the last, a bandit takes the last one again in that share of steps, and
+    whether it does tells nothing of the step before.
+    """
+    environment = sticky(BANDIT, probability, max_steps=10**6)
+    timesteps, states = scan(environment, lambda t, observation, key: 1 - jnp.argmax(observation[1:3]), 64, 1001)
+    taken = np.argmax(timesteps.observation[..., 1:3], axis=-1)
+    np.testing.assert_array_equal(states.last_action, taken)
+    repeated = taken[:, 1:] == taken[:, :-1]
+    assert_share(repeated.mean(), probability, repeated.size)
+    assert_share((repeated[:, 1:] & repeated[:, :-1]).mean(), probability**2, repeated.size / 2)
+    assert_share((taken[:, 0] == 0).mean(), probability, len(taken))
+
+
+def test_the_first_step_of_an_episode_repeats_action_0():
+    """Episodes of one and of two steps that are asked for 1: what was done before their first step is forgotten."""
+    for max_steps in (1, 2):
+        timesteps, states = scan(sticky(BANDIT, 0.3, max_steps=max_steps), lambda *_: jnp.int32(1), 64, 500)
+        assert (np.asarray(timesteps.truncated) == (np.arange(1, 501) % max_steps == 0)).all()
+        taken = np.argmax(timesteps.final_observation[..., 1:3], axis=-1)
+        first = taken[:, ::max_steps] == 0
+        assert_share(first.mean(), 0.3, first.size)
+        if max_steps == 2:
+            assert_share((taken[:, 1::2] == 0).mean(), 0.09, first.size)
+        np.testing.assert_array_equal(states.last_action, np.where(timesteps.truncated, 0, taken))
+
+
+def test_a_terminal_step_forgets_the_action_too():
+    timesteps, states = scan(sticky("CartPole-v1", 0.5), lambda *_: jnp.int32(1), 8, 200)
+    ended = np.asarray(timesteps.terminated)
+    assert ended.any(axis=1).all() and not np.asarray(timesteps.truncated).any()
+    assert (np.asarray(states.last_action)[ended] == 0).all()
+    assert 0.5 < (np.asarray(states.last_action)[~ended] == 1).mean() < 1
+
+
+def test_without_sticky_actions_steps_are_gymnaxs_own():
+    """The same states, and the numbers that gymnax gives for the same keys."""
+    name = "Breakout-MinAtar"
+    environment, (env, params) = family.make(name), gymnax.make(name)
+    key = jax.random.key(3)
+    state, (_, expected) = environment.reset(key)[0], env.reset(key, params)
+    assert type(state) is type(expected)
+    step, theirs = jax.jit(environment.step), jax.jit(env.step)
+    for t in range(40):
+        key = jax.random.fold_in(key, t)
+        state, timestep = step(key, state, jnp.int32(t % 3))
+        observation, expected, reward, terminated, *_ = theirs(key, expected, jnp.int32(t % 3), params)
+        jax.tree.map(np.testing.assert_array_equal, state, expected)
+        np.testing.assert_array_equal(timestep.observation, observation != 0)
+        assert (timestep.reward, timestep.terminated) == (reward, terminated)
+
+
+def test_a_step_that_repeats_nothing_is_the_step_without_sticky_actions():
+    """The environment's own randomness is left as it is: with action 0 throughout, a repeat changes nothing."""
+    name = "Asterix-MinAtar"  # enemies and gold come at random
+    plain, _ = scan(family.make(name), lambda *_: jnp.int32(0), 2, 60)
+    found, states = scan(sticky(name, 0.5), lambda *_: jnp.int32(0), 2, 60)
+    jax.tree.map(np.testing.assert_array_equal, plain, found)
+    assert states.last_action.dtype == jnp.int32
+
+
+@pytest.mark.parametrize("name", ["Breakout-MinAtar", "CartPole-v1", "DiscountingChain-bsuite"])
+def test_a_sticky_state_keeps_its_types(name, rank_promotion):
+    environment = sticky(name, 0.25)
+    state, _ = jax.eval_shape(environment.reset, jax.random.key(0))
+    following, _ = jax.eval_shape(environment.step, jax.random.key(0), state, jnp.int32(0))
+    types = [jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), x) for x in (state, following)]
+    assert types[0] == types[1]
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.0, 1.5, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
+def test_impossible_probabilities_are_refused(name, probability):
+    with pytest.raises(PurerlError, match=r"^--env\.repeat-action-probability = \S+ must be in \[0, 1\)$"):
+        sticky(name, probability)
+
+
+def test_continuous_actions_are_not_sticky():
+    with pytest.raises(PurerlError, match="those of gymnax/Pendulum-v1 are continuous: leave it at 0"):
+        sticky("Pendulum-v1", 0.1)
+    sticky("Pendulum-v1", 0.0)
+
+
+def test_the_flag_on_the_command_line(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, "train", lambda *args, **fields: asked.append(fields["env_options"]))
+    asked, line = [], "train dqn gymnax/Breakout-MinAtar --env.repeat-action-probability"
+    assert cli.main([*line.split(), "0.1"]) == 0
+    assert asked == [{"repeat_action_probability": 0.1}]
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*line.split(), "1"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "--env.repeat-action-probability = 1.0 must be in [0, 1)" in said
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
