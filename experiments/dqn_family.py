@@ -64,6 +64,7 @@ def _train(training: Any, out: Path, agent: str, game: str, **how: Any) -> None:
 def keep(folder: Path, results: Path) -> Path:
     """Writes the JSON and the figures of the finished runs in `folder`; returns the JSON's path."""
     entries = [entry for path in sorted(folder.iterdir()) if (path / "summary.json").exists() for entry in _read(path)]
+    results.mkdir(parents=True, exist_ok=True)
     path = results / f"{NAME}.json"
     runs.write_file(path, (_compact({"runs": entries}) + "\n").encode())
     draw(path)
@@ -85,7 +86,7 @@ def _read(folder: Path) -> list[dict[str, Any]]:
         entry = {
             "agent": summary["agent"],
             "game": summary["env"].removeprefix("gymnax/").removesuffix("-MinAtar"),
-            "proximal_coefficient": value,
+            "proximal_coefficient": round(value, 6) if swept else value,
             "swept": swept,
             "preset": summary["preset"],
             "steps": summary["steps"],
