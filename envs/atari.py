@@ -130,7 +130,7 @@ class AtariPool:
         self._identity = {"id": id, **dataclasses.asdict(options)}
         del self._identity["num_threads"]
         self._steps = np.zeros(num_groups, np.int64)
-        self._games = [_make(id, options, int(np.prod(self._shape))) for _ in range(num_groups)]
+        self._games = [vector_environment(id, options, int(np.prod(self._shape))) for _ in range(num_groups)]
         self._age = [np.zeros(self._shape, np.int64) for _ in range(num_groups)]
         self._start()
 
@@ -257,7 +257,7 @@ def _num_actions(id: str, full: bool) -> int:
     return len(ale.getLegalActionSet() if full else ale.getMinimalActionSet())
 
 
-def _make(id: str, options: Options, num_games: int) -> Any:
+def vector_environment(id: str, options: Options, num_games: int) -> Any:
     """ale-py's vector environment, none of its defaults left to it."""
     _library()
     from ale_py.vector_env import AtariVectorEnv

@@ -5,7 +5,9 @@
 | dqn-cartpole  | DQN on CartPole against rejax 0.1.3, 1 and 8 vmapped seeds                                         |
 | minatar-seeds | Rainbow on Breakout-MinAtar: how steps/s grow with 1, 4, 16 and 64 vmapped seeds                   |
 | procgen-pool  | the Procgen pool with frames landing on the device, against bare libenv                            |
+| atari-pool    | the Atari pool with frames landing on the device, against bare ale-py                              |
 | ppg-procgen   | PPG on Procgen end to end: steps/s, and where the wall time goes                                   |
+| rainbow-atari | Rainbow on Atari end to end: steps/s, and where the wall time goes                                 |
 | replay        | prioritized replay, add 8 + draw 32 + change 32, against flashbax, at 10k and 1M items             |
 """
 
@@ -25,7 +27,7 @@ import jax
 
 from purerl import configs, registry, rng, runs, sharding, training
 from purerl.errors import PurerlError, nearest
-from purerl.experiments import bench_baselines, bench_procgen_pool, bench_replay
+from purerl.experiments import bench_baselines, bench_pools, bench_replay
 
 # The sizes of the comparison: 64 environments x 128 steps, 4 epochs, 8 minibatches, two 64-64 MLPs: preset minatar.
 # rejax treats a time-out as an end and does not anneal, so neither do we here.
@@ -141,8 +143,13 @@ def minatar_seeds(repeats: int, seconds: float) -> dict[str, Any]:
 
 
 def procgen_pool(repeats: int, seconds: float) -> dict[str, Any]:
-    """See `bench_procgen_pool.procgen_pool`."""
-    return {"target_ratio": 0.95} | bench_procgen_pool.procgen_pool(seconds, repeats)
+    """See `bench_pools.procgen_pool`."""
+    return {"target_ratio": 0.95} | bench_pools.procgen_pool(seconds, repeats)
+
+
+def atari_pool(repeats: int, seconds: float) -> dict[str, Any]:
+    """See `bench_pools.atari_pool`."""
+    return {"target_ratio": 0.95} | bench_pools.atari_pool(seconds, repeats)
 
 
 def ppg_procgen(repeats: int, seconds: float) -> dict[str, Any]:
@@ -167,16 +174,34 @@ def ppg_procgen(repeats: int, seconds: float) -> dict[str, Any]:
                 registry.agent("ppg").Config(**registry.presets().find("ppg", preset, "")[1].config).policy_iterations
             )
             run.advance(cycle - 1)
-            before = dict(run.loop.seconds)
-            rows = [run.measure(cycle) for _ in range(repeats)]
-            spent = {place: run.loop.seconds[place] - before[place] for place in before}
-        result[name] = {
-            "steps_per_second": _median(row["steps_per_second"] for row in rows),
-            "compile_and_first_iteration_seconds": round(run.first_seconds, 2),
-            "share_of_wall_time": {place: round(s / sum(spent.values()), 4) for place, s in spent.items()},
-            "host_share": round(spent["host"] / sum(spent.values()), 4),
-        }
+            result[name] = _where_time_goes(run, cycle, repeats)
     return result
+
+
+def rainbow_atari(repeats: int, seconds: float) -> dict[str, Any]:
+    """Rainbow on atari/Pong, learning: on an accelerator Dopamine's sizes with 8 environments and a replay of a million
+    frames; on a CPU the quick preset.
+    """
+    preset, config = "quick", {}
+    if jax.default_backend() != "cpu":
+        preset, config = "dopamine", {"num_envs": 8, "learning_starts": 20_000}
+    result: dict[str, Any] = {"target_host_share": 0.05, "preset": preset, "config": config}
+    with contextlib.closing(Measured("rainbow", "atari/Pong", 1, preset=preset, config=config)) as run:
+        run.advance(run.learning_starts)
+        return result | _where_time_goes(run, run.iterations_for(seconds), repeats)
+
+
+def _where_time_goes(run: Measured, iterations: int, repeats: int) -> dict[str, Any]:
+    """Speed of a run on host games, and the shares of wall time of `HostLoop.seconds`."""
+    before = dict(run.loop.seconds)
+    rows = [run.measure(iterations) for _ in range(repeats)]
+    spent = {place: run.loop.seconds[place] - before[place] for place in before}
+    return {
+        "steps_per_second": _median(row["steps_per_second"] for row in rows),
+        "compile_and_first_iteration_seconds": round(run.first_seconds, 2),
+        "share_of_wall_time": {place: round(s / sum(spent.values()), 4) for place, s in spent.items()},
+        "host_share": round(spent["host"] / sum(spent.values()), 4),
+    }
 
 
 def replay(repeats: int, seconds: float) -> dict[str, Any]:
@@ -190,7 +215,9 @@ BENCHMARKS = {
     "dqn-cartpole": dqn_cartpole,
     "minatar-seeds": minatar_seeds,
     "procgen-pool": procgen_pool,
+    "atari-pool": atari_pool,
     "ppg-procgen": ppg_procgen,
+    "rainbow-atari": rainbow_atari,
     "replay": replay,
 }
 

@@ -33,6 +33,7 @@ AGENTS = ("dqn", "dqn-pro", "rainbow", "rainbow-pro")
 SWEPT_GAMES = ("Breakout", "SpaceInvaders")
 COEFFICIENTS = (0.02, 0.05, 0.2, 0.5, 1.0)  # with 0.1 of the preset, and inf, which is DQN
 SEEDS = 10
+SWEPT_SEEDS = 5  # of each of these values
 PRESET = "minatar-small"
 POINTS = 50
 NAME = "dqn-family-minatar"
@@ -48,8 +49,8 @@ def run_all(folder: Path, steps: int) -> None:
             _train(training, folder / f"{agent}-{game}", agent, game, seeds=SEEDS, steps=steps)
     for game in SWEPT_GAMES:
         # A lane for each value and seed; lanes of other values have other seeds.
-        config = {"proximal_coefficient": np.repeat(np.float32(COEFFICIENTS), SEEDS)}
-        lanes = SEEDS * len(COEFFICIENTS)
+        config = {"proximal_coefficient": np.repeat(np.float32(COEFFICIENTS), SWEPT_SEEDS)}
+        lanes = SWEPT_SEEDS * len(COEFFICIENTS)
         _train(training, folder / f"sweep-{game}", "dqn-pro", game, seeds=lanes, steps=steps, config=config)
 
 
@@ -172,9 +173,12 @@ def table(path: Path) -> str:
 def draw(path: Path) -> None:
     """Draws the three figures beside the JSON, from it alone."""
     entries = load(path)
-    _save(path, "returns", GAMES, lambda axes, game: _draw_curves(axes, entries, game, "episode_return"))
-    _save(path, "target-distance", GAMES, lambda axes, game: _draw_curves(axes, entries, game, "target_distance"))
-    _save(path, "coefficient", SWEPT_GAMES, lambda axes, game: _draw_sweep(axes, entries, game))
+    games = [game for game in GAMES if any(e["game"] == game for e in entries)]
+    swept = [game for game in SWEPT_GAMES if any(e["game"] == game and e["swept"] for e in entries)]
+    _save(path, "returns", games, lambda axes, game: _draw_curves(axes, entries, game, "episode_return"))
+    _save(path, "target-distance", games, lambda axes, game: _draw_curves(axes, entries, game, "target_distance"))
+    if swept:
+        _save(path, "coefficient", swept, lambda axes, game: _draw_sweep(axes, entries, game))
 
 
 def _save(path: Path, name: str, games: Sequence[str], panel: Callable[[Axes, str], None]) -> None:

@@ -71,18 +71,47 @@ def test_a_lost_life_blanks_the_frames_and_the_episode_goes_on():
         assert (shown[t + 1, s, n, :3] == 0).all() and shown[t + 1, s, n, 3].any()
 
 
-def test_random_play_scores_the_published_random_score():
-    """Check 15: Breakout 1.7 over 100 episodes (whose standard deviation is about 1.3)."""
-    with atari.make_pool("Breakout", atari.Options(), list(range(10)), 1) as pool:
-        _, ends, rewards, _ = play(pool, 2200)
+@pytest.mark.parametrize(
+    ("game", "steps", "episodes", "expected", "tolerance"),
+    [("Breakout", 2200, 90, 1.7, 0.6), ("Pong", 1400, 10, -20.7, 0.6)],  # an episode's standard deviation: 1.3 and 0.5
+)
+def test_random_play_scores_the_published_random_score(game, steps, episodes, expected, tolerance):
+    """Check 15."""
+    with atari.make_pool(game, atari.Options(), list(range(10)), 1) as pool:
+        _, ends, rewards, _ = play(pool, steps)
     returns = []
     for s in range(10):
         last = 0
         for t in np.nonzero(ends[:, s, 0])[0]:
             returns.append(rewards[last : t + 1, s, 0].sum())
             last = t + 1
-    assert len(returns) >= 90
-    assert abs(np.mean(returns) - 1.7) < 0.6
+    assert len(returns) >= episodes
+    assert abs(np.mean(returns) - expected) < tolerance
+
+
+def paddles(probability, games, episodes, length):
+    """Where Breakout's paddle is, [episodes, length - 1, games], in episodes that go right, left, right, ..."""
+    options = atari.Options(repeat_action_probability=probability, frame_skip=1, frame_stack=1, max_frames=length)
+    positions = []
+    with atari.make_pool("Breakout", options, [0], games) as pool:
+        for t in range(length * episodes):
+            pool.send(0, np.full((1, games), 2 + t % length % 2, np.int32))
+            timestep = pool.recv(0)
+            assert timestep.truncated.all() == ((t + 1) % length == 0)
+            brightness = timestep.observation[0, :, 0, 74:78, 5:79].sum(axis=1, dtype=float)
+            positions.append((brightness * np.arange(74)).sum(axis=1) / brightness.sum(axis=1))
+    return np.array(positions).reshape(episodes, length, games)[:, :-1]
+
+
+def test_a_quarter_of_the_frames_repeats_the_action_before():
+    """Check 15: an episode's paddle leaves its path without stickiness at the first frame that repeats an action."""
+    path = paddles(0.0, 2, 2, 12)
+    np.testing.assert_array_equal(path, np.broadcast_to(path[:1, :, :1], path.shape))
+    left = np.abs(paddles(0.25, 8, 80, 12) - path[:1, :, :1]) > 0.2
+    assert not left[:, 0].any()  # the picture is a frame behind
+    repeated = left.any(axis=1)
+    tried = np.where(repeated, left.argmax(axis=1), 10)
+    assert abs(repeated.sum() / tried.sum() - 0.25) < 0.035  # 4 standard deviations
 
 
 def test_the_time_cap_truncates():
@@ -172,7 +201,7 @@ def test_every_game_of_one_player_has_a_rom():
 
 
 def test_no_ops_go_up_to_the_most():
-    games = atari._make("Pong", atari.Options(noop_max=2), 30)
+    games = atari.vector_environment("Pong", atari.Options(noop_max=2), 30)
     _, info = games.reset(seed=np.arange(30))
     assert set(info["episode_frame_number"]) == {0, 1, 2}
 

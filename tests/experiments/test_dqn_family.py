@@ -12,7 +12,7 @@ from purerl.experiments import dqn_family
 
 def test_runs_are_kept_and_not_repeated(tmp_path, monkeypatch):
     small = {"GAMES": ("Breakout",), "SWEPT_GAMES": ("Breakout",), "AGENTS": ("dqn", "dqn-pro"), "SEEDS": 2}
-    for name, value in (small | {"COEFFICIENTS": (0.05, 0.5)}).items():
+    for name, value in (small | {"SWEPT_SEEDS": 2, "COEFFICIENTS": (0.05, 0.5)}).items():
         monkeypatch.setattr(dqn_family, name, value)
     dqn_family.run_all(tmp_path / "runs", steps=6400)
     monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("a finished run was run again"))
