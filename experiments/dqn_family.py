@@ -1,8 +1,8 @@
 """The DQN family on MinAtar, base against Pro: `python -m purerl.experiments.dqn_family run|keep FOLDER`.
 
 `run` trains dqn, dqn-pro, rainbow and rainbow-pro on the five MinAtar games of gymnax with ten seeds each, and dqn-pro
-on two of them over values of c, side by side in one program; runs that are finished are not run again. `keep` writes
-what came out to a folder of results, as one small JSON and three figures drawn from it:
+on two of them over values of c, side by side in one program; runs that are finished are not run again, and what was
+cut short goes on. `keep` writes what came out to a folder of results, as one small JSON and three figures drawn from it:
 
 - learning curves of each game;
 - the final return over c, beside that of DQN (c = inf);
@@ -58,7 +58,8 @@ def _train(training: Any, out: Path, agent: str, game: str, **how: Any) -> None:
     if (out / "summary.json").exists():
         print(f"{out.name}: finished before", flush=True)
         return
-    run = training.train(agent, f"gymnax/{game}-MinAtar", preset=PRESET, out=out, overwrite=True, quiet=True, **how)
+    begun = (out / runs.CONFIG).exists()
+    run = training.train(agent, f"gymnax/{game}-MinAtar", preset=PRESET, out=out, resume=begun, quiet=True, **how)
     print(f"{out.name}: {run.summary['final_return']['iqm']:.2f}, {run.summary['train_seconds']} s", flush=True)
 
 

@@ -15,6 +15,11 @@ def test_runs_are_kept_and_not_repeated(tmp_path, monkeypatch):
     for name, value in (small | {"SWEPT_SEEDS": 2, "COEFFICIENTS": (0.05, 0.5)}).items():
         monkeypatch.setattr(dqn_family, name, value)
     dqn_family.run_all(tmp_path / "runs", steps=6400)
+    cut = tmp_path / "runs" / "dqn-Breakout" / "summary.json"
+    before = json.loads(cut.read_text())["final_return"]
+    cut.unlink()
+    dqn_family.run_all(tmp_path / "runs", steps=6400)
+    assert json.loads(cut.read_text())["final_return"] == before
     monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("a finished run was run again"))
     dqn_family.run_all(tmp_path / "runs", steps=6400)
     path = dqn_family.keep(tmp_path / "runs", tmp_path / "results")
