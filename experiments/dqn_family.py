@@ -2,7 +2,7 @@
 
 `run` trains dqn, dqn-pro, rainbow and rainbow-pro on the five MinAtar games of gymnax with ten seeds each, and dqn-pro
 on two of them over values of c, side by side in one program; runs that are finished are not run again, and what was
-cut short goes on. `keep` writes what came out to a folder of results, as one small JSON and three figures drawn from it:
+cut short goes on. `keep` writes what came out to a folder of results, as a small JSON and three figures drawn from it:
 
 - learning curves of each game;
 - the final return over c, beside that of DQN (c = inf);
