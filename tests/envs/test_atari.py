@@ -89,9 +89,14 @@ def test_random_play_scores_the_published_random_score(game, steps, episodes, ex
     assert abs(np.mean(returns) - expected) < tolerance
 
 
-def paddles(probability, games, episodes, length):
+def paddles(probability, games, episodes, length, frame_skip=1):
     """Where Breakout's paddle is, [episodes, length - 1, games], in episodes that go right, left, right, ..."""
-    options = atari.Options(repeat_action_probability=probability, frame_skip=1, frame_stack=1, max_frames=length)
+    options = atari.Options(
+        repeat_action_probability=probability,
+        frame_skip=frame_skip,
+        frame_stack=1,
+        max_frames=length * frame_skip,
+    )
     positions = []
     with atari.make_pool("Breakout", options, [0], games) as pool:
         for t in range(length * episodes):
@@ -112,6 +117,15 @@ def test_a_quarter_of_the_frames_repeats_the_action_before():
     repeated = left.any(axis=1)
     tried = np.where(repeated, left.argmax(axis=1), 10)
     assert abs(repeated.sum() / tried.sum() - 0.25) < 0.035  # 4 standard deviations
+
+
+def test_each_frame_of_a_step_repeats_by_its_own_draw():
+    """Check 15: of the steps of four frames whose first one repeats, one draw a step would repeat all four in each."""
+    path = paddles(0.0, 2, 1, 2, frame_skip=4)
+    behind = np.abs(paddles(0.25, 8, 60, 2, frame_skip=4) - path[0, 0, 0]).ravel()
+    first_repeats = behind > 0.2
+    assert abs(first_repeats.mean() - 0.25) < 0.08  # 4 standard deviations
+    assert abs((behind[first_repeats] < 3.5).mean() - 0.75) < 0.16  # one frame costs 2.4 pixels, two cost 4.5
 
 
 def test_the_time_cap_truncates():
