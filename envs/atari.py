@@ -188,8 +188,9 @@ class AtariPool:
         for s, n in zip(*np.nonzero(age < stack - 1), strict=True):
             observation[s, n, : stack - 1 - age[s, n]] = 0
 
-    def state(self) -> dict[str, np.ndarray]:
-        """What a resumed pool needs so as not to play the same episodes again: how many steps each group took."""
+    def state(self, lanes: slice = slice(None)) -> dict[str, np.ndarray]:
+        """What a resumed pool needs so as not to play the same episodes again: how many steps each group took, which is
+        the same for all seeds."""
         self._turns.rest("state()")
         identity = json.dumps(self._identity, sort_keys=True).encode()
         return {"identity": np.frombuffer(identity, np.uint8), "steps": self._steps.copy()}

@@ -77,14 +77,14 @@ class HostedPool:
         self._coming[group] = None
         return jax.device_get(step)
 
-    def state(self) -> dict[str, np.ndarray]:
+    def state(self, lanes: slice = slice(None)) -> dict[str, np.ndarray]:
         """Everything needed to continue exactly: the leaves [S, N, ...] of the environment's state (keys as their
         data), the observations, and how many steps each group took."""
         self._turns.rest("state()")
         return {
             "identity": np.frombuffer(self.spec.name.encode(), np.uint8),
             "steps": self._steps.copy(),
-            **{name: np.concatenate(groups, axis=1) for name, groups in self._pieces().items()},
+            **{name: np.concatenate(groups, axis=1)[lanes] for name, groups in self._pieces().items()},
         }
 
     def restore(self, state: dict[str, np.ndarray]) -> None:

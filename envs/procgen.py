@@ -215,12 +215,12 @@ class ProcgenPool:
         self._turns.rest("level_seeds()", group)
         return self._buffers[group].level_seed.copy()
 
-    def state(self) -> dict[str, np.ndarray]:
+    def state(self, lanes: slice = slice(None)) -> dict[str, np.ndarray]:
         """Everything needed to continue exactly: the library's state of each game, uint8 [S, N, longest], their lengths
         int32 [S, N], a checksum, and what they are states of. It does not depend on the number of groups."""
         self._turns.rest("state()")
         self._check_can_save("state()", "train without checkpoints")
-        states = [[state for games in self._games for state in games[s].states()] for s in range(self.num_seeds)]
+        states = [[state for games in self._games for state in games[s].states()] for s in range(self.num_seeds)[lanes]]
         lengths = np.array([[len(state) for state in row] for row in states], np.int32)
         blobs = np.zeros((*lengths.shape, int(lengths.max())), np.uint8)
         for s, row in enumerate(states):

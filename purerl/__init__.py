@@ -17,6 +17,7 @@ from purerl.errors import PurerlError
 if TYPE_CHECKING:
     from purerl.evaluation import evaluate
     from purerl.registry import register_agent, register_family
+    from purerl.sweeps import sweep
     from purerl.training import plan, train
 
 _HOMES = {
@@ -24,10 +25,11 @@ _HOMES = {
     "plan": "purerl.training",
     "register_agent": "purerl.registry",
     "register_family": "purerl.registry",
+    "sweep": "purerl.sweeps",
     "train": "purerl.training",
 }
 
-__all__ = ["PurerlError", "evaluate", "plan", "register_agent", "register_family", "train"]
+__all__ = ["PurerlError", "evaluate", "plan", "register_agent", "register_family", "sweep", "train"]
 
 
 def __getattr__(name: str) -> Any:

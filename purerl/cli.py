@@ -27,9 +27,11 @@ purerl: reinforcement learning that lives on the accelerator
 usage: purerl COMMAND ...      (purerl COMMAND --help tells more, purerl --version the version)
 
   train AGENT ENV   train an agent; leaves a run folder under runs/
+  sweep AGENT ENV   train at many settings side by side; leaves a table, a ranking and a plot
   eval DIR          play a fixed number of episodes with a trained agent; writes DIR/eval.json
   video DIR         a GIF or MP4 of a trained agent
   plot DIR...       learning curves of one run, or of several in one figure
+  report DIR...     one self-contained HTML page about one run, or about several
   list WHAT         agents, envs [FAMILY] or presets [AGENT]
   doctor            what is installed, what works on this machine, how to mend the rest
   bench             speed measurements, as JSON
@@ -37,6 +39,7 @@ usage: purerl COMMAND ...      (purerl COMMAND --help tells more, purerl --versi
 examples:
   purerl train ppo gymnax/CartPole-v1
   purerl train ppg procgen/coinrun --preset quick --seeds 2 --env.num-levels 200
+  purerl sweep ppo gymnax/Breakout-MinAtar --seeds 8 --grid "learning_rate=1e-3,5e-3;discount=.97,.99"
   purerl train ppo gymnax/Breakout-MinAtar --help         all fields of ppo, with their values in its preset
   purerl eval runs/ppg-procgen-coinrun-quick-seed0to1 --env.num-levels 0
 """
@@ -127,9 +130,12 @@ def _train(words: list[str]) -> int:
         from purerl import sharding
 
         sharding.one_cpu_device_per_core()  # before the environment is imported: gymnax starts JAX
-    (agent, env), rest = _agent_and_env(words, general)
+    (agent, env), rest = _agent_and_env(words, general, "purerl train")
     command = " ".join(["purerl train", agent or "AGENT", env or "ENV"])
     groups, about = _train_groups(agent, env, flags.value_of(rest, "preset"), general)
+    if env:
+        about_evaluation = "Options of the environment in the evaluations of --eval-every, where they differ."
+        groups.append(Group(groups[-1].cls, groups[-1].defaults, "eval-env", "eval-env.", about_evaluation))
     given = flags.parse(groups, rest, command, about)
     from purerl import training
 
@@ -139,22 +145,23 @@ def _train(words: list[str]) -> int:
         **given[0],
         config=given[1],
         env_options=given[2],
+        eval_env_options=given[3],
     )
     return 0
 
 
-def _agent_and_env(words: list[str], general: Group) -> tuple[tuple[str, str], list[str]]:
+def _agent_and_env(words: list[str], general: Group, command: str) -> tuple[tuple[str, str], list[str]]:
     """((agent, env), the flags); "" for what is missing beside --help. Unknown names raise PurerlError."""
-    found, rest = flags.positionals(words, ("AGENT", "ENV"), general, "purerl train")
+    found, rest = flags.positionals(words, ("AGENT", "ENV"), general, command)
     agent, env = [*found, "", ""][:2]
     if agent:
         if "/" in agent:
             swapped = env if env in registry.agent_names() else "AGENT"
             raise PurerlError(
-                f"the agent comes before the environment: purerl train {swapped} {agent} (purerl list agents)"
+                f"the agent comes before the environment: {command} {swapped} {agent} (purerl list agents)"
             )
         registry.agent(agent)
-    flags.require(found, ("AGENT", "ENV"), words, "purerl train")
+    flags.require(found, ("AGENT", "ENV"), words, command)
     if env:
         registry.environment(env)
     return (agent, env), rest
@@ -188,6 +195,86 @@ def _train_groups(agent: str, env: str, preset: str | None, general: Group) -> t
 def _environment_group(options: Any) -> Group:
     """The `--env.*` flags of a family, with `options` as their defaults."""
     return Group(type(options), options, "env", "env.", "Options of the environment.")
+
+
+# --- sweep -----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Sweep:
+    grid: str | None = flag(None, 'all combinations, such as "learning_rate=1e-4,5e-4;discount=.99,.999"', "FIELDS")
+    random: str | None = flag(
+        None, 'drawn settings, such as "learning_rate=log(1e-5,1e-2);trace_decay=uniform(.9,1)"', "FIELDS"
+    )
+    samples: int | None = flag(None, "how many settings --random draws", "N")
+    search_seed: int = flag(0, "of that draw", "K")
+    preset: str | None = flag(None, "named settings (purerl list presets)", "NAME", "(default: by the environment)")
+    seeds: int = flag(1, "seeds of every setting: K, K + 1, ...", "N")
+    seed: int = flag(0, "the first seed", "K")
+    steps: int | None = flag(None, "environment steps of each seed", "N", "(default: the preset's)")
+    out: str | None = flag(None, "the sweep's folder", "DIR", "(default: runs/sweep-<agent>-<env>-<preset>)")
+    resume: bool = flag(False, "go on with the sweep in the folder")
+    overwrite: bool = flag(False, "replace the sweep in the folder")
+    max_memory: str | None = flag(
+        None, "the most that a program may take, as in 8GB", "SIZE", "(default: 80% of what is free)"
+    )
+    cells_per_program: int | None = flag(None, "the most settings in one program", "N", "(default: as many as fit)")
+    engine: Literal["local", "ray"] = flag("local", "ray: give the programs to a Ray cluster", "{local,ray}")
+    log_every: int = flag(0, "iterations in one row of metrics", "N", "(default: 0, for about 200 rows a run)")
+    checkpoint_seconds: float = flag(300.0, "wall time between checkpoints; 0 saves with every row", "S")
+    eval_every: int = flag(0, "environment steps of each seed between evaluations", "N", "(default: 0, for none)")
+    eval_episodes: int = flag(10, "episodes of every environment in each evaluation", "N")
+    quiet: bool = flag(False, "no progress bar and no closing table")
+
+
+def _sweep(words: list[str]) -> int:
+    from purerl import sharding
+
+    general = Group(_Sweep, _Sweep())
+    sharding.one_cpu_device_per_core()  # before the environment is imported: gymnax starts JAX
+    (agent, env), rest = _agent_and_env(words, general, "purerl sweep")
+    command = " ".join(["purerl sweep", agent or "AGENT", env or "ENV"])
+    about = "Trains an agent at many settings; those that differ in traced fields, and all seeds, side by side."
+    groups, more = _train_groups(agent, env, flags.value_of(rest, "preset"), general)
+    given = flags.parse(groups, rest, command, f"{about} {more}" if env else about)
+    given += [{}] * (3 - len(given))
+    from purerl import sweeps
+
+    found = sweeps.sweep(agent, env, **given[0], config=given[1], env_options=given[2])
+    if not given[0].get("quiet"):
+        _print_ranking(found)
+    return 0
+
+
+def _print_ranking(found: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from purerl import sweeps
+
+    shown = 20
+    fields = [name for name in found.ranking[0] if name not in sweeps.RANKED]
+    diverged = any(row["diverged"] for row in found.ranking)
+    table = Table(title="IQM of the final return over seeds, 95% interval", title_justify="left")
+    for column in ("rank", *fields, "IQM", "interval", *(["diverged"] if diverged else []), "cell"):
+        table.add_column(column, justify="right", no_wrap=column not in fields)
+    for row in found.ranking[:shown]:
+        known = row["iqm"] is not None
+        table.add_row(
+            str(row["rank"]),
+            *(f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in fields),
+            f"{row['iqm']:.4g}" if known else "-",
+            f"{row['low']:.4g} to {row['high']:.4g}" if known else "-",
+            *([f"{row['diverged']} of {row['seeds']}"] if diverged else []),
+            row["cell"],
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    if len(found.ranking) > shown:
+        console.print(f"and {len(found.ranking) - shown} more in the file")
+    for name in (sweeps.TABLE, sweeps.RANKING, "figures/sweep.png"):
+        console.print(Text(f"file: {found.folder / name}"), soft_wrap=True)
 
 
 # --- eval and video --------------------------------------------------------------------------------------------------
@@ -302,7 +389,7 @@ def _print_evaluation(result: dict[str, Any], path: str | Path) -> None:
     console.print(Text(f"file: {path}"), soft_wrap=True)
 
 
-# --- plot, list, doctor, bench ---------------------------------------------------------------------------------------
+# --- plot, report, list, doctor, bench -------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
@@ -335,6 +422,28 @@ def _plot(words: list[str]) -> int:
     name = f"{'return' if y == _Plot().y else y}.png"
     default = Path(folders[0]) / runs.FIGURES / name if len(folders) == 1 else Path(name)
     print(plots.plot_runs(folders, **{"out": default} | given))
+    return 0
+
+
+@dataclasses.dataclass
+class _Report:
+    out: str | None = flag(
+        None,
+        "the page, .html",
+        "FILE",
+        "(default: DIR/report.html; of several runs, report.html in this folder)",
+    )
+
+
+def _report(words: list[str]) -> int:
+    general = Group(_Report, _Report())
+    folders, rest = flags.positionals(words, ("DIR...",), general, "purerl report")
+    flags.require(folders, ("DIR...",), words, "purerl report")
+    about = "Writes one self-contained HTML page about one run, or about several: curves, results, settings, videos."
+    (given,) = flags.parse([general], rest, "purerl report DIR...", about)
+    from purerl import report
+
+    print(report.write_report(folders, **given))
     return 0
 
 
@@ -403,9 +512,11 @@ def _bench(words: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
+    "sweep": _sweep,
     "eval": _eval,
     "video": _video,
     "plot": _plot,
+    "report": _report,
     "list": _list,
     "doctor": _doctor,
     "bench": _bench,

@@ -72,6 +72,11 @@ def _is_number(value: Any) -> bool:
     return hasattr(value, "ndim") and hasattr(value, "dtype")
 
 
+def traced_fields(cls: type) -> list[str]:
+    """The fields of a config that are arrays in the compiled program, and so can hold one value per seed."""
+    return [field.name for field in dataclasses.fields(cls) if field.metadata.get("pytree_node", True)]
+
+
 def traced(config: Any) -> Any:
     """The config with its traced fields as float32 arrays, ready for the compiled program."""
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), config)
@@ -79,7 +84,7 @@ def traced(config: Any) -> Any:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """{field: plain value} of a config or options dataclass, fit for JSON (inf becomes the string "inf")."""
-    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    return {f.name: plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
 
 
 def from_dict(cls: type, values: dict[str, Any], what: str) -> Any:
@@ -96,9 +101,10 @@ def from_dict(cls: type, values: dict[str, Any], what: str) -> Any:
     return build(cls, {name: restored(name, value) for name, value in values.items()}, what)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A field's value as JSON can hold it, and as `from_dict` reads it: arrays as lists, inf as "inf"."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, tuple | list):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     return str(value) if isinstance(value, float) and math.isinf(value) else value

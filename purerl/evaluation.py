@@ -124,15 +124,15 @@ def _keys(plan: training.Plan, seed: int) -> Array:
 
 
 def pool_seeds(training_seeds: tuple[int, ...], seed: int) -> list[int]:
-    """Seeds of an evaluation's host games: all different, and none that the run was trained with."""
-    taken, found = set(training_seeds), []
-    for number in training_seeds:
+    """Seeds of an evaluation's host games: different for different seeds, and none that the run was trained with."""
+    taken, found = set(training_seeds), {}
+    for number in dict.fromkeys(training_seeds):
         chosen = zlib.crc32(f"evaluation {seed} of {number}".encode()) % 2**31
         while chosen in taken:
             chosen = (chosen + 1) % 2**31
         taken.add(chosen)
-        found.append(chosen)
-    return found
+        found[number] = chosen
+    return [found[number] for number in training_seeds]
 
 
 def _actor(agent: Agent, spec: EnvSpec, greedy: bool) -> Callable[..., Array]:

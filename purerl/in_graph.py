@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from purerl import episodes, rng, sharding
 from purerl.types import Agent, Array, Clock, Environment, Metric, PyTree, Rollout, RunState
@@ -172,6 +173,21 @@ class InGraphLoop:
     def init(self, config: Any, keys: Array) -> RunState:
         """RunState [S, ...] of a fresh run, its seeds spread over the devices."""
         return sharding.place(self._init(config, keys), sharding.seed_mesh(keys.shape[0]))
+
+    def program_bytes(self, config: Any, keys: Array) -> int:
+        """Memory that training takes on all devices together: state, rollouts and temporaries of the compiled program.
+
+        Compiles it; the persistent cache then has it for `advance`.
+        """
+        mesh = sharding.seed_mesh(keys.shape[0])
+        spread = NamedSharding(mesh, PartitionSpec(sharding.AXIS))
+        state = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spread), jax.eval_shape(self._init, config, keys)
+        )
+        counter = jnp.int32(0)
+        found = self._chunk.lower(config, state, counter, counter, counter).compile().memory_analysis()
+        own = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+        return mesh.size * (own + found.temp_size_in_bytes)
 
     def advance(
         self, config: Any, run_state: RunState, iteration: int, total_iterations: int, num_iterations: int

@@ -7,6 +7,7 @@ needs no RNG state beside its counters, and lane i of a vmapped run draws exactl
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,12 @@ import jax.numpy as jnp
 
 def seed_keys(first_seed: int, num_seeds: int) -> jax.Array:
     """Typed base keys of seeds first_seed .. first_seed + num_seeds - 1, shape [S]."""
-    return jax.vmap(jax.random.key)(jnp.arange(first_seed, first_seed + num_seeds, dtype=jnp.uint32))
+    return keys_of(range(first_seed, first_seed + num_seeds))
+
+
+def keys_of(seeds: Sequence[int]) -> jax.Array:
+    """Typed base keys of any seeds, shape [S]."""
+    return jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
 
 
 def stream(key: jax.Array, name: str) -> jax.Array:

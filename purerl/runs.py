@@ -33,9 +33,9 @@ import numpy as np
 from purerl.errors import PurerlError, nearest
 
 CONFIG, METRICS, SUMMARY, EVALUATION = "config.json", "metrics.jsonl", "summary.json", "eval.json"
-CHECKPOINTS, FIGURES, TENSORBOARD = "checkpoints", "figures", "tensorboard"
+CHECKPOINTS, FIGURES, TENSORBOARD, REPORT = "checkpoints", "figures", "tensorboard", "report.html"
 # What purerl writes into a run folder, and so all that --overwrite may remove.
-OWNED = (CONFIG, METRICS, SUMMARY, EVALUATION, CHECKPOINTS, FIGURES, TENSORBOARD)
+OWNED = (CONFIG, METRICS, SUMMARY, EVALUATION, CHECKPOINTS, FIGURES, TENSORBOARD, REPORT)
 # A config.json without these is somebody else's (many tools use that file name).
 REQUIRED_KEYS = ("agent", "env", "seeds")
 PACKAGES = (

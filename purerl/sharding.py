@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from purerl.types import PyTree
 
-_AXIS = "seeds"
+AXIS = "seeds"
 
 
 def one_cpu_device_per_core() -> None:
@@ -31,13 +31,13 @@ def seed_mesh(num_seeds: int) -> Mesh:
     """A mesh of as many devices as divide the seeds evenly (perhaps only one)."""
     devices = jax.devices()
     count = max(n for n in range(1, len(devices) + 1) if num_seeds % n == 0)
-    return jax.make_mesh((count,), (_AXIS,), axis_types=(AxisType.Auto,), devices=devices[:count])
+    return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:count])
 
 
 def place(tree: PyTree, mesh: Mesh) -> PyTree:
     """A tree of [S, ...] arrays, its seeds spread over the mesh, each array in the kind of memory that it is in."""
     return jax.tree.map(
-        lambda x: jax.device_put(x, NamedSharding(mesh, P(_AXIS), memory_kind=x.sharding.memory_kind)), tree
+        lambda x: jax.device_put(x, NamedSharding(mesh, P(AXIS), memory_kind=x.sharding.memory_kind)), tree
     )
 
 
@@ -50,11 +50,11 @@ def shard_seeds(function: Callable[..., PyTree], mesh: Mesh, config: Any, num_se
       config: its fields of one value per seed are split like the seeds, the others are shared.
       num_seed_trees: how many arguments behind the config have a seed axis.
     """
-    config_specs = jax.tree.map(lambda x: P(_AXIS) if jnp.ndim(x) else P(), config)
+    config_specs = jax.tree.map(lambda x: P(AXIS) if jnp.ndim(x) else P(), config)
 
     def sharded(config, *args):
-        specs = [P(_AXIS)] * num_seed_trees + [P()] * (len(args) - num_seed_trees)
-        return jax.shard_map(function, mesh=mesh, in_specs=(config_specs, *specs), out_specs=P(_AXIS), check_vma=False)(
+        specs = [P(AXIS)] * num_seed_trees + [P()] * (len(args) - num_seed_trees)
+        return jax.shard_map(function, mesh=mesh, in_specs=(config_specs, *specs), out_specs=P(AXIS), check_vma=False)(
             config, *args
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
 import time
@@ -42,7 +43,7 @@ class Plan:
       agent, env, preset: names.
       config: the agent's Config, plain Python values.
       options: the environment family's Options.
-      seeds: the seeds, one lane of the vmapped run each.
+      seeds: the seeds, one lane of the vmapped run each; a seed may come again, in lanes of other settings (`cells`).
       steps: environment steps of each seed, a whole number of iterations.
     """
 
@@ -94,6 +95,14 @@ class Plan:
             raise PurerlError(
                 f"the run's config.json is damaged or of another purerl ({type(error).__name__}: {error}): train anew"
             ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A run among those that one program trains: its plan, and the folder that holds it."""
+
+    plan: Plan
+    folder: Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +181,7 @@ def make_loop(the_plan: Plan) -> in_graph.InGraphLoop | host.HostLoop:
 
 def seed_keys(the_plan: Plan) -> jax.Array:
     """Typed base keys [S] of the plan's seeds."""
-    return rng.seed_keys(the_plan.seeds[0], len(the_plan.seeds))
+    return rng.keys_of(the_plan.seeds)
 
 
 def default_folder(the_plan: Plan) -> Path:
@@ -199,6 +208,7 @@ def train(
     checkpoint_seconds: float = 300.0,
     eval_every: int = 0,
     eval_episodes: int = 10,
+    eval_env_options: dict[str, Any] | None = None,
     quiet: bool = False,
 ) -> Run:
     """Trains an agent and leaves a run folder: config.json, metrics.jsonl, summary.json, checkpoints/, figures/.
@@ -215,6 +225,8 @@ def train(
         `evaluation_return`); 0 for none. They play as `purerl eval` does, on environments and random numbers of their
         own: the training is the same with and without them.
       eval_episodes: episodes of every environment in each evaluation.
+      eval_env_options: environment options over those of training, for these evaluations: {"num_levels": 0} for all of
+        Procgen's levels.
       quiet: no progress bar and no closing table.
 
     Returns:
@@ -236,23 +248,73 @@ def train(
         the_plan = _resumed_plan(the_plan, folder, steps)
     sinks.check_sinks(log)
     compilation.enable_cache()
-    header = the_plan.to_dict() | {"protocol": _protocol(the_plan), "environment": runs.environment_report()}
     loop = make_loop(the_plan)
     try:
-        runs.create(folder, header, resume=resume, overwrite=overwrite)
+        evaluations = make_evaluations(the_plan, eval_every, eval_episodes, eval_env_options)
+        runs.create(folder, header(the_plan), resume=resume, overwrite=overwrite)
         if resume and steps is not None:  # a run that is to be longer now
             stored = runs.load(folder)["config"]
             runs.write_json(folder / runs.CONFIG, stored | {"steps": the_plan.steps})
-        evaluations = _Evaluations(the_plan, eval_every, eval_episodes) if eval_every else None
-        return _Training(the_plan, loop, folder, resume, log, log_every, checkpoint_seconds, evaluations, quiet).run()
+        trainer = Trainer(
+            the_plan,
+            [Member(the_plan, folder)],
+            loop,
+            folder / runs.CHECKPOINTS,
+            resume=resume,
+            log=log,
+            log_every=log_every,
+            checkpoint_seconds=checkpoint_seconds,
+            evaluations=evaluations,
+            quiet=quiet,
+            label=f"{the_plan.agent} {the_plan.env}",
+            resumed_by=f"--resume: {folder}",
+        )
+        (summary,), state = trainer.run()
     finally:
-        pool = getattr(loop, "pool", None)
-        if pool is not None:
-            pool.close()
+        close(loop)
+    try:
+        figure = str(plots.plot_run(folder))
+    except PurerlError as error:  # a run too short to finish an episode has no curve, and is no failure
+        figure = f"none: {error}"
+    if not quiet:
+        progress.summary_table(summary | {"figure": figure})
+    return Run(folder, summary, state)
 
 
-class _Evaluations:
-    """Evaluates an agent in the course of its training, each time with another seed."""
+def header(the_plan: Plan) -> dict[str, Any]:
+    """What a run's config.json holds."""
+    return the_plan.to_dict() | {"protocol": _protocol(the_plan), "environment": runs.environment_report()}
+
+
+def close(loop: in_graph.InGraphLoop | host.HostLoop) -> None:
+    """Ends the games of a host loop."""
+    pool = getattr(loop, "pool", None)
+    if pool is not None:
+        pool.close()
+
+
+def make_evaluations(
+    the_plan: Plan, every: int, episodes: int, env_options: dict[str, Any] | None
+) -> Evaluations | None:
+    """The evaluations that `train` describes; None for every = 0. Raises PurerlError for impossible numbers."""
+    if every == 0:
+        if env_options:
+            raise PurerlError("options of the evaluation's environment without evaluations: set eval_every as well")
+        return None
+    options = configs.build(
+        type(the_plan.options), configs.to_dict(the_plan.options) | (env_options or {}), the_plan.env
+    )
+    return Evaluations(dataclasses.replace(the_plan, options=options), every, episodes)
+
+
+class Evaluations:
+    """Evaluates an agent in the course of its training, each time with another seed.
+
+    Args:
+      the_plan: the run's, with the evaluation's own environment options.
+      every: environment steps of each seed between evaluations.
+      episodes: of every environment in each of them.
+    """
 
     def __init__(self, the_plan: Plan, every: int, episodes: int):
         from purerl import evaluation
@@ -272,24 +334,65 @@ class _Evaluations:
         return np.mean(found.returns, axis=(1, 2)).tolist()
 
 
-class _Training:
-    """The state of the run that is not learning state: files, clocks, and whether the user wants to stop."""
+class Trainer:
+    """Trains what one program holds, one run or several side by side, and keeps their folders and clocks: all of a run
+    that is not learning state.
 
-    def __init__(self, the_plan, loop, folder, resume, log, log_every, checkpoint_seconds, evaluations, quiet):
-        self.evaluations = evaluations
-        self.plan, self.loop, self.folder, self.resume, self.quiet = the_plan, loop, folder, resume, quiet
-        self.log_every = log_every or max(1, the_plan.iterations // 200)
+    Args:
+      the_plan: of the whole program: its lanes are the seeds of all members in turn, and perhaps more that nobody looks
+        at (so that they can be spread over the devices).
+      members: the runs, whose folders and config.json are there.
+      loop: from `make_loop(the_plan)`.
+      checkpoints: folder of the program's checkpoints.
+      resume: go on where the last of them stands, if there is any.
+      log, log_every, checkpoint_seconds, quiet: as in `train`.
+      evaluations: None for none.
+      label: what the progress bar says.
+      resumed_by: what a user who interrupts is told to do.
+      stop_at_nan: whether a number that is none in a lane ends it all, with a PurerlError; if not, the rows of such a
+        lane say {"diverged": true}.
+    """
+
+    def __init__(
+        self,
+        the_plan: Plan,
+        members: Sequence[Member],
+        loop: in_graph.InGraphLoop | host.HostLoop,
+        checkpoints: Path,
+        *,
+        resume: bool,
+        label: str,
+        resumed_by: str,
+        log: Sequence[str] = (),
+        log_every: int = 0,
+        checkpoint_seconds: float = 300.0,
+        evaluations: Evaluations | None = None,
+        quiet: bool = False,
+        stop_at_nan: bool = True,
+    ):
+        self.plan, self.members, self.loop, self.resume, self.quiet = the_plan, list(members), loop, resume, quiet
+        self.evaluations, self.label, self.resumed_by, self.stop_at_nan = evaluations, label, resumed_by, stop_at_nan
+        self.log, self.log_every = log, log_every or max(1, the_plan.iterations // 200)
         self.checkpoint_seconds = checkpoint_seconds
         self.config = configs.traced(the_plan.config)
-        self.checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
+        self.checkpoints = checkpoint.Checkpoints(checkpoints)
         self.watch = compilation.CompileWatch()
-        self.log = log
         self.iteration = 0
         self.earlier = {"train_seconds": 0.0, "compile_seconds": 0.0}
         self.rates: list[tuple[float, int]] = []
         self.stop_requested = False
+        ends = np.cumsum([len(member.plan.seeds) for member in self.members])
+        self.lanes = [
+            slice(int(end) - len(member.plan.seeds), int(end)) for member, end in zip(members, ends, strict=True)
+        ]
 
-    def run(self) -> Run:
+    def run(self) -> tuple[list[dict[str, Any]], RunState]:
+        """Trains to the end: (each member's summary, which its summary.json holds too, last RunState of all lanes).
+
+        Raises:
+          PurerlError: a number that is none, a full disk, a broken checkpoint.
+          KeyboardInterrupt: Ctrl-C, after everything has been saved.
+        """
         previous = signal.signal(signal.SIGINT, self._on_interrupt) if _in_main_thread() else None
         try:
             with self.checkpoints:
@@ -304,51 +407,52 @@ class _Training:
             raise KeyboardInterrupt
         self.stop_requested = True
 
-    def _run(self) -> Run:
+    def _run(self) -> tuple[list[dict[str, Any]], RunState]:
         started = time.perf_counter()
         state = self.loop.init(self.config, seed_keys(self.plan))
         if self.resume:
             state = self._restore(state)
         jax.block_until_ready(state)
-        metrics_file = self.folder / "metrics.jsonl"
         if self.resume:
-            sinks.truncate_rows(metrics_file, self.iteration)
-        writers = sinks.open_sinks(["jsonl", *self.log], self.folder, self.plan.to_dict())
-        label = f"{self.plan.agent} {self.plan.env}"
+            for member in self.members:
+                sinks.truncate_rows(member.folder / runs.METRICS, self.iteration)
         saved_at, saved_iteration = time.perf_counter(), self.iteration
-        try:
-            with progress.Progress(self.plan.steps, label, enabled=False if self.quiet else None) as bar:
-                while self.iteration < self.plan.iterations:
-                    state, rows = self._advance(state, started)
-                    for writer in writers:
-                        writer.write(rows)
-                    returns = [row["episode_return"] for row in rows if row["episode_return"] is not None]
-                    bar.update(
-                        self.iteration * self.plan.steps_per_iteration,
-                        rows[0]["steps_per_second"],
-                        float(np.mean(returns)) if returns else None,
-                    )
-                    due = time.perf_counter() - saved_at >= self.checkpoint_seconds
-                    if due or self.stop_requested or self.iteration == self.plan.iterations:
-                        self._save(state, started)
-                        saved_at, saved_iteration = time.perf_counter(), self.iteration
-                    if self.stop_requested and self.iteration < self.plan.iterations:
-                        print(
-                            f"Stopped and saved at iteration {saved_iteration}. Continue with --resume: {self.folder}"
-                        )
-                        raise KeyboardInterrupt
-        finally:
-            for writer in writers:
-                writer.close()
-        summary = self._summary(started)
-        runs.write_json(self.folder / "summary.json", summary)
-        try:
-            figure = str(plots.plot_run(self.folder))
-        except PurerlError as error:  # a run too short to finish an episode has no curve, and is no failure
-            figure = f"none: {error}"
-        if not self.quiet:
-            progress.summary_table(summary | {"figure": figure})
-        return Run(self.folder, summary, state)
+        with contextlib.ExitStack() as stack:
+            writers = []
+            for member in self.members:
+                writers.append(sinks.open_sinks(["jsonl", *self.log], member.folder, member.plan.to_dict()))
+                for writer in writers[-1]:
+                    stack.callback(writer.close)
+            bar = stack.enter_context(
+                progress.Progress(self.plan.steps, self.label, enabled=False if self.quiet else None)
+            )
+            while self.iteration < self.plan.iterations:
+                state, rows = self._advance(state, started)
+                for lanes, of_member in zip(self.lanes, writers, strict=True):
+                    for writer in of_member:
+                        writer.write(rows[lanes])
+                returns = [row["episode_return"] for row in rows if row["episode_return"] is not None]
+                bar.update(
+                    self.iteration * self.plan.steps_per_iteration,
+                    rows[0]["steps_per_second"],
+                    float(np.mean(returns)) if returns else None,
+                )
+                due = time.perf_counter() - saved_at >= self.checkpoint_seconds
+                if due or self.stop_requested or self.iteration == self.plan.iterations:
+                    self._save(state, started)
+                    saved_at, saved_iteration = time.perf_counter(), self.iteration
+                if self.stop_requested and self.iteration < self.plan.iterations:
+                    print(f"Stopped and saved at iteration {saved_iteration}. Continue with {self.resumed_by}")
+                    raise KeyboardInterrupt
+        measured = self._measured(started)
+        summaries = [self._summary(member, measured) for member in self.members]
+        for member, lanes, summary in zip(self.members, self.lanes, summaries, strict=True):
+            own = member.folder / runs.CHECKPOINTS
+            if own.absolute() != self.checkpoints.folder:
+                with checkpoint.Checkpoints(own) as checkpoints:
+                    self._save_lanes(checkpoints, state, lanes, member.plan)
+            runs.write_json(member.folder / runs.SUMMARY, summary)
+        return summaries, state
 
     def _advance(self, state: RunState, started: float) -> tuple[RunState, list[dict[str, Any]]]:
         count = min(self.log_every, self.plan.iterations - self.iteration)
@@ -357,7 +461,7 @@ class _Training:
         sums = jax.device_get(sums)
         seconds = time.perf_counter() - before - (self.watch.seconds - compiled_before)
         self.iteration += count
-        steps = count * self.plan.steps_per_iteration * len(self.plan.seeds)
+        steps = count * self.plan.steps_per_iteration * self.lanes[-1].stop
         self.rates.append((seconds, steps))
         wall = self.earlier["train_seconds"] + self.earlier["compile_seconds"] + time.perf_counter() - started
         rows = [
@@ -370,19 +474,22 @@ class _Training:
                 "episodes": int(sums["episode_return"].count[lane]),
                 **{name: _mean(metric, lane) for name, metric in sums.items()},
             }
-            for lane, seed in enumerate(self.plan.seeds)
+            for lane, seed in enumerate(self.plan.seeds[: self.lanes[-1].stop])
         ]
-        self._refuse_nan(rows)
+        self._look_for_nan(rows)
         if self.evaluations is not None:
             now = rows[0]["step"]
             returns = self.evaluations.returns(state, now - count * self.plan.steps_per_iteration, now)
-            rows = [row | {"evaluation_return": value} for row, value in zip(rows, returns, strict=True)]
+            rows = [row | {"evaluation_return": value} for row, value in zip(rows, returns, strict=False)]
         return state, rows
 
-    def _refuse_nan(self, rows: list[dict[str, Any]]) -> None:
+    def _look_for_nan(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
-            for name, value in row.items():
+            for name, value in list(row.items()):
                 if isinstance(value, float) and not np.isfinite(value):
+                    if not self.stop_at_nan:
+                        row["diverged"] = True
+                        continue
                     kept = self.checkpoints.latest()
                     kept = (
                         "no checkpoint was made yet" if kept is None else f"the checkpoint of iteration {kept} is kept"
@@ -395,20 +502,24 @@ class _Training:
 
     def _save(self, state: RunState, started: float) -> None:
         tree = {"run": state, "pool": self._pool_state()}
-        elapsed = time.perf_counter() - started - self.watch.seconds
-        self.checkpoints.save(
-            self.iteration,
-            tree,
-            {
-                "plan": self.plan.to_dict(),
-                "train_seconds": self.earlier["train_seconds"] + elapsed,
-                "compile_seconds": self.earlier["compile_seconds"] + self.watch.seconds,
-            },
-        )
+        self.checkpoints.save(self.iteration, tree, {"plan": self.plan.to_dict()} | self._spent(started))
 
-    def _pool_state(self) -> dict[str, np.ndarray] | None:
+    def _save_lanes(self, checkpoints: checkpoint.Checkpoints, state: RunState, lanes: slice, plan: Plan) -> None:
+        """Saves a member's part of the finished run, as if it had been trained alone."""
+        tree = {"run": jax.tree.map(lambda x: x[lanes], state), "pool": self._pool_state(lanes)}
+        checkpoints.save(self.iteration, tree, {"plan": plan.to_dict()} | self.earlier)
+
+    def _spent(self, started: float) -> dict[str, float]:
+        """Wall time so far, of this session and those before it."""
+        elapsed = time.perf_counter() - started - self.watch.seconds
+        return {
+            "train_seconds": self.earlier["train_seconds"] + elapsed,
+            "compile_seconds": self.earlier["compile_seconds"] + self.watch.seconds,
+        }
+
+    def _pool_state(self, lanes: slice = slice(None)) -> dict[str, np.ndarray] | None:
         pool: Pool | None = getattr(self.loop, "pool", None)
-        return None if pool is None else pool.state()
+        return None if pool is None else pool.state(lanes)
 
     def _restore(self, state: RunState) -> RunState:
         if self.checkpoints.latest() is None:
@@ -427,38 +538,44 @@ class _Training:
             else self.loop.restarted(self.config, tree["run"], self.iteration)
         )
 
-    def _summary(self, started: float) -> dict[str, Any]:
-        rows = sinks.read_rows(self.folder / "metrics.jsonl")
-        finals = final_returns(rows, self.plan.seeds, self.plan.steps)
-        known = [x for x in finals if x is not None]
+    def _measured(self, started: float) -> dict[str, Any]:
+        """What all members have in common: speed, memory and where they ran."""
         # The first period of a process warms caches and threads up; steady state is what follows it.
         steady = self.rates[1:] or self.rates
         seconds, steps = map(sum, zip(*steady, strict=True)) if steady else (0.0, 0)
-        compile_seconds = self.earlier["compile_seconds"] + self.watch.seconds
-        elapsed = time.perf_counter() - started - self.watch.seconds
-        report = runs.environment_report()
+        spent = {name: round(value, 3) for name, value in self._spent(started).items()}
         return {
-            "agent": self.plan.agent,
-            "env": self.plan.env,
-            "preset": self.plan.preset,
-            "seeds": list(self.plan.seeds),
-            "steps": self.plan.steps,
             "iterations": self.plan.iterations,
-            "compile_seconds": round(compile_seconds, 3),
+            "compile_seconds": spent["compile_seconds"],
             "compiled_programs": self.watch.programs,
             "compilation_cache_hits": self.watch.cache_hits,
-            "train_seconds": round(self.earlier["train_seconds"] + elapsed, 3),
+            "train_seconds": spent["train_seconds"],
             "steps_per_second": round(steps / seconds, 1) if seconds else None,
+            **({} if len(self.members) == 1 else {"runs_in_program": len(self.members)}),
+            **({"host_loop_seconds": self.loop.seconds} if hasattr(self.loop, "seconds") else {}),
+            **runs.peak_memory_bytes(),
+            **runs.environment_report(),
+        }
+
+    def _summary(self, member: Member, measured: dict[str, Any]) -> dict[str, Any]:
+        rows = sinks.read_rows(member.folder / runs.METRICS)
+        finals = final_returns(rows, member.plan.seeds, member.plan.steps)
+        known = [x for x in finals if x is not None]
+        return {
+            "agent": member.plan.agent,
+            "env": member.plan.env,
+            "preset": member.plan.preset,
+            "seeds": list(member.plan.seeds),
+            "steps": member.plan.steps,
             "final_return": {
                 "iqm": float(stats.interquartile_mean(np.array(known))) if known else None,
                 "mean": float(np.mean(known)) if known else None,
                 "per_seed": finals,
                 "definition": f"mean of the episodes ending in the last {FINAL_SHARE:.0%} of the steps",
             },
-            **({"host_loop_seconds": self.loop.seconds} if hasattr(self.loop, "seconds") else {}),
-            **runs.peak_memory_bytes(),
-            **report,
-            "folder": str(self.folder),
+            "diverged_seeds": sorted({row["seed"] for row in rows if row.get("diverged")}),
+            **measured,
+            "folder": str(member.folder),
         }
 
 
@@ -501,13 +618,19 @@ def open_run(folder: str | Path) -> tuple[Plan, Agent, EnvSpec, Any, Callable[[]
 def _resumed_plan(asked: Plan, folder: Path, steps: int | None) -> Plan:
     """The stored plan, if what is asked for agrees with it; `--steps` alone may differ, to run longer."""
     stored = Plan.from_dict(runs.load(folder)["config"])
-    before, now = stored.to_dict(), asked.to_dict()
-    for name in ("agent", "env", "seeds", "config", "env_options"):
-        if before[name] != now[name]:
-            raise PurerlError(
-                f"--resume: {name} differs from the run in {folder}: {_difference(before[name], now[name])}"
-            )
+    differs = difference(stored, dataclasses.replace(asked, steps=stored.steps))
+    if differs:
+        raise PurerlError(f"--resume: {differs[0]} differs from the run in {folder}: {differs[1]}")
     return dataclasses.replace(stored, steps=asked.steps) if steps is not None else stored
+
+
+def difference(before: Plan, now: Plan) -> tuple[str, str] | None:
+    """(what, how) of the first thing in which two plans differ that decides a run's numbers; None if in nothing."""
+    before, now = before.to_dict(), now.to_dict()
+    for name in ("agent", "env", "seeds", "steps", "config", "env_options"):
+        if before[name] != now[name]:
+            return name, _difference(before[name], now[name])
+    return None
 
 
 def _difference(before: Any, now: Any) -> str:

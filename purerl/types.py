@@ -122,8 +122,9 @@ class Pool(Protocol):
     def recv(self, group: int) -> TimeStep:
         """Waits for the group's step and returns its TimeStep of numpy arrays [S, N / G, ...]."""
 
-    def state(self) -> dict[str, np.ndarray]:
-        """Everything needed to continue exactly, as plain numeric arrays (only while no step is under way)."""
+    def state(self, lanes: slice = slice(None)) -> dict[str, np.ndarray]:
+        """Everything needed to continue exactly, as plain numeric arrays (only while no step is under way): of all
+        seeds, or of those in `lanes`, for a pool of these alone."""
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Loads what `state` returned, in a pool of the same shape. Where `resumes_exactly` is False (Atari), new

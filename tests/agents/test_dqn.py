@@ -51,7 +51,7 @@ def test_resume_is_exact_with_a_full_replay(agent, tmp_path, monkeypatch):
         )
 
     whole = run(tmp_path / "whole")
-    advance = training._Training._advance
+    advance = training.Trainer._advance
 
     def stopping(trainer, state, started):
         if trainer.iteration == 13:  # the ring of 64 has wrapped, and the next copy is not due
@@ -59,7 +59,7 @@ def test_resume_is_exact_with_a_full_replay(agent, tmp_path, monkeypatch):
         return advance(trainer, state, started)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Training, "_advance", stopping)
+        patch.setattr(training.Trainer, "_advance", stopping)
         with pytest.raises(Killed):
             run(tmp_path / "cut", checkpoint_seconds=0)
     resumed = run(tmp_path / "cut", resume=True)

@@ -1,11 +1,23 @@
 """statistics: by hand, and against scipy and rliable."""
 
+import types
+
 import numpy as np
 import pytest
 
 from purerl import statistics
 
 rng = np.random.default_rng(0)
+
+
+@pytest.fixture
+def rliable():
+    """rliable's library and metrics."""
+    try:
+        from rliable import library, metrics
+    except Exception as error:  # arch 7.2, which it imports, does not import beside pandas 3 (a TypeError)
+        pytest.skip(f"rliable cannot be imported here: {error}")
+    return types.SimpleNamespace(library=library, metrics=metrics)
 
 
 def test_interquartile_mean_by_hand():
@@ -48,14 +60,10 @@ def test_interval_is_scipys():
 
 
 @pytest.mark.filterwarnings("ignore:random_state is deprecated:FutureWarning")  # rliable's way of seeding arch
-def test_interval_is_rliables():
-    try:
-        from rliable import library
-    except Exception as error:  # arch 7.2, which it imports, does not import beside pandas 3 (a TypeError)
-        pytest.skip(f"rliable cannot be imported here: {error}")
+def test_interval_is_rliables(rliable):
     scores = rng.normal(size=(8, 5)) + 10 * np.arange(5)  # tasks far apart: resampling across tasks would widen it
     low, high = statistics.stratified_bootstrap_interval(scores, repetitions=4000)
-    point, interval = library.get_interval_estimates(
+    point, interval = rliable.library.get_interval_estimates(
         {"a": scores}, lambda x: np.array([statistics.pooled_interquartile_mean(x)]), reps=4000,
         random_state=np.random.RandomState(0),
     )  # fmt: skip
@@ -88,6 +96,139 @@ def test_interval_edges():
             statistics.stratified_bootstrap_interval(bad)
     with pytest.raises(ValueError, match="confidence"):
         statistics.stratified_bootstrap_interval([1, 2.0], confidence=95)
+
+
+def test_median_by_hand():
+    scores = [[0.0, 10, 1], [4, 20, 3], [5, 60, 2]]  # means 3, 30, 2; the median of all nine is 4
+    assert statistics.median(scores) == 3
+    assert statistics.median([1, 2, 9.0]) == 4  # one task: its mean
+    assert np.isnan(statistics.median([[1.0, 2], [3, np.nan]]))
+
+
+def test_optimality_gap_by_hand():
+    assert statistics.optimality_gap([[0.5, 3.0], [1.0, 0.0]]) == pytest.approx((0.5 + 0 + 0 + 1) / 4)
+    assert statistics.optimality_gap([0.5, 3.0], gamma=2) == pytest.approx((1.5 + 0) / 2)
+    assert statistics.optimality_gap([7, 8.0]) == 0  # never negative: what is beyond gamma makes up for nothing
+    assert np.isnan(statistics.optimality_gap([5, np.nan]))
+
+
+def test_probability_of_improvement_by_hand():
+    assert statistics.probability_of_improvement([1, 3.0], [2.0]) == 0.5
+    assert statistics.probability_of_improvement([1, 2, 3.0], [2, 0.0]) == pytest.approx((1 + 1.5 + 2) / 6)
+    assert statistics.probability_of_improvement([9.0], [1, 2, 3.0]) == 1  # another number of runs
+    # Runs of different tasks are never compared: 1 on the first task, a quarter of the pairs on the second.
+    assert statistics.probability_of_improvement([[5, 10.0], [6, 13]], [[1, 11.0], [2, 14]]) == (1 + 0.25) / 2
+    x, y = rng.integers(4, size=(6, 3)), rng.integers(4, size=(5, 3))
+    there, back = statistics.probability_of_improvement(x, y), statistics.probability_of_improvement(y, x)
+    assert there + back == pytest.approx(1) and there != back
+    assert np.isnan(statistics.probability_of_improvement([1, np.nan], [0.0]))
+    assert statistics.probability_of_improvement([np.inf], [np.inf]) == 0.5
+    with pytest.raises(ValueError, match="scores of 2 tasks against scores of 3"):
+        statistics.probability_of_improvement(np.zeros((2, 2)), np.zeros((2, 3)))
+
+
+def test_performance_profile_by_hand():
+    scores = [[1.0, 10], [2, 30]]
+    np.testing.assert_array_equal(statistics.performance_profile(scores, [0, 1, 2, 15, 30]), [1, 0.75, 0.5, 0.25, 0])
+    np.testing.assert_array_equal(statistics.performance_profile([1, 2.0], [1.5]), [0.5])
+    assert np.isnan(statistics.performance_profile([1, np.nan], [0, 9.0])).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (4, 6), (10, 5)])
+def test_aggregates_are_rliables(rliable, shape):
+    scores, base = np.round(rng.normal(0.8, 1, size=shape), 1), np.round(rng.normal(0.7, 1, size=shape), 1)  # with ties
+    ours = {name: value for name, (value, _, _) in statistics.aggregates(scores, repetitions=2).items()}
+    for name, value in ours.items():
+        theirs = getattr(rliable.metrics, f"aggregate_{name}")(scores)
+        assert value == pytest.approx(theirs, rel=1e-12), name
+    assert statistics.optimality_gap(scores, gamma=0.3) == pytest.approx(
+        rliable.metrics.aggregate_optimality_gap(scores, gamma=0.3), rel=1e-12
+    )
+    assert statistics.probability_of_improvement(scores, base) == pytest.approx(
+        rliable.metrics.probability_of_improvement(scores, base), rel=1e-12
+    )
+    thresholds = np.linspace(-2, 3, 11).round(1)  # some are scores, which are not above themselves
+    np.testing.assert_allclose(
+        statistics.performance_profile(scores, thresholds),
+        [rliable.library.run_score_deviation(scores, threshold) for threshold in thresholds],
+        rtol=1e-12,
+    )
+
+
+@pytest.mark.filterwarnings("ignore:random_state is deprecated:FutureWarning")
+def test_intervals_of_aggregates_are_rliables(rliable):
+    scores = rng.normal(0.5, 0.5, size=(8, 5)) + 0.2 * np.arange(5)
+    names = ("iqm", "median", "mean", "optimality_gap")
+    theirs = [getattr(rliable.metrics, f"aggregate_{name}") for name in names]
+    _, interval = rliable.library.get_interval_estimates(
+        {"a": scores}, lambda x: np.array([f(x) for f in theirs]), reps=4000, random_state=np.random.RandomState(0)
+    )
+    ours = statistics.aggregates(scores, repetitions=4000)
+    assert tuple(ours) == names
+    for name, expected in zip(names, interval["a"].T, strict=True):
+        value, low, high = ours[name]
+        assert low < value < high
+        np.testing.assert_allclose([low, high], expected, atol=0.08 * (high - low), err_msg=name)
+
+
+@pytest.mark.filterwarnings("ignore:random_state is deprecated:FutureWarning")
+def test_interval_of_probability_of_improvement_is_rliables(rliable):
+    ours, base = rng.normal(0.4, 1, size=(8, 4)), rng.normal(size=(5, 4))
+    low, high = statistics.probability_of_improvement_interval(ours, base, repetitions=4000)
+    _, interval = rliable.library.get_interval_estimates(
+        {"a": (ours, base)}, lambda x, y: np.array([statistics.probability_of_improvement(x, y)]), reps=4000,
+        random_state=np.random.RandomState(0),
+    )  # fmt: skip
+    np.testing.assert_allclose([low, high], interval["a"][:, 0], atol=0.08 * (high - low))
+    # Both sides are drawn: one run against several leaves a doubt, whichever side the one is on.
+    for pair in ([ours, base[:1]], [ours[:1], base]):
+        low, high = statistics.probability_of_improvement_interval(*pair)
+        assert low < high
+
+
+@pytest.mark.filterwarnings("ignore:random_state is deprecated:FutureWarning")
+def test_band_of_performance_profile_is_rliables(rliable):
+    scores, thresholds = rng.normal(size=(8, 4)), np.array([-1, 0, 0.7])
+    low, high = statistics.performance_profile_band(scores, thresholds, repetitions=4000)
+    assert low.shape == high.shape == (3,)
+    profile, interval = rliable.library.create_performance_profile({"a": scores}, thresholds, reps=4000)
+    assert (low <= profile["a"]).all() and (profile["a"] <= high).all()
+    np.testing.assert_allclose(np.stack([low, high]), interval["a"], atol=0.04)  # a run is 1 / 32 of it
+
+
+def test_one_run_a_task_leaves_no_width():
+    scores = rng.normal(size=(1, 5))
+    assert all(low == value == high for value, low, high in statistics.aggregates(scores).values())
+    low, high = statistics.probability_of_improvement_interval(scores, scores[:, ::-1])
+    assert low == high == statistics.probability_of_improvement(scores, scores[:, ::-1])
+    low, high = statistics.performance_profile_band(scores, [0.0, 1.0])
+    np.testing.assert_array_equal(low, high)
+
+
+def test_aggregates_share_the_draws_of_the_interval_and_gamma_counts():
+    scores = rng.normal(size=(6, 3))
+    ours = statistics.aggregates(scores, gamma=0.2, repetitions=300, confidence=0.5, seed=3)
+    for name, statistic in (
+        ("iqm", statistics.pooled_interquartile_mean),
+        ("median", statistics.median),
+        ("mean", np.mean),
+        ("optimality_gap", lambda x: statistics.optimality_gap(x, 0.2)),
+    ):
+        low, high = statistics.stratified_bootstrap_interval(scores, statistic, 300, 0.5, 3)
+        np.testing.assert_allclose(ours[name], [statistic(scores), low, high], rtol=1e-12, err_msg=name)
+
+
+def test_aggregates_refuse_what_they_do_not_understand():
+    for bad in ([], np.zeros((2, 2, 2)), 1.0):
+        for function in (
+            statistics.median,
+            statistics.optimality_gap,
+            statistics.aggregates,
+            lambda x: statistics.probability_of_improvement(x, [1.0]),
+            lambda x: statistics.performance_profile(x, [1.0]),
+        ):
+            with pytest.raises(ValueError, match="scores must be"):
+                function(bad)
 
 
 def test_band_is_the_interval_at_each_point():

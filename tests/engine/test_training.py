@@ -46,14 +46,14 @@ class Stopping:
     """Makes a run stop after an iteration, as a kill between two rows would: nothing is saved after it."""
 
     def __init__(self, monkeypatch, iteration):
-        advance = training._Training._advance
+        advance = training.Trainer._advance
 
         def stopping(trainer, state, started):
             if trainer.iteration == iteration:
                 raise Killed
             return advance(trainer, state, started)
 
-        monkeypatch.setattr(training._Training, "_advance", stopping)
+        monkeypatch.setattr(training.Trainer, "_advance", stopping)
 
 
 class Killed(Exception):
