@@ -456,15 +456,16 @@ def _draw_planning(axes: Axes, name: str, planner: dict[str, Any], coefficients:
         axes.plot(planner["iteration"], curve["mean"], color=colour, linewidth=2, label=f"c = {c}")
         axes.fill_between(planner["iteration"], curve["low"], curve["high"], color=colour, alpha=0.18, linewidth=0)
         axes.plot(planner["iteration"], curve["noise_free"], color=colour, linewidth=1.2, linestyle=plots.DASHES[2])
-    plots.dress(axes, "iteration k", "‖v_k - v*‖ (max norm)")
+    plots.dress(axes, "iteration k", "")
+    axes.set_ylabel("max norm of $v_k - v^*$", fontsize=plots.TEXT_POINTS, color=plots.INK)
     axes.set_xscale("log")
     axes.set_yscale("log")
     # The curves without noise go on down to rounding: only where they leave the others is of interest.
     floor = min(min(planner["of"][c]["low"][1:]) for c in coefficients)
     axes.set_ylim(max(floor, 1e-6) / 2, 1.5 * max(max(planner["of"][c]["high"]) for c in coefficients))
     axes.set_xlim(1, planner["iterations"])
-    sweeps = f" ({planner['sweeps']} sweeps)" if planner["sweeps"] > 1 else ""
-    _finish(axes, f"{name.replace('_', ' ').capitalize()}{sweeps}; dotted without noise")
+    sweeps = f", {planner['sweeps']} sweeps" if planner["sweeps"] > 1 else ""
+    _finish(axes, f"{name.replace('_', ' ').capitalize()}{sweeps} (dotted: no noise)")
 
 
 def _finish(axes: Axes, title: str) -> None:

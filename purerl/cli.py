@@ -32,6 +32,7 @@ usage: purerl COMMAND ...      (purerl COMMAND --help tells more, purerl --versi
   video DIR         a GIF or MP4 of a trained agent
   plot DIR...       learning curves of one run, or of several in one figure
   report DIR...     one self-contained HTML page about one run, or about several
+  figure COMMAND    list, run, render, verify or cost: papers' figures at three scales
   list WHAT         agents, envs [FAMILY] or presets [AGENT]
   doctor            what is installed, what works on this machine, how to mend the rest
   bench             speed measurements, as JSON
@@ -504,6 +505,12 @@ def _doctor(words: list[str]) -> int:
     return doctor.main()
 
 
+def _figure(words: list[str]) -> int:
+    import importlib
+
+    return importlib.import_module("purerl.experiments.figures").main(words)
+
+
 def _bench(words: list[str]) -> int:
     import importlib
 
@@ -518,6 +525,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "plot": _plot,
     "report": _report,
     "list": _list,
+    "figure": _figure,
     "doctor": _doctor,
     "bench": _bench,
 }

@@ -1,0 +1,189 @@
+"""Figures: every one can be run, drawn and verified; cut short and continued it says the same; files alone draw it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from purerl import cells, statistics, training
+from purerl.errors import PurerlError
+from purerl.experiments import figures, figures_dqn_pro, figures_ppg, published
+from purerl.scores import mean_normalized_return
+
+FIGURES = figures.figures()
+RESULTS = "experiments/results/figures"
+
+
+def plan_of(cell):
+    return training.plan(
+        cell.agent, cell.env, preset=cell.preset, seeds=cell.seeds, steps=cell.steps, config=cell.config,
+        env_options=cell.env_options,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """All figures at smoke scale, in one folder, through the command."""
+    pytest.importorskip("cffi", reason="procgen is not installed")
+    pytest.importorskip("ale_py", reason="ale-py is not installed")
+    folder = tmp_path_factory.mktemp("figures")
+    assert figures.main(["run", "all", "--folder", str(folder), "--quiet"]) == 0
+    return folder
+
+
+# --- what is declared ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", figures.SCALES)
+@pytest.mark.parametrize("name", FIGURES)
+def test_cells_can_be_trained_and_have_names_of_their_own(name, scale):
+    declared = FIGURES[name].cells(scale)
+    assert FIGURES[name].protocol[scale] and FIGURES[name].paper
+    assert len({cell.name for cell in declared}) == len(declared)
+    for cell in declared[:40]:
+        plan_of(cell)
+
+
+@pytest.mark.parametrize("scale", figures.SCALES)
+def test_cells_of_one_name_are_one_run(scale):
+    """Figures of a scale share folders, so a name must say all that decides the numbers."""
+    found = {}
+    for figure in FIGURES.values():
+        for cell in figure.cells(scale):
+            assert found.setdefault(cell.name, cell) == cell
+
+
+def test_published_numbers_agree_with_each_other():
+    """Counts, medians and means that are published beside the tables follow from the tables."""
+    for i, base in enumerate(("dqn", "rainbow")):
+        bars = np.array([bar[i] for bar in published.PRO_BARS.values()])
+        assert len(bars) == 55 and (bars > 0).sum() == published.PRO_GAMES_IMPROVED[base]
+        assert np.median(bars) == (9.3, 6.8)[i]
+    for i, agent in enumerate(("ppo", "dual", "detach")):
+        returns = {game: row[i] for game, row in published.PPG_RETURNS.items()}
+        assert mean_normalized_return(returns, "hard") == pytest.approx(published.PPG_MEAN_NORMALIZED[agent], abs=3e-3)
+
+
+def test_improvement_by_hand():
+    """Pro 300, base 200, random 100, human 250: 100 * 100 / (250 - 100); a loss divides by the Pro's own score."""
+    assert figures_dqn_pro.improvement(300, 200, 100, 250) == pytest.approx(200 / 3)
+    assert figures_dqn_pro.improvement(200, 300, 100, 150) == pytest.approx(-100)
+    assert figures_dqn_pro.improvement(300, 200, None, None) == pytest.approx(50)
+    assert np.isnan(figures_dqn_pro.improvement(1, 0, None, None))
+
+
+def entry(env, finals, **config):
+    return {"env": env, "final_return": finals, "config": config, "agent": "ppg", "steps": 1, "seeds": [0, 1]}
+
+
+def test_returns_are_normalised_by_hand():
+    small = {"scale": "small", "cells": {
+        "ppo-Breakout-MinAtar": entry("gymnax/Breakout-MinAtar", [8.0, 12.0]),
+        "ppg-Breakout-MinAtar": entry("gymnax/Breakout-MinAtar", [15.0, 20.0]),
+    }}  # fmt: skip
+    games = figures_ppg._by_game(small, figures_ppg._algorithm)
+    found = figures_ppg.normalized(small, games, "ppo")
+    assert found["ppg"].tolist() == [[1.5], [2.0]] and found["ppo"].tolist() == [[0.8], [1.2]]
+    paper = {"scale": "paper", "cells": {"ppg-bigfish": entry("procgen/bigfish", [10.0, 30.0])}}
+    games = figures_ppg._by_game(paper, figures_ppg._algorithm)
+    assert figures_ppg.normalized(paper, games, "ppo")["ppg"].tolist() == [[0.25], [0.75]]  # of 0 to 40 in hard mode
+
+
+# --- running ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_smoke_figures_are_drawn_and_verified_from_their_files(name, smoke, tmp_path, capsys):
+    """The JSON alone is enough, as on a clone with committed results; what is drawn does not change."""
+    figure = FIGURES[name]
+    path = figures.path_of(figure, "smoke", smoke)
+    copied = tmp_path / "smoke" / path.name
+    copied.parent.mkdir()
+    shutil.copyfile(path, copied)
+    for command in ("render", "verify"):
+        assert figures.main([command, name, "--scale", "smoke", "--folder", str(tmp_path)]) == 0
+    assert copied.with_suffix(".png").read_bytes() == path.with_suffix(".png").read_bytes()
+    said = capsys.readouterr().out
+    assert figure.protocol["smoke"] in said and figure.paper in said
+    assert len(figure.verify(json.loads(path.read_text()))) > 0
+    data = json.loads(path.read_text())
+    assert {name: len(cell["final_return"]) for name, cell in data["cells"].items()} == {
+        cell.name: cell.seeds for cell in figure.cells("smoke")
+    }
+
+
+def test_finished_cells_are_not_run_again(smoke, monkeypatch):
+    monkeypatch.setattr(cells, "train_program", lambda *_, **__: pytest.fail("a finished cell was trained again"))
+    assert figures.main(["run", "dqn-pro/bars", "--folder", str(smoke)]) == 0
+
+
+def test_cut_short_and_continued_says_the_same(smoke, tmp_path, monkeypatch):
+    """Against an uninterrupted run of this figure alone: beside others its cells would share other programs."""
+    figure = FIGURES["ppg/single-network"]
+
+    class Killed(Exception):
+        pass
+
+    advance, calls = training.Trainer._advance, iter(range(100))
+
+    def failing(*args):
+        if next(calls) == 20:
+            raise Killed
+        return advance(*args)
+
+    parts, in_one_go = tmp_path / "parts", tmp_path / "whole"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training.Trainer, "_advance", failing)
+        figures.run([figure], "smoke", parts, quiet=True)
+    assert not figures.path_of(figure, "smoke", parts).exists()
+    for folder in (parts, in_one_go):
+        figures.run([figure], "smoke", folder, quiet=True)
+    mine, whole = (json.loads(figures.path_of(figure, "smoke", f).read_text())["cells"] for f in (parts, in_one_go))
+    assert [cell["curves"] for cell in mine.values()] == [cell["curves"] for cell in whole.values()]
+    assert [cell["final_return"] for cell in mine.values()] == [cell["final_return"] for cell in whole.values()]
+
+
+def test_the_same_cells_in_another_plan_are_refused(smoke, tmp_path, monkeypatch):
+    shutil.copytree(
+        smoke / "smoke" / "cells" / "ppo-Breakout-MinAtar", tmp_path / "smoke" / "cells" / "ppo-Breakout-MinAtar"
+    )
+    monkeypatch.setattr(figures_ppg, "_TINY", figures_ppg._TINY | {"num_envs": 4})
+    with pytest.raises(PurerlError, match="holds another run: config num_envs was 8, is 4"):
+        figures.run([FIGURES["ppg/sample-efficiency"]], "smoke", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        (["render", "dqn-pro/bars"], "purerl figure run dqn-pro/bars --scale smoke"),
+        (["run", "dqn-pro/bar"], "Did you mean 'dqn-pro/bars'"),
+        (["run"], "which figure"),
+        (["draw", "all"], "invalid choice"),
+        (["run", "all", "--scale", "large"], "invalid choice"),
+    ],
+)
+def test_bad_input_gets_one_line(words, line, tmp_path):
+    with pytest.raises(PurerlError, match=line):
+        figures.main([*words, "--folder", str(tmp_path / "none")])
+    assert not (tmp_path / "none").exists()
+
+
+def test_damaged_results_are_refused(tmp_path):
+    path = figures.path_of(FIGURES["dqn-pro/bars"], "smoke", tmp_path)
+    path.parent.mkdir()
+    path.write_text("{}")
+    with pytest.raises(PurerlError, match="damaged"):
+        figures.main(["verify", "dqn-pro/bars", "--folder", str(tmp_path)])
+
+
+def test_cost_counts_what_would_be_run(capsys):
+    """Two games' cells of 2,000 steps and two seeds: 4,000 steps each kind."""
+    assert figures.main(["cost", "ppg/sample-efficiency", "--scale", "smoke"]) == 0
+    said = capsys.readouterr().out
+    assert "4,000" in said and "hours in all" in said
+
+
+def test_probability_of_improvement_is_the_engines():
+    ours, base = np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0])
+    assert statistics.probability_of_improvement(ours, base) == pytest.approx((0 + 0.5 + 1) / 3)
