@@ -8,6 +8,7 @@
 | atari-pool    | the Atari pool with frames landing on the device, against bare ale-py                              |
 | ppg-procgen   | PPG on Procgen end to end: steps/s, and where the wall time goes                                   |
 | rainbow-atari | Rainbow on Atari end to end: steps/s, and where the wall time goes                                 |
+| sweep         | 8 learning rates x 8 seeds of PPO in one program, against 64 processes (a quarter of an hour)      |
 | replay        | prioritized replay, add 8 + draw 32 + change 32, against flashbax, at 10k and 1M items             |
 """
 
@@ -27,7 +28,7 @@ import jax
 
 from purerl import configs, registry, rng, runs, sharding, training
 from purerl.errors import PurerlError, nearest
-from purerl.experiments import bench_baselines, bench_pools, bench_replay
+from purerl.experiments import bench_baselines, bench_pools, bench_replay, bench_sweep
 
 # The sizes of the comparison: 64 environments x 128 steps, 4 epochs, 8 minibatches, two 64-64 MLPs: preset minatar.
 # rejax treats a time-out as an end and does not anneal, so neither do we here.
@@ -210,6 +211,11 @@ def replay(repeats: int, seconds: float) -> dict[str, Any]:
     return targets | bench_replay.replay_cycles(seconds, repeats)
 
 
+def sweep(repeats: int, seconds: float) -> dict[str, Any]:
+    """See `bench_sweep.sweep_64`; its length is fixed."""
+    return bench_sweep.sweep_64()
+
+
 BENCHMARKS = {
     "ppo-minatar": ppo_minatar,
     "dqn-cartpole": dqn_cartpole,
@@ -218,6 +224,7 @@ BENCHMARKS = {
     "atari-pool": atari_pool,
     "ppg-procgen": ppg_procgen,
     "rainbow-atari": rainbow_atari,
+    "sweep": sweep,
     "replay": replay,
 }
 

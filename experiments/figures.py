@@ -21,6 +21,7 @@ import dataclasses
 import importlib
 import io
 import json
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -221,12 +222,21 @@ def load(figure: Figure, scale: str, folder: Path) -> dict[str, Any]:
 
 def render(figure: Figure, scale: str, folder: Path) -> Path:
     """Draws a figure from its JSON; returns the PNG's path."""
-    drawing = figure.draw(load(figure, scale, folder))
+    data = load(figure, scale, folder)
+    drawing = figure.draw(data)
+    drawing.suptitle(_caption(figure, data), fontsize=plots.SMALL_POINTS, color=plots.INK, x=0.02, ha="left")
     image = io.BytesIO()
     drawing.savefig(image, format="png", dpi=DOTS_PER_INCH, facecolor="white")
     path = path_of(figure, scale, folder, ".png")
     runs.write_file(path, image.getvalue())
     return path
+
+
+def _caption(figure: Figure, data: dict[str, Any]) -> str:
+    """What is shown, at which scale, and of how many seeds."""
+    seeds = sorted({len(cell["seeds"]) for cell in data["cells"].values()})
+    counted = f"; {' or '.join(map(str, seeds))} seeds" if seeds else ""
+    return textwrap.fill(f"{figure.name} ({data['scale']}): {figure.about}{counted}", 66)
 
 
 def report(figure: Figure, scale: str, folder: Path) -> str:

@@ -152,7 +152,7 @@ def bars(data: dict[str, Any]) -> dict[str, dict[str, float]]:
 def _draw_bars(data: dict[str, Any]) -> Drawing:
     found = bars(data)
     count = len(found["dqn"])
-    drawing, axes = panels([f"{base} Pro against {base}" for base in BASES], height=1.3 + 0.3 * count)
+    drawing, axes = panels([f"{base}-pro against {base}, means" for base in BASES], height=1.3 + 0.3 * count)
     for one, of_game in zip(axes, found.values(), strict=True):
         ordered = sorted(of_game.items(), key=lambda item: item[1])
         values = [value for _, value in ordered]
@@ -359,7 +359,7 @@ FIGURES = (
     Figure(
         name="dqn-pro/learning-curves",
         paper=PAPER,
-        about="returns of DQN, Rainbow and their Pro versions",
+        about="returns of DQN, Rainbow and their Pro versions, IQM with 95% band",
         cells=_pairs,
         protocol=_PROTOCOL,
         draw=lambda data: _draw_games(data, "episode_return"),
@@ -393,7 +393,7 @@ FIGURES = (
     Figure(
         name="dqn-pro/radar",
         paper=PAPER,
-        about="final return of DQN Pro over the proximal coefficient c",
+        about="final return of DQN Pro over the proximal coefficient c, IQM with 95% interval",
         cells=_radar_cells,
         protocol=_PROTOCOL,
         draw=_draw_radar,
@@ -403,10 +403,10 @@ FIGURES = (
     Figure(
         name="dqn-pro/target-distance",
         paper=PAPER,
-        about="distance between consecutive target networks",
+        about="distance between consecutive target networks, IQM with 95% band",
         cells=_pairs,
         protocol=_PROTOCOL,
-        draw=lambda data: _draw_games(data, "target_distance", "distance of consecutive targets"),
+        draw=lambda data: _draw_games(data, "target_distance"),
         verify=_verify_distance,
         metrics=("target_distance",),
     ),

@@ -303,7 +303,7 @@ FIGURES = (
     Figure(
         name="ppg/sample-efficiency",
         paper=PAPER,
-        about="PPG against PPO",
+        about="PPG against PPO, IQM with 95% band",
         cells=_sample_efficiency,
         protocol=_PROTOCOL,
         draw=lambda data: _draw_games(data, _algorithm),
@@ -312,7 +312,7 @@ FIGURES = (
     Figure(
         name="ppg/sample-reuse",
         paper=PAPER,
-        about="how often a sample is used: E_pi, E_aux and N_pi",
+        about="how often a sample is used: E_pi, E_aux and N_pi, IQM with 95% interval",
         cells=_sample_reuse,
         protocol=_PROTOCOL,
         draw=_draw_reuse,
@@ -322,7 +322,7 @@ FIGURES = (
     Figure(
         name="ppg/single-network",
         paper=PAPER,
-        about="two networks, one with a detached value head, one shared",
+        about="two networks, one with a detached value head, one shared, IQM with 95% band",
         cells=_single_network,
         protocol=_PROTOCOL,
         draw=lambda data: _draw_games(data, _architecture),
@@ -331,7 +331,7 @@ FIGURES = (
     Figure(
         name="procgen/generalization",
         paper="Cobbe et al. 2020, arXiv 1912.01588",
-        about="returns on the training levels and on all levels",
+        about="returns on the training levels and on all levels, IQM with 95% band",
         cells=_generalization_cells,
         protocol={
             "smoke": "coinrun, 10 levels, a tiny network, 512 steps: shows that it works, the numbers mean nothing",
