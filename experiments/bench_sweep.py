@@ -1,4 +1,4 @@
-"""A sweep of 8 learning rates x 8 seeds against its 64 runs as processes, one after another, and against their numbers."""
+"""A sweep of 8 learning rates x 8 seeds against its 64 runs: as processes one after another, and in numbers."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def sweep_64() -> dict[str, Any]:
     """Wall time of both ways, each from an empty compilation cache (which the 64 processes then share), and how far
     parameters are apart after the first updates.
 
-    At full length rounding has grown to other episodes, as between any two compilations of a chaotic system: what can be
-    compared then are the returns, on the average.
+    At full length rounding has grown to other episodes, as between any two compilations of a chaotic system: what can
+    be compared then are the returns, on the average.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
