@@ -177,7 +177,7 @@ def asked(monkeypatch):
 
 def test_nothing_given_is_nothing_overridden(asked):
     assert run(CARTPOLE) == 0
-    assert asked == [(("ppo", "gymnax/CartPole-v1"), {"config": {}, "env_options": {}})]
+    assert asked == [(("ppo", "gymnax/CartPole-v1"), {"config": {}, "env_options": {}, "eval_env_options": {}})]
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_nothing_given_is_nothing_overridden(asked):
 )
 def test_fields_of_the_agent(asked, words, config):
     assert run(f"{CARTPOLE} {words}") == 0
-    assert asked[0][1] == {"config": config, "env_options": {}}
+    assert asked[0][1] == {"config": config, "env_options": {}, "eval_env_options": {}}
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,16 @@ def test_fields_of_the_agent(asked, words, config):
 )
 def test_options_of_the_environment(asked, words, options):
     assert run(f"train ppg procgen/coinrun --preset quick {words}") == 0
-    assert asked == [(("ppg", "procgen/coinrun"), {"preset": "quick", "config": {}, "env_options": options})]
+    assert asked == [
+        (("ppg", "procgen/coinrun"), {"preset": "quick", "config": {}, "env_options": options, "eval_env_options": {}})
+    ]
+
+
+def test_options_of_the_evaluations_environment(asked):
+    line = "train ppg procgen/coinrun --env.num-levels 200 --eval-every 8192 --eval-env.num-levels 0"
+    assert run(line) == 0
+    assert asked[0][1]["env_options"] == {"num_levels": 200}
+    assert asked[0][1]["eval_env_options"] == {"num_levels": 0}
 
 
 def test_the_commands_own_flags(asked):
@@ -224,15 +233,18 @@ def test_the_commands_own_flags(asked):
         **{"seeds": 2, "quiet": True, "seed": 5, "steps": 1000, "out": "x", "resume": True, "overwrite": True},
         **{"log": ("tensorboard", "wandb"), "log_every": 3, "checkpoint_seconds": 1.5, "preset": "classic"},
     }
-    assert asked == [(("ppo", "gymnax/CartPole-v1"), expected | {"config": {}, "env_options": {}})]
+    assert asked == [
+        (("ppo", "gymnax/CartPole-v1"), expected | {"config": {}, "env_options": {}, "eval_env_options": {}})
+    ]
 
 
 def test_flags_before_the_names(asked):
     assert run("train --preset=classic --log tensorboard ppo gymnax/CartPole-v1 --learning-rate 1e-2") == 0
     assert asked[0][0] == ("ppo", "gymnax/CartPole-v1")
     assert asked[0][1] == {
-        "preset": "classic", "log": ("tensorboard",), "config": {"learning_rate": 1e-2}, "env_options": {}
-    }  # fmt: skip
+        **{"preset": "classic", "log": ("tensorboard",), "config": {"learning_rate": 1e-2}},
+        **{"env_options": {}, "eval_env_options": {}},
+    }
 
 
 def test_an_agent_without_help_texts():
