@@ -14,12 +14,13 @@ from typing import NamedTuple
 
 import pytest
 
-_XLA_FLAGS = os.environ.get("XLA_FLAGS")
+# pytest-xdist's workers inherit what the first process wrote below: the user's own flags travel beside it.
+_XLA_FLAGS = os.environ.setdefault("PURERL_TESTS_XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
 _CACHE = tempfile.mkdtemp(prefix="purerl-tests-")
 atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 
 # All of this must be in place before the first `import jax`.
-os.environ["XLA_FLAGS"] = f"{_XLA_FLAGS or ''} --xla_force_host_platform_device_count=2".strip()
+os.environ["XLA_FLAGS"] = f"{_XLA_FLAGS} --xla_force_host_platform_device_count=2".strip()
 # One compilation cache for all runs of the session, in this process and in subprocesses, and never the user's own.
 os.environ["PURERL_CACHE"] = _CACHE
 os.environ["MPLBACKEND"] = "agg"
@@ -71,7 +72,7 @@ def run_cli(tmp_path: Path) -> Callable[..., CliResult]:
         # The command sees the devices that a user's would see.
         if "XLA_FLAGS" not in (env or {}):
             environment.pop("XLA_FLAGS")
-            if _XLA_FLAGS is not None:
+            if _XLA_FLAGS:
                 environment["XLA_FLAGS"] = _XLA_FLAGS
         done = subprocess.run(
             [sys.executable, "-m", "purerl", *map(str, arguments)],
