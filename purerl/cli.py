@@ -495,7 +495,7 @@ def _list_presets(agent: str | None) -> None:
         registry.agent(agent)  # an unknown name is an error; an agent of the user's own has no presets
     for name in presets if agent is None else [agent]:
         for preset, chosen in presets.get(name, {}).items():
-            print(f"{name:6}{preset:16}{chosen.steps:>12,} steps  {chosen.source}")
+            print(f"{name:12}{preset:16}{chosen.steps:>12,} steps  {chosen.source}")
 
 
 def _doctor(words: list[str]) -> int:

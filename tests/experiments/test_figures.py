@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from purerl.experiments import figures, figures_dqn_pro, figures_ppg, published
 from purerl.scores import mean_normalized_return
 
 FIGURES = figures.figures()
-RESULTS = "experiments/results/figures"
+ROOT = Path(__file__).parents[2]
+RECORDED = sorted((ROOT / "experiments" / "results" / "figures").glob("*/*.json"))
 
 
 def plan_of(cell):
@@ -187,3 +189,23 @@ def test_cost_counts_what_would_be_run(capsys):
 def test_probability_of_improvement_is_the_engines():
     ours, base = np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0])
     assert statistics.probability_of_improvement(ours, base) == pytest.approx((0 + 0.5 + 1) / 3)
+
+
+# --- what is recorded ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_a_recorded_figure_holds_the_cells_that_are_declared_and_its_drawing(path):
+    data = json.loads(path.read_text())
+    figure = FIGURES[data["figure"]]
+    declared = {cell.name: (cell.agent, cell.env, cell.preset, cell.steps) for cell in figure.cells(data["scale"])}
+    kept = {name: (cell["agent"], cell["env"], cell["preset"]) for name, cell in data["cells"].items()}
+    assert kept == {name: cell[:3] for name, cell in declared.items()}
+    assert all(cell["steps"] >= declared[name][3] for name, cell in data["cells"].items())
+    assert not data["environment"]["git_dirty"] and figure.verify(data)
+    assert path.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_the_readme_shows_the_recorded_pairs_of_the_dqn_family():
+    data = json.loads((ROOT / "experiments/results/figures/small/dqn-pro-learning-curves.json").read_text())
+    assert figures_dqn_pro.table(data) in (ROOT / "README.md").read_text()
