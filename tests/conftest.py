@@ -16,24 +16,30 @@ import pytest
 
 # pytest-xdist's workers inherit what the first process wrote below: the user's own flags travel beside it.
 _XLA_FLAGS = os.environ.setdefault("PURERL_TESTS_XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
-_CACHE = tempfile.mkdtemp(prefix="purerl-tests-")
-atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 
 # All of this must be in place before the first `import jax`.
 os.environ["XLA_FLAGS"] = f"{_XLA_FLAGS} --xla_force_host_platform_device_count=2".strip()
-# One compilation cache for all runs of the session, in this process and in subprocesses, and never the user's own.
-os.environ["PURERL_CACHE"] = _CACHE
+# One compilation cache for all runs of the session, in its processes and their subprocesses, and never the user's own.
+if "PURERL_TESTS_CACHE" not in os.environ:
+    os.environ["PURERL_TESTS_CACHE"] = tempfile.mkdtemp(prefix="purerl-tests-")
+    atexit.register(shutil.rmtree, os.environ["PURERL_TESTS_CACHE"], ignore_errors=True)
+os.environ["PURERL_CACHE"] = os.environ["PURERL_TESTS_CACHE"]
+# Most tests compile for longer than they run: the marker `optimized` is for those that do not.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ["MPLBACKEND"] = "agg"
 
 import jax  # noqa: E402
 
 # gymnax and optax do not survive jax_numpy_dtype_promotion="strict": see the fixture below.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+_DISABLE_OPTIMIZATIONS = jax.config.read("jax_disable_most_optimizations")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and jax.default_backend() == "cpu":
         pytest.skip("needs an accelerator, and JAX has none here")
+    optimized = item.get_closest_marker("optimized") is not None
+    jax.config.update("jax_disable_most_optimizations", _DISABLE_OPTIMIZATIONS and not optimized)
 
 
 @pytest.fixture

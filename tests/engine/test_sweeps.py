@@ -170,23 +170,21 @@ def test_overwrite_replaces_a_sweep(tmp_path):
 
 def test_killed_at_random_and_continued_gives_the_same_table(tmp_path):
     """SIGKILL at two random moments, each time continued from the command line, against a sweep in one go."""
-    words = [sys.executable, "-m", "purerl", "sweep", *CARTPOLE, "--grid", GRID, "--seeds", "3", "--steps", "64000"]
-    words += ["--num-envs", "4", "--rollout-length", "16", "--num-minibatches", "2", "--quiet"]
-    words += ["--checkpoint-seconds", "0", "--out"]
+    words = [sys.executable, "-m", "purerl", "sweep", *CARTPOLE, "--grid", GRID, "--seeds", "3", "--steps", "32000"]
+    words += ["--num-envs", "4", "--rollout-length", "16", "--num-minibatches", "2", "--quiet", "--out"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     subprocess.run([*words, str(whole)], check=True, env=os.environ)
-    moments, kills = random.Random(0), 0
+    moments, kills, seen = random.Random(0), 0, set()
     for _ in range(2):
         resume = ["--resume"] if (parts / "sweep.json").exists() else []
-        process = subprocess.Popen([*words, str(parts), *resume], env=os.environ, start_new_session=True)
-        began = time.monotonic()
-        while (
-            process.poll() is None
-            and time.monotonic() - began < 60
-            and not list(parts.glob("programs/*/checkpoints/0*"))
-        ):
+        often = ["--checkpoint-seconds", "0.2"]
+        process = subprocess.Popen([*words, str(parts), *often, *resume], env=os.environ, start_new_session=True)
+        began, saved = time.monotonic(), set(seen)
+        while process.poll() is None and time.monotonic() - began < 60 and saved <= seen:
             time.sleep(0.05)
-        time.sleep(moments.uniform(0.0, 1.5))
+            saved = set(parts.glob("programs/*/checkpoints/0*"))
+        seen |= saved
+        time.sleep(moments.uniform(0.0, 1.0))
         kills += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -180,10 +180,10 @@ def test_damaged_results_are_refused(tmp_path):
 
 
 def test_cost_counts_what_would_be_run(capsys):
-    """Two games' cells of 2,000 steps and two seeds: 4,000 steps each kind."""
-    assert figures.main(["cost", "ppg/sample-efficiency", "--scale", "smoke"]) == 0
+    """Three architectures of 2,000 steps and two seeds: one kind."""
+    assert figures.main(["cost", "ppg/single-network", "--scale", "smoke"]) == 0
     said = capsys.readouterr().out
-    assert "4,000" in said and "hours in all" in said
+    assert "12,000" in said and "hours in all" in said
 
 
 def test_probability_of_improvement_is_the_engines():
