@@ -330,16 +330,25 @@ def cost(figure: Figure, scale: str) -> str:
     return "\n".join([*lines, f"{total:,.1f} hours in all, if this machine went on as in a probe of a few seconds\n"])
 
 
+def probe_config(config: Any) -> dict[str, Any]:
+    """The fields in which a probe of a run of this config differs: fewer environments and a short warm-up."""
+    fewer: dict[str, Any] = {"num_envs": min(config.num_envs, 8)}
+    for minibatches in ("num_minibatches", "auxiliary_minibatches"):
+        if hasattr(config, minibatches):  # of the same size
+            fewer[minibatches] = max(1, getattr(config, minibatches) * fewer["num_envs"] // config.num_envs)
+    if hasattr(config, "learning_starts"):
+        fewer["learning_starts"] = 200
+    if hasattr(config, "policy_iterations"):
+        fewer["policy_iterations"] = 1  # as many auxiliary steps a frame as with more of them
+    return fewer
+
+
 def _probe(cell: Cell, plan: Any) -> float:
-    """Steps per second of one seed of a cell in its learning phase, with fewer environments and a short warm-up."""
+    """Steps per second of one seed of a cell in its learning phase."""
     from purerl.experiments import benchmarks
 
-    fewer: dict[str, Any] = {"num_envs": min(plan.config.num_envs, 8)}
-    if hasattr(plan.config, "learning_starts"):
-        fewer["learning_starts"] = 200
-    if hasattr(plan.config, "policy_iterations"):
-        fewer["policy_iterations"] = 1  # as many auxiliary steps a frame as with more of them
-    probe = benchmarks.Measured(cell.agent, cell.env, 1, preset=cell.preset, config=cell.config | fewer)
+    config = cell.config | probe_config(plan.config)
+    probe = benchmarks.Measured(cell.agent, cell.env, 1, preset=cell.preset, config=config)
     try:
         probe.advance(probe.learning_starts)
         slow = probe.first_seconds > 20

@@ -203,7 +203,7 @@ def _draw_reuse(data: dict[str, Any]) -> Drawing:
     found = reuse(data)
     titles = {"policy_epochs": "policy epochs E_pi (= E_V)", "auxiliary_epochs": "auxiliary epochs E_aux"}
     titles |= {"policy_iterations": "policy phases before an auxiliary phase, N_pi"}
-    drawing, axes = panels([titles[field] for field in found], height=2.6)
+    drawing, axes = panels([titles[field] for field in found], height=3.3)
     for one, (field, of_field) in zip(axes, found.items(), strict=True):
         middle, low, high = (np.array(column) for column in zip(*of_field.values(), strict=True))
         places = range(len(of_field))

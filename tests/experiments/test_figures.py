@@ -1,5 +1,6 @@
 """Figures: every one can be run, drawn and verified; cut short and continued it says the same; files alone draw it."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -184,6 +185,17 @@ def test_cost_counts_what_would_be_run(capsys):
     assert figures.main(["cost", "ppg/single-network", "--scale", "smoke"]) == 0
     said = capsys.readouterr().out
     assert "12,000" in said and "hours in all" in said
+
+
+@pytest.mark.parametrize("scale", figures.SCALES)
+def test_every_probe_of_a_cost_is_a_possible_run(scale):
+    """The sizes that a probe makes smaller still divide each other, for all figures."""
+    for name, figure in FIGURES.items():
+        for cell in {(cell.agent, cell.env, cell.preset): cell for cell in figure.cells(scale)}.values():
+            config = plan_of(cell).config
+            fewer = figures.probe_config(config)
+            assert fewer["num_envs"] <= config.num_envs, name
+            plan_of(dataclasses.replace(cell, config=cell.config | fewer))
 
 
 def test_probability_of_improvement_is_the_engines():
