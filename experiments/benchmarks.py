@@ -26,7 +26,7 @@ from typing import Any
 
 import jax
 
-from purerl import configs, registry, rng, runs, sharding, training
+from purerl import configs, rng, runs, sharding, training
 from purerl.errors import PurerlError, nearest
 from purerl.experiments import bench_baselines, bench_pools, bench_replay, bench_sweep
 
@@ -43,6 +43,7 @@ class Measured:
     Attributes:
       steps_per_iteration: environment steps of all seeds.
       learning_starts: iterations before the first that learns.
+      cycle: iterations after which the same kinds of iteration come again (PPG's policy and auxiliary phases).
       loop: the loop, with `seconds` by place if its games are on the host.
     """
 
@@ -50,6 +51,7 @@ class Measured:
         the_plan = training.plan(agent, env, seeds=seeds, **plan)
         self.config, self.loop = configs.traced(the_plan.config), training.make_loop(the_plan)
         self.steps_per_iteration = the_plan.steps_per_iteration * seeds
+        self.cycle = getattr(the_plan.config, "policy_iterations", 1)
         self.learning_starts = 1 + getattr(the_plan.config, "learning_starts", 0) // the_plan.steps_per_iteration
         self.state, self.iteration = self.loop.init(self.config, rng.seed_keys(0, seeds)), 0
         started = time.perf_counter()
@@ -71,14 +73,14 @@ class Measured:
         return {"steps_per_second": steps / wall, "steps_per_cpu_second": steps / cpu}
 
     def iterations_for(self, seconds: float) -> int:
-        """How many iterations take about that long."""
-        tried = 1
+        """How many iterations take about that long; whole cycles, at least one."""
+        tried = self.cycle
         while True:
             started = time.perf_counter()
             self.advance(tried)
             spent = time.perf_counter() - started
             if spent > seconds / 10:
-                return max(1, round(tried * seconds / spent))
+                return max(1, round(tried / self.cycle * seconds / spent)) * self.cycle
             tried *= 4
 
     def close(self) -> None:
@@ -171,11 +173,8 @@ def ppg_procgen(repeats: int, seconds: float) -> dict[str, Any]:
     result: dict[str, Any] = {"target_host_share": 0.05, "target_steps_per_second_on_h100_detach": 10_000}
     for name, (preset, config) in cases.items():
         with contextlib.closing(Measured("ppg", "procgen/starpilot", 1, preset=preset, config=config)) as run:
-            cycle = int(
-                registry.agent("ppg").Config(**registry.presets().find("ppg", preset, "")[1].config).policy_iterations
-            )
-            run.advance(cycle - 1)
-            result[name] = _where_time_goes(run, cycle, repeats)
+            run.advance(run.cycle - 1)
+            result[name] = _where_time_goes(run, run.cycle, repeats)
     return result
 
 

@@ -235,7 +235,7 @@ def render(figure: Figure, scale: str, folder: Path) -> Path:
 def _caption(figure: Figure, data: dict[str, Any]) -> str:
     """What is shown, at which scale, and of how many seeds."""
     seeds = sorted({len(cell["seeds"]) for cell in data["cells"].values()})
-    counted = f"; {' or '.join(map(str, seeds))} seeds" if seeds else ""
+    counted = f"; {' or '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''}" if seeds else ""
     return textwrap.fill(f"{figure.name} ({data['scale']}): {figure.about}{counted}", 66)
 
 

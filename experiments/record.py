@@ -1,6 +1,6 @@
 """Keeps a finished run as a small JSON and a PNG: `python -m purerl.experiments.record RUN NAME [FOLDER]`.
 
-Without arguments it prints the table of recorded runs that stands in the README (a test compares the two).
+Without arguments it prints the tables of recorded runs and benchmarks that stand in the README (a test compares them).
 
 The JSON holds the run's config.json and summary.json as they are (device, versions, commit and protocol included) and
 its return curves, thinned to at most 100 points a seed.
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +70,68 @@ def table(results: Path) -> str:
     return "\n".join(lines)
 
 
+def speed_table(results: Path) -> str:
+    """The benchmarks of a folder, bench-cpu-<name>.json, as a Markdown table."""
+    found = {path.stem.removeprefix("bench-cpu-"): path for path in sorted(results.glob("bench-cpu-*.json"))}
+    lines = ["| what | measured |", "|---|---|"]
+    for name, (what, words) in _SPEEDS.items():
+        measured = words(runs.read_json(found[name])[name])
+        lines.append(f"| {what} | {measured} ([JSON](experiments/results/{found[name].name})) |")
+    return "\n".join(lines)
+
+
+def _against_rejax(found: dict[str, Any]) -> str:
+    one, eight = found["seeds_1"], found["seeds_8"]
+    return (
+        f"{one['ratio']:.2f}x at 1 seed ({one['purerl_steps_per_second']:,.0f} steps/s), "
+        f"{eight['ratio']:.2f}x at 8 ({eight['purerl_steps_per_second']:,.0f})"
+    )
+
+
+def _pool(found: dict[str, Any]) -> str:
+    games = [game for game in found.values() if isinstance(game, dict)]
+    ratios, speeds = sorted(game["ratio"] for game in games), sorted(game["pool"] for game in games)
+    return f"{ratios[0]:.2f} to {ratios[-1]:.2f}; {speeds[0]:,.0f} to {speeds[-1]:,.0f} steps/s"
+
+
+def _replay(found: dict[str, Any]) -> str:
+    loop, call = ([found[f"{kind}_items_{items}"] for items in (10_000, 1_000_000)] for kind in ("loop", "call"))
+    return (
+        f"in a compiled loop {loop[0]['ratio']:.2f}x at 10 thousand items, {loop[1]['ratio']:.2f}x at 1 million "
+        f"({loop[1]['purerl_cycles_per_second']:,.0f} cycles/s); one jitted and donated call a cycle "
+        f"{call[0]['ratio']:.2f}x and {call[1]['ratio']:.2f}x ({call[1]['purerl_cycles_per_second']:,.0f})"
+    )
+
+
+_SPEEDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "ppo-minatar": ("PPO on Breakout-MinAtar against rejax 0.1.3, same sizes, taking turns", _against_rejax),
+    "dqn-cartpole": ("DQN on CartPole against rejax 0.1.3, same sizes, taking turns", _against_rejax),
+    "sweep": (
+        "8 learning rates x 8 seeds of PPO on Breakout-MinAtar, 204,800 steps each: one sweep against 64 processes one "
+        "after another, compiling included",
+        lambda found: f"{found['ratio']:.2f}x ({found['sweep_seconds']:.0f} s, {found['processes_seconds']:.0f} s)",
+    ),
+    "replay": ("prioritized replay, add 8 + draw 32 + change 32, against flashbax 0.1.3", _replay),
+    "procgen-pool": (
+        "Procgen pool, frames landing on the (CPU) device, against bare libenv with as many threads a group",
+        _pool,
+    ),
+    "atari-pool": (
+        "Atari pool, 32 games, frames landing on the (CPU) device, against bare ale-py with as many threads a group",
+        _pool,
+    ),
+    "ppg-procgen": (
+        "PPG on procgen/starpilot, preset quick, whole cycles: wall time outside games and device",
+        lambda found: f"{found['quick']['host_share']:.1%} ({found['quick']['steps_per_second']:.0f} steps/s)",
+    ),
+    "rainbow-atari": (
+        "Rainbow on atari/Pong, preset quick, learning: wall time outside games and device",
+        lambda found: f"{found['host_share']:.1%} ({found['steps_per_second']:.0f} steps/s)",
+    ),
+}
+
+
 if __name__ == "__main__" and not sys.argv[1:]:
-    print(table(Path("experiments/results")))
+    print(table(Path("experiments/results")), speed_table(Path("experiments/results")), sep="\n\n")
 elif __name__ == "__main__":
     print(record(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3] if sys.argv[3:] else "experiments/results")))
