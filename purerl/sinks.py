@@ -186,6 +186,8 @@ def _parse_row(line: bytes, where: str) -> dict:
 class TensorBoardSink:
     """Writes every number of a row as a scalar at its environment step, one TensorBoard run `seed_<k>` per seed.
 
+    A thread of tensorboardX writes the files: what it was given is there about a second later.
+
     `purge_step`: TensorBoard hides what an earlier process wrote from this step on; None hides nothing.
     """
 
@@ -208,7 +210,7 @@ class TensorBoardSink:
     def _writer(self, seed: int) -> Any:
         if seed not in self._writers:
             folder = str(self._folder / f"seed_{seed}")
-            self._writers[seed] = self._package.SummaryWriter(folder, purge_step=self._purge_step)
+            self._writers[seed] = self._package.SummaryWriter(folder, purge_step=self._purge_step, flush_secs=1)
         return self._writers[seed]
 
     def close(self) -> None:

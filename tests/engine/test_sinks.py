@@ -218,8 +218,11 @@ def test_tensorboard_gets_the_numbers_of_each_seed(tmp_path):
     pytest.importorskip("tensorboardX")
     sink = sinks.TensorBoardSink(tmp_path / "tensorboard")
     sink.write([row(1, seed, loss=0.5 + seed, episode_return=None, flag=True, note="x") for seed in range(2)])
-    found, _ = scalars(tmp_path / "tensorboard" / "seed_1")  # before close: a kill now would lose nothing
-    assert found == {("wall_time", 100): 0.5, ("loss", 100): 1.5}
+    wanted, found, given_up = {("wall_time", 100): 0.5, ("loss", 100): 1.5}, {}, time.monotonic() + 60
+    while found != wanted and time.monotonic() < given_up:  # before close: a kill from now on would lose nothing
+        time.sleep(0.1)
+        found, _ = scalars(tmp_path / "tensorboard" / "seed_1")
+    assert found == wanted
     sink.write([row(2, 1, loss=np.float32("nan"))])
     sink.close()
     sink.close()
