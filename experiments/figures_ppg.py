@@ -241,7 +241,7 @@ def _generalization_cells(scale: str) -> list[Cell]:
         return [_generalization("ppo", game, "procgen-easy", 200, **how) for game in scores.GAMES]
     if scale == "small":
         how = {"seeds": 1, "steps": 1_000_000, "eval_every": 100_000, "eval_episodes": 3}
-        return [_generalization("ppg", game, "quick", 200, **how) for game in ("coinrun", "starpilot")]
+        return [_generalization("ppg", "coinrun", "quick", 200, **how)]
     tiny = {**_TINY_PPG, "network": "mlp"}
     how = {"seeds": 1, "steps": 512, "eval_every": 256, "eval_episodes": 1, "config": tiny}
     return [_generalization("ppg", "coinrun", "quick", 10, **how)]
@@ -335,8 +335,8 @@ FIGURES = (
         cells=_generalization_cells,
         protocol={
             "smoke": "coinrun, 10 levels, a tiny network, 512 steps: shows that it works, the numbers mean nothing",
-            "small": "PPG preset quick, easy mode, 200 levels, 1M steps, 1 seed; the paper: PPO, IMPALA, 25M steps, "
-            "3 seeds",
+            "small": "coinrun, PPG preset quick, easy mode, 200 levels, 1M steps, 1 seed; the paper: 16 games, PPO, "
+            "IMPALA, 25M steps, 3 seeds",
             "paper": "PPO preset procgen-easy, 200 levels, 25M steps, 3 seeds; test: all levels, sampling policy",
         },
         draw=_draw_generalization,
