@@ -260,7 +260,7 @@ def _generalization(agent: str, game: str, preset: str, levels: int, **how: Any)
 
 
 def _draw_generalization(data: dict[str, Any]) -> Drawing:
-    drawing, axes = panels([_game(entry) for entry in data["cells"].values()])
+    drawing, axes = panels([_game(entry) for entry in data["cells"].values()], height=3.6)
     for one, entry in zip(axes, data["cells"].values(), strict=True):
         levels = entry["env_options"]["num_levels"]
         for colour, (metric, label) in zip(
