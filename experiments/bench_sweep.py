@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from purerl import cells, configs, runs, training
@@ -86,37 +87,31 @@ def _differences() -> dict[str, Any]:
         return training.plan(AGENT, ENV, preset=PRESET, seed=seed, seeds=seeds, steps=steps, config=config)
 
     whole = cells.together([plan(rate, seeds=SEEDS) for rate in RATES], len(RATES) * SEEDS, ["learning_rate"])
-    lanes = _parameters(training.make_loop(whole), whole)
-    pairs: dict[str, list[list[float]]] = {"lane_against_alone": [], "alone_against_last_bit_changed": []}
+    lanes = _parameters(training.make_loop(whole), whole)  # [U, 64, P]
     single = training.make_loop(plan(RATES[0]))
-    for lane, (rate, seed) in enumerate((rate, seed) for rate in RATES for seed in range(SEEDS)):
-        alone = _parameters(single, plan(rate, seed))
-        changed = _parameters(single, plan(rate, seed), change=lambda x: np.nextafter(x, np.float32(np.inf)))
-        of_lane = [jax.tree.map(lambda x: x[lane : lane + 1], parameters) for parameters in lanes]  # noqa: B023
-        for name, others in zip(pairs, (of_lane, changed), strict=True):
-            pairs[name].append([_largest(a, b) for a, b in zip(alone, others, strict=True)])
-    columns = {name: np.array(rows).T for name, rows in pairs.items()}
+    solo = [plan(rate, seed) for rate in RATES for seed in range(SEEDS)]
+    alone = np.concatenate([_parameters(single, one) for one in solo], axis=1)
+    changed = np.concatenate([_parameters(single, one, change_last_bit=True) for one in solo], axis=1)
+    pairs = {"lane_against_alone": lanes, "alone_against_last_bit_changed": changed}
+    largest = {name: np.abs(alone - other).max(axis=-1) for name, other in pairs.items()}  # [U, 64]
     return {
-        f"after_{update + 1}_updates": {name: _spread(of_update[update]) for name, of_update in columns.items()}
+        f"after_{update + 1}_updates": {name: _spread(of_pairs[update]) for name, of_pairs in largest.items()}
         for update in range(UPDATES_COMPARED)
     }
 
 
-def _parameters(loop: Any, plan: training.Plan, change: Any = None) -> list[Any]:
-    """The parameters after each update."""
+def _parameters(loop: Any, plan: training.Plan, change_last_bit: bool = False) -> np.ndarray:
+    """All parameters of the plan's seeds after each update, [U, S, P]."""
     config = configs.traced(plan.config)
     state, found = loop.init(config, training.seed_keys(plan)), []
-    if change:
-        params = jax.tree.map(lambda x: jax.device_put(change(np.asarray(x)), x.sharding), state.agent.params)
+    if change_last_bit:
+        params = jax.tree.map(lambda x: jnp.nextafter(x, jnp.inf), state.agent.params)
         state = state.replace(agent=state.agent.replace(params=params))
     for update in range(UPDATES_COMPARED):
         state, _ = loop.advance(config, state, update, UPDATES_COMPARED, 1)
-        found.append(jax.tree.map(np.asarray, state.agent.params))
-    return found
-
-
-def _largest(a: Any, b: Any) -> float:
-    return max(float(np.abs(x - y).max()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state.agent.params)]
+        found.append(np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1))
+    return np.stack(found)
 
 
 def _spread(differences: np.ndarray) -> dict[str, float]:

@@ -72,11 +72,11 @@ def table(results: Path) -> str:
 
 def speed_table(results: Path) -> str:
     """The benchmarks of a folder, bench-cpu-<name>.json, as a Markdown table."""
-    found = {path.stem.removeprefix("bench-cpu-"): path for path in sorted(results.glob("bench-cpu-*.json"))}
     lines = ["| what | measured |", "|---|---|"]
     for name, (what, words) in _SPEEDS.items():
-        measured = words(runs.read_json(found[name])[name])
-        lines.append(f"| {what} | {measured} ([JSON](experiments/results/{found[name].name})) |")
+        file = f"bench-cpu-{name}.json"
+        measured = words(runs.read_json(results / file)[name])
+        lines.append(f"| {what} | {measured} ([JSON](experiments/results/{file})) |")
     return "\n".join(lines)
 
 
