@@ -130,7 +130,7 @@ def test_uv_overrides_what_procgen_asks_for():
     "pattern",
     [
         pytest.param(r"(?<![\w.~})-])/(?:root|home|Users|work|opt|workspace)/\w", id="machine-path"),
-        pytest.param(r"pypi\.org|pythonhosted\.org|npmjs\.org|debian\.org|anaconda\.org", id="registry-host"),
+        pytest.param(r"(?:pypi|pythonhosted|npmjs|debian|anaconda)\.org", id="registry-host"),
         pytest.param(r"-{2}(?:extra-)?index-url|-{2}find-links|file:/{2}", id="registry-option"),
     ],
 )
