@@ -38,6 +38,7 @@ SCALES = ("smoke", "small", "paper")
 MODULES = ("figures_ppg", "figures_dqn_pro", "figures_performance")
 POINTS = 50
 DOTS_PER_INCH = 110
+CAPTION_HEIGHT = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,7 +274,7 @@ def text(interval: tuple[float, float, float]) -> str:
 
 def panels(titles: Sequence[str], height: float = 2.9) -> tuple[Drawing, Iterator[Axes]]:
     """A drawing with one panel a title, below each other, so that it can be read on a phone; and its axes."""
-    drawing = Drawing(figsize=(plots.WIDTH, height * len(titles)))
+    drawing = Drawing(figsize=(plots.WIDTH, height * len(titles) + CAPTION_HEIGHT))
     FigureCanvasAgg(drawing)
     drawing.set_layout_engine("constrained")
     axes = drawing.subplots(len(titles), squeeze=False)[:, 0]

@@ -203,7 +203,7 @@ def _draw_reuse(data: dict[str, Any]) -> Drawing:
     found = reuse(data)
     titles = {"policy_epochs": "policy epochs E_pi (= E_V)", "auxiliary_epochs": "auxiliary epochs E_aux"}
     titles |= {"policy_iterations": "policy phases before an auxiliary phase, N_pi"}
-    drawing, axes = panels([titles[field] for field in found], height=3.3)
+    drawing, axes = panels([titles[field] for field in found])
     for one, (field, of_field) in zip(axes, found.items(), strict=True):
         middle, low, high = (np.array(column) for column in zip(*of_field.values(), strict=True))
         places = range(len(of_field))
@@ -260,7 +260,7 @@ def _generalization(agent: str, game: str, preset: str, levels: int, **how: Any)
 
 
 def _draw_generalization(data: dict[str, Any]) -> Drawing:
-    drawing, axes = panels([_game(entry) for entry in data["cells"].values()], height=3.6)
+    drawing, axes = panels([_game(entry) for entry in data["cells"].values()])
     for one, entry in zip(axes, data["cells"].values(), strict=True):
         levels = entry["env_options"]["num_levels"]
         for colour, (metric, label) in zip(
