@@ -14,9 +14,12 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from purerl import networks, optimizers, q_learning, replay, rng, rollouts
+from purerl import rng
+from purerl.buffers import replay
 from purerl.errors import PurerlError
-from purerl.q_networks import QNetwork
+from purerl.nn import initializers, layers, torsos
+from purerl.nn.q_network import QNetwork
+from purerl.ops import advantages, optimizers, value_learning
 from purerl.types import Agent, Array, Clock, EnvSpec, Metric, Rollout, static, traced
 
 
@@ -35,15 +38,15 @@ class Config:
     target_period: int = static(8000, help="transitions between copies of the network to the target network")
     num_steps: int = static(1, help="n of the n-step returns")
     double: bool = static(False, help="the online network chooses the target's action (double DQN)")
-    loss: q_learning.LossName = static("squared", help="of the temporal-difference error")
+    loss: value_learning.LossName = static("squared", help="of the temporal-difference error")
     optimizer: optimizers.ValueOptimizerName = static("adam", help="rmsprop is TensorFlow 1's centred one")
     proximal: Literal["pull", "penalty"] = static("pull", help="decoupled as published, or in the loss (ablation)")
     time_limit_is_terminal: bool = static(False, help="a time-out ends the game instead of being bootstrapped")
-    network: networks.TorsoName = static("auto", help="torso; auto chooses by the observations")
+    network: torsos.TorsoName = static("auto", help="torso; auto chooses by the observations")
     hidden: tuple[int, ...] = static((512,), help="widths of the MLP")
-    activation: networks.ActivationName = static("relu", help="of the dense layers")
-    initializer: networks.InitializerName = static("glorot", help="weights at the start")
-    dtype: networks.DTypeName = static("float32", help="of the torso's arithmetic; parameters are float32")
+    activation: layers.ActivationName = static("relu", help="of the dense layers")
+    initializer: initializers.InitializerName = static("glorot", help="weights at the start")
+    dtype: layers.DTypeName = static("float32", help="of the torso's arithmetic; parameters are float32")
     learning_rate: float = traced(6.25e-5, help="step size")
     optimizer_epsilon: float = traced(1.5e-4, help="epsilon of Adam or RMSProp")
     max_grad_norm: float = traced(float("inf"), help="global norm to clip gradients to; inf for none")
@@ -76,8 +79,8 @@ def check(config: Config, spec: EnvSpec) -> None:
     """Raises PurerlError if the sizes cannot work, before anything is built."""
     if not spec.num_actions:
         raise PurerlError(f"the DQN family needs discrete actions, and {spec.name} has continuous ones: use ppo or ppg")
-    networks.resolve_torso(config.network, spec)
-    q_learning.check(config)
+    torsos.resolve_torso(config.network, spec)
+    value_learning.check(config)
     replay.check(config.replay_size, config.num_envs, config.rollout_length, config.num_steps, spec)
 
 
@@ -93,8 +96,8 @@ def act(
 ) -> tuple[Array, None]:
     """Epsilon-greedy actions [N]; with the epsilon of evaluation if not `explore`."""
     q = network(config, spec).apply(state.params, observation)
-    epsilon = q_learning.epsilon(config, clock) if explore else config.epsilon_evaluation
-    return q_learning.epsilon_greedy(keys, q, epsilon), None
+    epsilon = value_learning.epsilon(config, clock) if explore else config.epsilon_evaluation
+    return value_learning.epsilon_greedy(keys, q, epsilon), None
 
 
 def loss(
@@ -102,11 +105,11 @@ def loss(
 ) -> tuple[Array, dict[str, Metric]]:
     """h(theta, w): the mean loss of r + gamma max_a Q(s', a; theta) - Q(s, a; w)."""
     q_network = network(config, spec)
-    q = q_learning.chosen(q_network.apply(params, batch.observation), batch.action)
+    q = value_learning.chosen(q_network.apply(params, batch.observation), batch.action)
     q_next = q_network.apply(target_params, batch.next_observation)
     selector = q_network.apply(params, batch.next_observation) if config.double else q_next
-    target = batch.reward + batch.discount * q_learning.chosen(q_next, jnp.argmax(selector, axis=-1))
-    error = q_learning.temporal_difference_loss(jax.lax.stop_gradient(target) - q, config.loss)
+    target = batch.reward + batch.discount * value_learning.chosen(q_next, jnp.argmax(selector, axis=-1))
+    error = value_learning.temporal_difference_loss(jax.lax.stop_gradient(target) - q, config.loss)
     total = mean = jnp.mean(batch.weight * error)
     if config.proximal == "penalty":
         total = total + optimizers.proximal_penalty(config.penalty_coefficient, params, target_params)
@@ -117,7 +120,7 @@ def update(
     config: Config, spec: EnvSpec, state: State, rollout: Rollout, key: Array, clock: Clock
 ) -> tuple[State, dict[str, Metric]]:
     """Stores a rollout [T, N], then makes the gradient steps and target copies that it owes."""
-    terminated, _ = rollouts.episode_ends(rollout, config.time_limit_is_terminal, bootstraps_from_rows=True)
+    terminated, _ = advantages.episode_ends(rollout, config.time_limit_is_terminal, bootstraps_from_rows=True)
     ring = replay.add(state.replay, rollout, spec=spec, iteration=clock.iteration, terminated=terminated)
     span = replay.span(clock.iteration + 1, config.rollout_length, ring.reward.shape[1])
     optimizer = optimizers.value_optimizer(config)
@@ -137,11 +140,11 @@ def update(
         gradients, terms = jax.grad(loss, argnums=2, has_aux=True)(config, spec, params, target_params, batch)
         updates, optimizer_state = optimizer.update(gradients, optimizer_state, params, anchor=target_params)
         params = optax.apply_updates(params, updates)
-        target_params, distance = q_learning.next_target(due, params, target_params)
+        target_params, distance = value_learning.next_target(due, params, target_params)
         return (params, target_params, optimizer_state), terms | {"target_distance": distance}
 
     carry = state.params, state.target_params, state.optimizer
-    carry, metrics = q_learning.gradient_steps(config, clock, rng.stream(key, "replay"), carry, gradient_step)
+    carry, metrics = value_learning.gradient_steps(config, clock, rng.stream(key, "replay"), carry, gradient_step)
     return State(*carry, ring), metrics
 
 

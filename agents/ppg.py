@@ -18,7 +18,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from purerl import distributions, losses, minibatches, networks, normalizers, offload, optimizers, rng, rollouts
+from purerl import rng
+from purerl.buffers import offload
+from purerl.nn import heads, initializers, layers, torsos
+from purerl.ops import advantages, distributions, losses, minibatches, normalizers, optimizers
 from purerl.types import Agent, Array, Clock, EnvSpec, Metric, Rollout, static, traced
 
 
@@ -41,15 +44,15 @@ class Config:
         "clip", help="clipped surrogate, or ratio with a KL penalty (section 3.5)"
     )
     normalize_advantages: Literal["rollout", "none"] = static("rollout", help="over the whole rollout (code)")
-    scale_rewards: rollouts.RewardScaling = static("per-rollout", help="divide rewards by the std of their return")
+    scale_rewards: advantages.RewardScaling = static("per-rollout", help="divide rewards by the std of their return")
     time_limit_is_terminal: bool = static(True, help="a time-out ends the game instead of being bootstrapped")
     anneal_learning_rate: bool = static(False, help="policy-phase step size linearly to 0 over the run")
-    network: networks.TorsoName = static("auto", help="torso; auto chooses by the observations")
+    network: torsos.TorsoName = static("auto", help="torso; auto chooses by the observations")
     channels: tuple[int, ...] = static((16, 32, 32), help="channels of the IMPALA stacks")
     hidden: tuple[int, ...] = static((64, 64), help="widths of the MLP")
     activation: Literal["tanh", "relu"] = static("tanh", help="of the MLP")
-    initializer: networks.InitializerName = static("normed", help="weights at the start (code)")
-    pooling: networks.PoolingName = static("torch", help="padding convention of IMPALA's max-pooling (code)")
+    initializer: initializers.InitializerName = static("normed", help="weights at the start (code)")
+    pooling: layers.PoolingName = static("torch", help="padding convention of IMPALA's max-pooling (code)")
     dtype: Literal["float32", "bfloat16"] = static(
         "float32", help="of the networks' arithmetic; parameters are float32"
     )
@@ -118,18 +121,18 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, observation: Array) -> Output:
-        torso = networks.torso_of(self.config, self.spec)
+        torso = torsos.torso_of(self.config, self.spec)
         if self.config.architecture == "dual":
-            features, value_features = networks.TorsoPair(torso, ("policy", "value"), name="torsos")(observation)
+            features, value_features = torsos.TorsoPair(torso, ("policy", "value"), name="torsos")(observation)
         else:
             features = value_features = torso(name="torso")(observation)
         if self.config.architecture == "detach":
             value_features = jax.lax.stop_gradient(value_features)
-        policy = networks.PolicyHead(self.spec, self.config.initializer, name="policy")(features)
-        value = networks.ValueHead(self.config.initializer, name="value")(value_features)
+        policy = heads.PolicyHead(self.spec, self.config.initializer, name="policy")(features)
+        value = heads.ValueHead(self.config.initializer, name="value")(value_features)
         if self.config.architecture == "shared":
             return Output(policy, value, None)
-        auxiliary_value = networks.ValueHead(self.config.initializer, name="auxiliary_value")(features)
+        auxiliary_value = heads.ValueHead(self.config.initializer, name="auxiliary_value")(features)
         return Output(policy, value, auxiliary_value)
 
 
@@ -148,7 +151,7 @@ def check(config: Config, spec: EnvSpec) -> None:
     minibatches.check_division("num_envs", config.num_envs, "num_minibatches", config.num_minibatches)
     if config.auxiliary_epochs:
         minibatches.check_division("num_envs", config.num_envs, "auxiliary_minibatches", config.auxiliary_minibatches)
-    networks.check_torso(config, spec)
+    torsos.check_torso(config, spec)
 
 
 def init(config: Config, spec: EnvSpec, key: Array) -> State:
@@ -175,16 +178,16 @@ def init(config: Config, spec: EnvSpec, key: Array) -> State:
 
 def act(
     config: Config, spec: EnvSpec, state: State, observation: Array, keys: Array, clock: Clock, explore: bool
-) -> tuple[Array, rollouts.ActorCriticExtras]:
+) -> tuple[Array, advantages.ActorCriticExtras]:
     """Samples actions [N] (or takes the most likely ones, if not `explore`)."""
     policy = distributions.for_spec(spec)
     output = network(config, spec).apply(state.params, observation)
     action = jax.vmap(policy.sample)(keys, output.policy) if explore else policy.mode(output.policy)
-    return action, rollouts.ActorCriticExtras(policy.log_prob(output.policy, action), output.value)
+    return action, advantages.ActorCriticExtras(policy.log_prob(output.policy, action), output.value)
 
 
 def policy_loss(
-    config: Config, spec: EnvSpec, output: Output, batch: rollouts.ActorCriticBatch
+    config: Config, spec: EnvSpec, output: Output, batch: advantages.ActorCriticBatch
 ) -> tuple[Array, dict[str, Array]]:
     """L^clip with the entropy bonus (eq. 1 of the paper), or the ratio with a quadratic KL penalty (code)."""
     policy = distributions.for_spec(spec)
@@ -205,7 +208,7 @@ def policy_loss(
 
 
 def value_loss(
-    config: Config, spec: EnvSpec, output: Output, batch: rollouts.ActorCriticBatch
+    config: Config, spec: EnvSpec, output: Output, batch: advantages.ActorCriticBatch
 ) -> tuple[Array, dict[str, Array]]:
     """L^value, half the mean squared error (eq. 2)."""
     error = losses.masked_mean(losses.squared_value_error(output.value, batch.value_target), batch.valid)
@@ -213,7 +216,7 @@ def value_loss(
 
 
 def joint_loss(
-    config: Config, spec: EnvSpec, output: Output, batch: rollouts.ActorCriticBatch
+    config: Config, spec: EnvSpec, output: Output, batch: advantages.ActorCriticBatch
 ) -> tuple[Array, dict[str, Array]]:
     """Both at once, for E_pi = E_V."""
     policy, policy_terms = policy_loss(config, spec, output, batch)
@@ -223,13 +226,13 @@ def joint_loss(
 
 def policy_phase(
     config: Config, spec: EnvSpec, state: State, rollout: Rollout, key: Array, clock: Clock
-) -> tuple[State, rollouts.ActorCriticBatch, dict[str, Metric]]:
+) -> tuple[State, advantages.ActorCriticBatch, dict[str, Metric]]:
     """Lines 3 to 7 of algorithm 1: one rollout, E_V value passes then E_pi policy passes (or both at once).
 
     Minibatches are whole environments, [T, N / num_minibatches] (code).
     """
     apply = network(config, spec).apply
-    normalizer, batch, metrics = rollouts.actor_critic_batch(
+    normalizer, batch, metrics = advantages.actor_critic_batch(
         config, state.reward_normalizer, rollout, lambda o: apply(state.params, o).value
     )
     adam = optimizers.adam(config, clock)
@@ -272,7 +275,7 @@ def policy_phase(
     return state, batch, metrics
 
 
-def store(config: Config, segments: Segments, batch: rollouts.ActorCriticBatch, slot: Array) -> Segments:
+def store(config: Config, segments: Segments, batch: advantages.ActorCriticBatch, slot: Array) -> Segments:
     """Line 8: puts a rollout [T, N] with its value targets in slot [] of the buffer, whole segments contiguous."""
     valid = jnp.ones(batch.value_target.shape, jnp.bool_) if batch.valid is None else batch.valid
     new = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), Segments(batch.observation, batch.value_target, valid))

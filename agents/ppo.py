@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from purerl import distributions, losses, minibatches, networks, normalizers, optimizers, rollouts
+from purerl.nn import heads, initializers, layers, torsos
+from purerl.ops import advantages, distributions, losses, minibatches, normalizers, optimizers
 from purerl.types import Agent, Array, Clock, EnvSpec, Metric, Rollout, static, traced
 
 
@@ -29,16 +30,16 @@ class Config:
     shuffle: Literal["transitions", "environments"] = static("transitions", help="what a minibatch is drawn from")
     normalize_advantages: Literal["minibatch", "rollout", "none"] = static("minibatch", help="scope of normalisation")
     clip_values: bool = static(True, help="clipped value loss of the Baselines code")
-    scale_rewards: rollouts.RewardScaling = static("per-step", help="divide rewards by the std of their return")
+    scale_rewards: advantages.RewardScaling = static("per-step", help="divide rewards by the std of their return")
     time_limit_is_terminal: bool = static(True, help="a time-out ends the game instead of being bootstrapped")
     anneal_learning_rate: bool = static(False, help="linearly to 0 over the run")
-    network: networks.TorsoName = static("auto", help="torso; auto chooses by the observations")
+    network: torsos.TorsoName = static("auto", help="torso; auto chooses by the observations")
     share_torso: bool = static(True, help="one torso for policy and value")
     channels: tuple[int, ...] = static((16, 32, 32), help="channels of the IMPALA stacks")
     hidden: tuple[int, ...] = static((64, 64), help="widths of the MLP")
     activation: Literal["tanh", "relu"] = static("tanh", help="of the MLP")
-    initializer: networks.InitializerName = static("glorot", help="weights at the start")
-    pooling: networks.PoolingName = static("tensorflow", help="padding convention of IMPALA's max-pooling")
+    initializer: initializers.InitializerName = static("glorot", help="weights at the start")
+    pooling: layers.PoolingName = static("tensorflow", help="padding convention of IMPALA's max-pooling")
     dtype: Literal["float32", "bfloat16"] = static(
         "float32", help="of the networks' arithmetic; parameters are float32"
     )
@@ -74,13 +75,13 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, observation: Array) -> tuple[Any, Array]:
-        torso = networks.torso_of(self.config, self.spec)
+        torso = torsos.torso_of(self.config, self.spec)
         if self.config.share_torso:
             features = value_features = torso(name="torso")(observation)
         else:
-            features, value_features = networks.TorsoPair(torso, ("policy", "value"), name="torsos")(observation)
-        policy = networks.PolicyHead(self.spec, self.config.initializer, name="policy")(features)
-        return policy, networks.ValueHead(self.config.initializer, name="value")(value_features)
+            features, value_features = torsos.TorsoPair(torso, ("policy", "value"), name="torsos")(observation)
+        policy = heads.PolicyHead(self.spec, self.config.initializer, name="policy")(features)
+        return policy, heads.ValueHead(self.config.initializer, name="value")(value_features)
 
 
 def network(config: Config, spec: EnvSpec) -> Network:
@@ -93,7 +94,7 @@ def check(config: Config, spec: EnvSpec) -> None:
     items = config.num_envs * (config.rollout_length if config.shuffle == "transitions" else 1)
     what = "num_envs x rollout_length" if config.shuffle == "transitions" else "num_envs"
     minibatches.check_division(what, items, "num_minibatches", config.num_minibatches)
-    networks.check_torso(config, spec)
+    torsos.check_torso(config, spec)
 
 
 def init(config: Config, spec: EnvSpec, key: Array) -> State:
@@ -104,16 +105,16 @@ def init(config: Config, spec: EnvSpec, key: Array) -> State:
 
 def act(
     config: Config, spec: EnvSpec, state: State, observation: Array, keys: Array, clock: Clock, explore: bool
-) -> tuple[Array, rollouts.ActorCriticExtras]:
+) -> tuple[Array, advantages.ActorCriticExtras]:
     """Samples actions [N] (or takes the most likely ones, if not `explore`)."""
     policy = distributions.for_spec(spec)
     parameters, value = network(config, spec).apply(state.params, observation)
     action = jax.vmap(policy.sample)(keys, parameters) if explore else policy.mode(parameters)
-    return action, rollouts.ActorCriticExtras(policy.log_prob(parameters, action), value)
+    return action, advantages.ActorCriticExtras(policy.log_prob(parameters, action), value)
 
 
 def loss(
-    config: Config, spec: EnvSpec, params: Any, batch: rollouts.ActorCriticBatch
+    config: Config, spec: EnvSpec, params: Any, batch: advantages.ActorCriticBatch
 ) -> tuple[Array, dict[str, Array]]:
     """Clipped surrogate, value and entropy terms of one minibatch (eq. 9 of the paper), and its metrics."""
     policy = distributions.for_spec(spec)
@@ -148,7 +149,7 @@ def update(
     config: Config, spec: EnvSpec, state: State, rollout: Rollout, key: Array, clock: Clock
 ) -> tuple[State, dict[str, Metric]]:
     """One PPO iteration: epochs of minibatch gradient steps on a rollout [T, N]."""
-    normalizer, batch, metrics = rollouts.actor_critic_batch(
+    normalizer, batch, metrics = advantages.actor_critic_batch(
         config, state.reward_normalizer, rollout, lambda o: network(config, spec).apply(state.params, o)[1]
     )
     if config.shuffle == "transitions":

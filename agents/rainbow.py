@@ -14,10 +14,13 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from purerl import networks, optimizers, prioritized, q_learning, replay, rng, rollouts
+from purerl import rng
 from purerl.agents import dqn
+from purerl.buffers import prioritized, replay
 from purerl.errors import PurerlError
-from purerl.q_networks import QNetwork
+from purerl.nn import initializers, layers, torsos
+from purerl.nn.q_network import QNetwork
+from purerl.ops import advantages, optimizers, value_learning
 from purerl.types import Agent, Array, Clock, EnvSpec, Metric, Rollout, static, traced
 
 
@@ -39,15 +42,15 @@ class Config:
     noisy: bool = static(False, help="noisy dense layers, which explore by themselves")
     noisy_sigma: float = static(0.1, help="spread of a noisy layer at the start (the paper: 0.5)")
     prioritized: bool = static(True, help="prioritized replay; else uniform")
-    loss: q_learning.LossName = static("huber", help="of the temporal-difference error, where atoms are 0")
+    loss: value_learning.LossName = static("huber", help="of the temporal-difference error, where atoms are 0")
     optimizer: optimizers.ValueOptimizerName = static("adam", help="rmsprop is TensorFlow 1's centred one")
     proximal: Literal["pull", "penalty"] = static("pull", help="decoupled as published, or in the loss (ablation)")
     time_limit_is_terminal: bool = static(False, help="a time-out ends the game instead of being bootstrapped")
-    network: networks.TorsoName = static("auto", help="torso; auto chooses by the observations")
+    network: torsos.TorsoName = static("auto", help="torso; auto chooses by the observations")
     hidden: tuple[int, ...] = static((512,), help="widths of the MLP")
-    activation: networks.ActivationName = static("relu", help="of the dense layers")
-    initializer: networks.InitializerName = static("fan_in", help="weights at the start")
-    dtype: networks.DTypeName = static("float32", help="of the torso's arithmetic; parameters are float32")
+    activation: layers.ActivationName = static("relu", help="of the dense layers")
+    initializer: initializers.InitializerName = static("fan_in", help="weights at the start")
+    dtype: layers.DTypeName = static("float32", help="of the torso's arithmetic; parameters are float32")
     learning_rate: float = traced(6.25e-5, help="step size")
     optimizer_epsilon: float = traced(1.5e-4, help="epsilon of Adam or RMSProp")
     max_grad_norm: float = traced(float("inf"), help="global norm to clip gradients to; inf for none")
@@ -126,8 +129,8 @@ def act(
     """Epsilon-greedy actions [N], each environment with noise of its own; no noise if not `explore`."""
     noise = jax.vmap(lambda k: rng.stream(k, "noise"))(keys) if config.noisy and explore else None
     q = values(config, network(config, spec).apply(state.params, observation, noise))
-    epsilon = q_learning.epsilon(config, clock) if explore else config.epsilon_evaluation
-    return q_learning.epsilon_greedy(keys, q, epsilon), None
+    epsilon = value_learning.epsilon(config, clock) if explore else config.epsilon_evaluation
+    return value_learning.epsilon_greedy(keys, q, epsilon), None
 
 
 def losses_of(
@@ -136,17 +139,19 @@ def losses_of(
     """The loss of each transition [B], and the values [B] of its actions."""
     q_network = network(config, spec)
     online, target = (rng.stream(key, name) if config.noisy else None for name in ("online", "target"))
-    out = q_learning.chosen(q_network.apply(params, batch.observation, online), batch.action)
+    out = value_learning.chosen(q_network.apply(params, batch.observation, online), batch.action)
     out_next = q_network.apply(target_params, batch.next_observation, target)
     selector = q_network.apply(params, batch.next_observation, online) if config.double else out_next
-    out_next = q_learning.chosen(out_next, jnp.argmax(values(config, selector), axis=-1))
+    out_next = value_learning.chosen(out_next, jnp.argmax(values(config, selector), axis=-1))
     if not config.atoms:
         error = jax.lax.stop_gradient(batch.reward + batch.discount * out_next) - out
-        return q_learning.temporal_difference_loss(error, config.loss), out
+        return value_learning.temporal_difference_loss(error, config.loss), out
     # The distribution of r + gamma z, moved onto the atoms (section 2 of the paper, eq. 2 and 3)
     z = support(config)
     atoms = batch.reward[:, None] + batch.discount[:, None] * z[None]
-    target_probabilities = jax.vmap(q_learning.categorical_projection, (0, 0, None))(atoms, jax.nn.softmax(out_next), z)
+    target_probabilities = jax.vmap(value_learning.categorical_projection, (0, 0, None))(
+        atoms, jax.nn.softmax(out_next), z
+    )
     cross_entropy = -jnp.sum(jax.lax.stop_gradient(target_probabilities) * jax.nn.log_softmax(out), axis=-1)
     return cross_entropy, values(config, out)
 
@@ -197,7 +202,7 @@ def update(
     config: Config, spec: EnvSpec, state: State, rollout: Rollout, key: Array, clock: Clock
 ) -> tuple[State, dict[str, Metric]]:
     """Stores a rollout [T, N], then makes the gradient steps and target copies that it owes."""
-    terminated, _ = rollouts.episode_ends(rollout, config.time_limit_is_terminal, bootstraps_from_rows=True)
+    terminated, _ = advantages.episode_ends(rollout, config.time_limit_is_terminal, bootstraps_from_rows=True)
     ring = replay.add(state.replay, rollout, spec=spec, iteration=clock.iteration, terminated=terminated)
     span = replay.span(clock.iteration + 1, config.rollout_length, ring.reward.shape[1])
     priorities = state.priorities
@@ -233,11 +238,11 @@ def update(
             priority = (jnp.minimum(each, config.priority_clip) + 1e-10) ** config.priority_exponent
             items = indices[0] * ring.reward.shape[1] + indices[1]
             priorities = prioritized.update(priorities, items, jnp.where(batch.weight > 0, priority, 0.0))
-        target_params, distance = q_learning.next_target(due, params, target_params)
+        target_params, distance = value_learning.next_target(due, params, target_params)
         return (params, target_params, optimizer_state, priorities), terms | {"target_distance": distance}
 
     carry = state.params, state.target_params, state.optimizer, priorities
-    (*carry, priorities), metrics = q_learning.gradient_steps(
+    (*carry, priorities), metrics = value_learning.gradient_steps(
         config, clock, rng.stream(key, "replay"), carry, gradient_step
     )
     return State(*carry, ring, priorities), metrics

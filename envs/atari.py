@@ -21,7 +21,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from purerl.envs.turns import Turns, usable_cores
+from purerl.envs import atari_scores
+from purerl.envs.pool_guard import Turns, usable_cores
 from purerl.errors import PurerlError, nearest
 from purerl.types import EnvSpec, TimeStep
 
@@ -71,6 +72,10 @@ class Options:
     num_threads: int = 0
 
 
+# What mends a broken installation. ale-py is under the GPL-2.0, unlike everything else here.
+FIX = 'pip install "ale-py>=0.11.2"  # GPL-2.0'
+
+
 def names() -> list[str]:
     """All games. Works without ale-py."""
     return list(_GAMES)
@@ -93,6 +98,18 @@ def spec(id: str, options: Options) -> EnvSpec:
         shows_final_observation=False,
         stacked_frames=options.frame_stack,
     )
+
+
+def score(id: str, options: Options, returns: Any) -> tuple[str, Any] | None:
+    """("human-normalised score", scores) of raw returns; None for a game without a published human score."""
+    if id not in atari_scores.RANDOM_AND_HUMAN:
+        return None
+    return "human-normalised score", atari_scores.human_normalized_score(id, returns)
+
+
+def example() -> str:
+    """The id that `purerl doctor` tries."""
+    return "Pong"
 
 
 def make_pool(id: str, options: Options, seeds: Sequence[int], num_envs: int, num_groups: int = 1) -> AtariPool:

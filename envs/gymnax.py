@@ -36,6 +36,11 @@ class StickyState:
     last_action: Array
 
 
+def example() -> str:
+    """The id that `purerl doctor` tries."""
+    return "CartPole-v1"
+
+
 def names() -> list[str]:
     """All ids that gymnax registers, those added with `gymnax.register` included."""
     return list(gymnax.registered_envs)

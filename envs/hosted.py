@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purerl import rng
-from purerl.envs.turns import Turns
+from purerl.envs.pool_guard import Turns
 from purerl.errors import PurerlError
 from purerl.types import Environment, TimeStep
 

@@ -23,7 +23,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from purerl.envs.turns import Turns, usable_cores
+from purerl.envs import procgen_scores
+from purerl.envs.pool_guard import Turns, usable_cores
 from purerl.errors import PurerlError, nearest
 from purerl.types import EnvSpec, TimeStep
 
@@ -55,6 +56,9 @@ _SWITCHES = (
     "paint_vel_info", "use_sequential_levels",
 )  # fmt: skip
 _NUM_ACTIONS = 15
+# What mends a broken installation. The wheels also ask for numpy<2, gym and gym3, which are not needed and which pip
+# would refuse beside JAX.
+FIX = "pip install cffi && pip install --no-deps procgen-mirror  # wheels: Linux on x86-64"
 _LIMIT = 2**31 - 1  # the library's integers are int32
 
 # Version 1 of libenv, the one that every Procgen release was built with.
@@ -132,6 +136,22 @@ def spec(id: str, options: Options) -> EnvSpec:
         num_actions=_NUM_ACTIONS,
         shows_final_observation=False,
     )
+
+
+def score(id: str, options: Options, returns: Any) -> tuple[str, Any] | None:
+    """("Procgen normalised return, <mode>", scores) of raw returns, by the constants of the mode that is played.
+
+    None for a mode without published constants.
+    """
+    if options.distribution_mode not in procgen_scores.RANGES:
+        return None
+    mode = options.distribution_mode
+    return f"Procgen normalised return, {mode}", procgen_scores.normalized_return(id, mode, returns)
+
+
+def example() -> str:
+    """The id that `purerl doctor` tries."""
+    return "coinrun"
 
 
 def make_pool(id: str, options: Options, seeds: Sequence[int], num_envs: int, num_groups: int) -> ProcgenPool:

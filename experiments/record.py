@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from purerl import plots, runs, sinks
+from purerl.report import plots
+from purerl.runs import files, run_folder, sinks
 
 POINTS = 100
 
 
 def curves(folder: Path) -> dict[str, dict[str, list[float]]]:
     """{seed: {"step": [...], "episode_return": [...]}}: means over the episodes of each of at most POINTS periods."""
-    rows = [row for row in sinks.read_rows(folder / runs.METRICS) if row["episodes"]]
+    rows = [row for row in sinks.read_rows(folder / run_folder.METRICS) if row["episodes"]]
     result = {}
     for seed in sorted({row["seed"] for row in rows}):
         mine = [row for row in rows if row["seed"] == seed]
@@ -39,11 +40,11 @@ def curves(folder: Path) -> dict[str, dict[str, list[float]]]:
 
 def record(folder: Path, name: str, results: Path) -> Path:
     """Writes results/NAME.json and results/NAME.png from a run folder; returns the JSON's path."""
-    run = runs.load(folder)
+    run = run_folder.load(folder)
     summary = {key: value for key, value in (run["summary"] or {}).items() if key != "folder"}
     results.mkdir(parents=True, exist_ok=True)
     path = results / f"{name}.json"
-    runs.write_json(path, {"config": run["config"], "summary": summary, "curves": curves(folder)})
+    files.write_json(path, {"config": run["config"], "summary": summary, "curves": curves(folder)})
     shutil.copyfile(plots.plot_run(folder), results / f"{name}.png")
     return path
 
@@ -55,7 +56,7 @@ def table(results: Path) -> str:
         "|---|---|---|---|---|---|",
     ]
     for path in sorted(results.glob("*.json")):
-        kept = runs.read_json(path)
+        kept = files.read_json(path)
         if "curves" not in kept:
             continue
         summary, final = kept["summary"], kept["summary"]["final_return"]
@@ -75,7 +76,7 @@ def speed_table(results: Path) -> str:
     lines = ["| what | measured |", "|---|---|"]
     for name, (what, words) in _SPEEDS.items():
         file = f"bench-cpu-{name}.json"
-        measured = words(runs.read_json(results / file)[name])
+        measured = words(files.read_json(results / file)[name])
         lines.append(f"| {what} | {measured} ([JSON](experiments/results/{file})) |")
     return "\n".join(lines)
 

@@ -15,21 +15,22 @@ from typing import TYPE_CHECKING, Any
 from purerl.errors import PurerlError
 
 if TYPE_CHECKING:
-    from purerl.evaluation import evaluate
     from purerl.registry import register_agent, register_family
-    from purerl.sweeps import sweep
-    from purerl.training import plan, train
+    from purerl.runs.evaluation import evaluate
+    from purerl.runs.plan import make_plan
+    from purerl.runs.sweeps import sweep
+    from purerl.runs.train import train
 
 _HOMES = {
-    "evaluate": "purerl.evaluation",
-    "plan": "purerl.training",
+    "evaluate": "purerl.runs.evaluation",
+    "make_plan": "purerl.runs.plan",
     "register_agent": "purerl.registry",
     "register_family": "purerl.registry",
-    "sweep": "purerl.sweeps",
-    "train": "purerl.training",
+    "sweep": "purerl.runs.sweeps",
+    "train": "purerl.runs.train",
 }
 
-__all__ = ["PurerlError", "evaluate", "plan", "register_agent", "register_family", "sweep", "train"]
+__all__ = ["PurerlError", "evaluate", "make_plan", "register_agent", "register_family", "sweep", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,6 @@
 
 import sys
 
-from purerl.cli import main
+from purerl.cli.main import main
 
 sys.exit(main())

@@ -1,17 +1,33 @@
-"""Finds agents and environment families by name, importing each one only when it is asked for.
+"""Finds agents, environment families, presets and figures by name, importing each one only when it is asked for.
 
-An agent is a `types.Agent`. An environment family is a module (or any object) with
+Installed packages make theirs known through entry points, purerl its own among them (see pyproject.toml):
+
+    purerl.agents         name = "module:AGENT", a `types.Agent`
+    purerl.environments   name = "module", an environment family
+    purerl.presets        agent = "module:PRESETS", {preset: Preset}
+    purerl.figures        group = "module:FIGURES", figures for `purerl figure`
+
+A script makes its own known with `register_agent`, `register_family`, `register_preset` and `register_figure`.
+
+An environment family is a module (or any object) with
   Options: a frozen dataclass, the `--env.*` flags;
   names() -> list of ids;
-  make(id, options) -> types.Environment, for games in the graph;  or
-  make_pool(id, options, seeds, num_envs, num_groups) -> types.Pool, for games on the host, and
+  make(id, options) -> types.Environment, for environments in the graph;  or
+  make_pool(id, options, seeds, num_envs, num_groups) -> types.Pool, for environments on the host, and
   spec(id, options) -> types.EnvSpec;  and, if it likes,
-  canonical(id) -> the listed id that another spelling means.
+  canonical(id) -> the listed id that another spelling means;
+  score(id, options, returns) -> (name of the score, scores) or None, for raw returns [...] of an environment whose
+    returns are published as normalised ones;
+  example() -> the id that `purerl doctor` tries, and FIX, the command that mends a family which does not work.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import fnmatch
+import functools
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from purerl.errors import PurerlError, nearest
@@ -19,74 +35,135 @@ from purerl.errors import PurerlError, nearest
 if TYPE_CHECKING:  # `purerl list agents` must not wait for jax
     from purerl.types import Agent, EnvSpec
 
-_agents: dict[str, str | Agent] = {
-    "ppo": "purerl.agents.ppo:AGENT",
-    "ppg": "purerl.agents.ppg:AGENT",
-    "dqn": "purerl.agents.dqn:AGENT",
-    "dqn-pro": "purerl.agents.dqn:PRO",
-    "rainbow": "purerl.agents.rainbow:AGENT",
-    "rainbow-pro": "purerl.agents.rainbow:PRO",
-}
-_families: dict[str, Any] = {
-    "atari": "purerl.envs.atari",
-    "gymnax": "purerl.envs.gymnax",
-    "procgen": "purerl.envs.procgen",
-    "probe": "purerl.envs.probe",
-}
+EntryPoint = importlib.metadata.EntryPoint
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """Named settings of an agent. `--preset` chooses them; flags and config fields of the user's lie over them.
+
+    Attributes:
+      steps: environment steps of each seed.
+      source: where the numbers come from, one line.
+      config: config fields that differ from the agent's defaults.
+      env: environment options that differ from the family's defaults; those that a family does not have are left out.
+      default_for: patterns of "family/id", such as "procgen/*", for which this preset is taken where none is named; an
+        earlier preset of the agent wins.
+    """
+
+    steps: int
+    source: str
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    env: dict[str, Any] = dataclasses.field(default_factory=dict)
+    default_for: tuple[str, ...] = ()
+
+
+# What scripts registered, beside the entry points.
+_agents: dict[str, Agent] = {}
+_families: dict[str, Any] = {}
+_presets: dict[str, dict[str, Preset]] = {}
+_figures: dict[str, Any] = {}
+
+
+@functools.cache
+def _entry_points(kind: str) -> dict[str, EntryPoint]:
+    """{name: entry point} of the group "purerl.<kind>". Raises PurerlError if two packages claim one name."""
+    found: dict[str, EntryPoint] = {}
+    for point in importlib.metadata.entry_points(group=f"purerl.{kind}"):
+        known = found.setdefault(point.name, point)
+        if known.value != point.value:
+            raise PurerlError(
+                f"two installed packages register '{point.name}' in the entry points purerl.{kind} ({known.value} and "
+                f"{point.value}): uninstall one of them"
+            )
+    return found
+
+
+def _load(point: EntryPoint) -> Any:
+    try:
+        return point.load()
+    except AttributeError as error:
+        raise PurerlError(f"the entry point {point.name} = {point.value} is wrong: {error}") from error
+
+
+# --- registering -----------------------------------------------------------------------------------------------------
 
 
 def register_agent(name: str, agent: Agent) -> None:
     """Makes an agent of your own known by name, to `purerl.train` and all tools. Raises PurerlError if it is taken."""
-    if name in _agents:
+    if name in _entry_points("agents") or name in _agents:
         raise PurerlError(f"the agent name '{name}' is taken; choose another one")
     _agents[name] = agent
 
 
 def register_family(name: str, family: Any) -> None:
     """Makes an environment family of your own known as `name/<id>`. Raises PurerlError if the name is taken."""
-    if name in _families:
+    if name in _entry_points("environments") or name in _families:
         raise PurerlError(f"the environment family '{name}' is taken; choose another name")
     _families[name] = family
 
 
+def register_preset(agent: str, name: str, preset: Preset) -> None:
+    """Makes named settings of an agent known. Raises PurerlError if the agent has a preset of that name."""
+    if name in presets_of(agent):
+        raise PurerlError(f"{agent} has a preset '{name}'; choose another name")
+    _presets.setdefault(agent, {})[name] = preset
+
+
+def register_figure(name: str, figure: Any) -> None:
+    """Makes a figure known to `purerl figure`. Raises PurerlError if the name is taken."""
+    if name in _figures:
+        raise PurerlError(f"the figure name '{name}' is taken; choose another one")
+    _figures[name] = figure
+
+
+# --- agents ----------------------------------------------------------------------------------------------------------
+
+
 def agent_names() -> list[str]:
-    """All registered agents, sorted."""
-    return sorted(_agents)
+    """All known agents, sorted."""
+    return sorted({*_entry_points("agents"), *_agents})
 
 
-def family_names() -> list[str]:
-    """All registered environment families, sorted."""
-    return sorted(_families)
-
-
-def module_of(name: str) -> str | None:
-    """The module of an agent that comes with purerl; None for one of the user's own."""
-    found = _agents.get(name)
-    return found.partition(":")[0] if isinstance(found, str) else None
+def agent_module(name: str) -> str:
+    """The module that an agent is defined in."""
+    if name in _agents:
+        return _agents[name].update.__module__
+    return _entry_points("agents")[name].module
 
 
 def agent(name: str) -> Agent:
     """The agent of that name. Raises PurerlError, with the nearest name, if there is none."""
-    if name not in _agents:
+    if name in _agents:
+        return _agents[name]
+    known = _entry_points("agents")
+    if name not in known:
+        names = agent_names()
         raise PurerlError(
-            f"unknown agent '{name}'.{nearest(name, _agents)} Known: {', '.join(agent_names())} (purerl list agents)"
+            f"unknown agent '{name}'.{nearest(name, names)} Known: {', '.join(names)} (purerl list agents)"
         )
-    found = _agents[name]
-    if not isinstance(found, str):
-        return found
-    module, _, attribute = found.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return _load(known[name])
+
+
+# --- environments ----------------------------------------------------------------------------------------------------
+
+
+def family_names() -> list[str]:
+    """All known environment families, sorted."""
+    return sorted({*_entry_points("environments"), *_families})
 
 
 def family(name: str) -> Any:
     """The environment family of that name, imported. Raises PurerlError if there is none or packages are missing."""
-    if name not in _families:
+    if name in _families:
+        return _families[name]
+    known = _entry_points("environments")
+    if name not in known:
+        names = family_names()
         raise PurerlError(
-            f"unknown environment family '{name}'.{nearest(name, _families)} Known: {', '.join(family_names())} "
-            "(purerl list envs)"
+            f"unknown environment family '{name}'.{nearest(name, names)} Known: {', '.join(names)} (purerl list envs)"
         )
-    found = _families[name]
-    return importlib.import_module(found) if isinstance(found, str) else found
+    return _load(known[name])
 
 
 def environment(name: str) -> tuple[Any, str]:
@@ -108,7 +185,7 @@ def environment(name: str) -> tuple[Any, str]:
 
 
 def is_host(found: Any) -> bool:
-    """Whether a family's games live on the host (stepped through a pool) rather than in the graph."""
+    """Whether a family's environments live on the host (stepped through a pool) rather than in the graph."""
     return hasattr(found, "make_pool")
 
 
@@ -119,6 +196,47 @@ def env_spec(name: str, options: Any = None) -> EnvSpec:
     return found.spec(env_id, options) if is_host(found) else found.make(env_id, options).spec
 
 
-def presets() -> Any:
-    """The module of named settings (`find`, `PRESETS`)."""
-    return importlib.import_module("purerl.experiments.presets")
+def score(name: str, options: Any, returns: Any) -> tuple[str, Any] | None:
+    """(name of the score, scores) of raw returns [...] of "family/id"; None where none is published."""
+    found, env_id = environment(name)
+    return found.score(env_id, options, returns) if hasattr(found, "score") else None
+
+
+# --- presets and figures ---------------------------------------------------------------------------------------------
+
+
+def preset_agents() -> list[str]:
+    """The agents that have presets, sorted."""
+    return sorted({*_entry_points("presets"), *_presets})
+
+
+def presets_of(agent: str) -> dict[str, Preset]:
+    """{name: preset} of an agent."""
+    point = _entry_points("presets").get(agent)
+    return {**({} if point is None else _load(point)), **_presets.get(agent, {})}
+
+
+def preset(agent: str, name: str | None, env: str) -> tuple[str, Preset]:
+    """(name, preset) of an agent; if `name` is None the one that suits "family/id", or else ("none", the defaults).
+
+    Raises PurerlError, with the nearest name, if there is none of that name.
+    """
+    known = presets_of(agent)
+    if name is None:
+        for known_name, one in known.items():
+            if any(fnmatch.fnmatchcase(env, pattern) for pattern in one.default_for):
+                return known_name, one
+        return "none", Preset(steps=1_000_000, source="defaults")
+    if name not in known:
+        raise PurerlError(
+            f"{agent} has no preset '{name}'.{nearest(name, known)} Known: {', '.join(known)} (purerl list presets)"
+        )
+    return name, known[name]
+
+
+def figures() -> dict[str, Any]:
+    """{name: figure} of all known figures."""
+    found: dict[str, Any] = {}
+    for point in _entry_points("figures").values():
+        found |= {one.name: one for one in _load(point)}
+    return {**found, **_figures}

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 import pytest
 
-from purerl import cli, registry
+from purerl import registry
+from purerl.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -66,7 +67,7 @@ def help_of(*words: str) -> str:
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(text):
         patch.setenv("COLUMNS", "120")
         patch.setenv("NO_COLOR", "1")
-        assert cli.main([*words, "--help"]) == 0
+        assert main.main([*words, "--help"]) == 0
     return text.getvalue()
 
 
@@ -91,7 +92,7 @@ def _run(command: list[str], folder: Path, text: str | None = None) -> subproces
 
 def check_exists(words: list[str]) -> None:
     """Asserts that a command line's command, agent, environment and flags exist."""
-    assert words and words[0] in cli.COMMANDS, f"there is no command {words[:1]}"
+    assert words and words[0] in main.COMMANDS, f"there is no command {words[:1]}"
     plain = [word for word in words if not word.startswith("-")]
     topic = [words[0]]
     if words[0] in ("train", "sweep"):

@@ -1,8 +1,8 @@
 """Golden runs: a few updates of every agent, on every kind of environment, must go on giving the same numbers.
 
-`python tests/test_golden.py` records them anew (tests/data/golden.json); a commit that does so says what changed and why.
-Each run is kept as its metric rows and as fingerprints of its parameters, seed by seed. Another machine rounds otherwise,
-so the comparison has a tolerance; PURERL_GOLDEN=exact asks for the very bits, for a rebuild on one machine.
+`python tests/test_golden.py` records them anew (tests/data/golden.json); a commit that does so says what changed and
+why. Each run is kept as its metric rows and as fingerprints of its parameters, seed by seed. Another machine rounds
+otherwise, so the comparison has a tolerance; PURERL_GOLDEN=exact asks for the very bits, for a rebuild on one machine.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def train(name: str, folder: Path) -> dict[str, Any]:
 def train_sweep(folder: Path) -> dict[str, Any]:
     """A sweep of two traced fields, two values each."""
     import purerl
-    from purerl import training
+    from purerl.runs.policy import open_run
 
     config = {name: value for name, value in _PPO.items() if name != "learning_rate"}
     purerl.sweep(
@@ -125,7 +125,7 @@ def train_sweep(folder: Path) -> dict[str, Any]:
     )  # fmt: skip
     found = {"rows": [], "params": []}
     for cell in sorted((folder / "cells").iterdir()):
-        params = training.open_run(cell)[4]().params
+        params = open_run(cell)[4]().params
         found["rows"] += rows_of(cell)
         found["params"] += [fingerprint(params, lane) for lane in range(2)]
     return found

@@ -4,8 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from purerl import configs, in_graph, registry, rng, training
+from purerl import configs, registry, rng
 from purerl.errors import PurerlError
+from purerl.loops import in_graph
+from purerl.runs.plan import make_plan
+from purerl.runs.train import train
+from purerl.runs.trainer import Trainer
 
 CARTPOLE = "gymnax/CartPole-v1"
 SMALL = {
@@ -46,12 +50,12 @@ def advanced(agent, iterations, seeds=1, first=0, **config):
 @pytest.mark.parametrize("agent", ["dqn", "rainbow"])
 def test_resume_is_exact_with_a_full_replay(agent, tmp_path, monkeypatch):
     def run(folder, **kwargs):
-        return training.train(
+        return train(
             agent, CARTPOLE, seeds=2, steps=8 * 24, out=folder, config=AGENTS[agent], quiet=True, log_every=1, **kwargs
         )
 
     whole = run(tmp_path / "whole")
-    advance = training.Trainer._advance
+    advance = Trainer._advance
 
     def stopping(trainer, state, started):
         if trainer.iteration == 13:  # the ring of 64 has wrapped, and the next copy is not due
@@ -59,7 +63,7 @@ def test_resume_is_exact_with_a_full_replay(agent, tmp_path, monkeypatch):
         return advance(trainer, state, started)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Trainer, "_advance", stopping)
+        patch.setattr(Trainer, "_advance", stopping)
         with pytest.raises(Killed):
             run(tmp_path / "cut", checkpoint_seconds=0)
     resumed = run(tmp_path / "cut", resume=True)
@@ -96,7 +100,7 @@ def test_the_coefficient_can_be_swept_by_lanes():
 
 def test_evaluation_does_not_touch_training(tmp_path):
     def run(name, **kwargs):
-        return training.train("dqn", CARTPOLE, steps=160, out=tmp_path / name, config=SMALL, quiet=True, **kwargs)
+        return train("dqn", CARTPOLE, steps=160, out=tmp_path / name, config=SMALL, quiet=True, **kwargs)
 
     plain, evaluated = run("plain"), run("evaluated", eval_every=40, eval_episodes=1)
     same_bits(plain.state, evaluated.state)
@@ -107,7 +111,7 @@ def test_evaluation_does_not_touch_training(tmp_path):
 
 def test_names_differ_by_a_field_alone():
     plan, base = (
-        training.plan(name, CARTPOLE, preset="full-rainbow", steps=100, config={"network": "mlp"})
+        make_plan(name, CARTPOLE, preset="full-rainbow", steps=100, config={"network": "mlp"})
         for name in ("rainbow-pro", "rainbow")
     )
     assert plan.config.replace(proximal_coefficient=float("inf")) == base.config
@@ -116,4 +120,4 @@ def test_names_differ_by_a_field_alone():
 
 def test_continuous_actions_are_refused():
     with pytest.raises(PurerlError, match="discrete actions"):
-        training.plan("dqn", "gymnax/Pendulum-v1")
+        make_plan("dqn", "gymnax/Pendulum-v1")

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purerl import configs, evaluation, in_graph, registry, rng, training
+from purerl import configs, registry, rng
+from purerl.loops import in_graph
+from purerl.runs import evaluation
+from purerl.runs.train import train
 from purerl.types import Clock
 
 pytestmark = pytest.mark.optimized
@@ -93,7 +96,7 @@ def test_actions_of_probes(agent):
 
 @pytest.mark.parametrize("agent", ["ppo", "ppg"])
 def test_cartpole_is_solved_by_every_seed(agent, tmp_path):
-    run = training.train(agent, "gymnax/CartPole-v1", seeds=SEEDS, out=tmp_path / "run", quiet=True)
+    run = train(agent, "gymnax/CartPole-v1", seeds=SEEDS, out=tmp_path / "run", quiet=True)
     returns = run.summary["final_return"]["per_seed"]
     assert min(returns) >= 475, returns
 
@@ -158,7 +161,7 @@ def test_action_values_of_probes(agent, overrides):
 
 @pytest.mark.parametrize("agent", ["dqn", "dqn-pro"])
 def test_value_based_agents_solve_cartpole(agent, tmp_path):
-    training.train(agent, "gymnax/CartPole-v1", seeds=SEEDS, out=tmp_path / "run", quiet=True)
+    train(agent, "gymnax/CartPole-v1", seeds=SEEDS, out=tmp_path / "run", quiet=True)
     result = evaluation.evaluate(tmp_path / "run", episodes=5)
     # Of four seeds the interquartile mean is that of the middle two: one network that has just forgotten (DQN does) is
     # not a failure, and rounding decides which one.

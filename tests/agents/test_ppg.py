@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purerl import configs, distributions, in_graph, minibatches, optimizers, registry, rng, rollouts, training
+from purerl import configs, registry, rng
 from purerl.agents import ppg
 from purerl.errors import PurerlError
+from purerl.loops import in_graph
+from purerl.ops import advantages, distributions, minibatches, optimizers
+from purerl.runs.plan import make_plan
 from purerl.types import Clock, EnvSpec, Rollout
 
 VECTOR = EnvSpec("test/vector", (3,), "float32", 4)
@@ -103,7 +106,7 @@ def test_whole_rollout_advantage_normalisation_and_raw_targets(phases):
     rollout = random_rollout(config, VECTOR, states[0])
     rollout = rollout.replace(reward=3 * rollout.reward)
     value_function = lambda o: ppg.network(config, VECTOR).apply(states[0].params, o).value  # noqa: E731
-    _, batch, _ = rollouts.actor_critic_batch(config, states[0].reward_normalizer, rollout, value_function)
+    _, batch, _ = advantages.actor_critic_batch(config, states[0].reward_normalizer, rollout, value_function)
     assert abs(float(batch.advantage.mean())) < 1e-5
     assert abs(float(batch.advantage.std()) - 1) < 1e-4
     per_minibatch = np.asarray(batch.advantage).reshape(4, 4, 2).mean(axis=(0, 2))
@@ -192,7 +195,7 @@ def test_published_step_counts():
     assert (groups, config.auxiliary_epochs * groups) == (512, 3072)
     assert config.policy_iterations * frames // groups == 4096
     assert config.policy_iterations * frames == 2_097_152
-    plan = training.plan("ppg", "gymnax/CartPole-v1", preset="procgen-hard")
+    plan = make_plan("ppg", "gymnax/CartPole-v1", preset="procgen-hard")
     assert plan.iterations == 1526
     assert plan.iterations // config.policy_iterations == 47
 
@@ -225,7 +228,7 @@ def test_loss_coefficients():
     config = small_config()
     logits = jnp.zeros((5, 4))
     output = ppg.Output(logits, jnp.full(5, 3.0), jnp.full(5, -1.0))
-    batch = rollouts.ActorCriticBatch(None, None, None, None, None, jnp.full(5, 1.0), None)
+    batch = advantages.ActorCriticBatch(None, None, None, None, None, jnp.full(5, 1.0), None)
     assert float(ppg.value_loss(config, VECTOR, output, batch)[0]) == 2.0
     valid = jnp.ones(5, bool)
     assert float(ppg.auxiliary_loss(config, VECTOR, output, logits, jnp.full(5, 1.0), valid)[0]) == 4.0
@@ -245,7 +248,7 @@ def test_no_borrowed_tricks():
     """Check 11: no value clipping (dL/dV_i = 10 / N) and no norm clip (1e3 times the loss, 1e3 times the moments)."""
     config = small_config()
     target = jnp.zeros(8)
-    batch = rollouts.ActorCriticBatch(None, None, None, jnp.zeros(8), None, target, None)
+    batch = advantages.ActorCriticBatch(None, None, None, jnp.zeros(8), None, target, None)
     value_loss = lambda v: ppg.value_loss(config, VECTOR, ppg.Output(None, v, None), batch)[0]  # noqa: E731
     np.testing.assert_allclose(jax.grad(value_loss)(jnp.full(8, 10.0)), 10 / 8, rtol=1e-6)
     adam = optimizers.adam(config)
@@ -283,7 +286,7 @@ def test_objective_kl_has_no_clip():
     spec = EnvSpec("test/two", (3,), "float32", 2)
     action = jnp.array([0])
     old = distributions.categorical_log_prob(logits, action) - log_ratio
-    batch = rollouts.ActorCriticBatch(None, action, old, None, jnp.ones(1), None, None)
+    batch = advantages.ActorCriticBatch(None, action, old, None, jnp.ones(1), None, None)
     output = ppg.Output(logits, None, None)
     surrogate = lambda **c: float(ppg.policy_loss(small_config(**c), spec, output, batch)[1]["policy_loss"])  # noqa: E731
     assert surrogate(objective="clip") == pytest.approx(-1.2)

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purerl import configs, rollouts
+from purerl import configs
 from purerl.agents import ppo
 from purerl.errors import PurerlError
+from purerl.ops import advantages
 from purerl.types import Clock, EnvSpec, Rollout
 
 VECTOR = EnvSpec("test/vector", (3,), "float32", 4)
@@ -33,7 +34,7 @@ def a_rollout(config, truncated_at=None):
         truncated=jnp.asarray(truncated),
         final_observation=jnp.full((*shape, 3), 7.0),
         valid=None,
-        extras=rollouts.ActorCriticExtras(jnp.zeros(shape), jnp.ones(shape)),
+        extras=advantages.ActorCriticExtras(jnp.zeros(shape), jnp.ones(shape)),
         last_observation=jnp.full((config.num_envs, 3), 2.0),
     )
 
@@ -60,7 +61,7 @@ def test_the_value_loss_of_baselines_weighs_a_quarter():
     logits = ppo.network(config, VECTOR).apply(state.params, observation)[0]
     action = jnp.zeros(5, jnp.int32)
     log_prob = jax.nn.log_softmax(logits)[:, 0]
-    batch = rollouts.ActorCriticBatch(observation, action, log_prob, value, jnp.zeros(5), value + 2.0, None)
+    batch = advantages.ActorCriticBatch(observation, action, log_prob, value, jnp.zeros(5), value + 2.0, None)
     total, terms = ppo.loss(config, VECTOR, state.params, batch)
     assert float(terms["value_loss"]) == pytest.approx(2.0, rel=1e-5)
     assert float(total) == pytest.approx(1.0, rel=1e-5)
@@ -77,7 +78,7 @@ def test_time_outs_bootstrap_from_the_final_observation_or_end(terminal, expecte
         normalize_advantages="none",
     )
     state = ppo.init(config, VECTOR, jax.random.key(0))
-    _, batch, _ = rollouts.actor_critic_batch(
+    _, batch, _ = advantages.actor_critic_batch(
         config, state.reward_normalizer, a_rollout(config, truncated_at=2), first_feature
     )
     np.testing.assert_allclose(batch.value_target[2], expected)

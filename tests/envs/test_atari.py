@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from purerl import atari_scores, registry, training
-from purerl.envs import atari
+from purerl import registry
+from purerl.envs import atari, atari_scores
 from purerl.errors import PurerlError
+from purerl.runs.train import train
 
 
 def play(pool, steps, seed=0):
@@ -168,7 +169,7 @@ def test_a_resumed_run_marks_the_break(tmp_path):
     }  # fmt: skip
 
     def run(steps, **kwargs):
-        return training.train(
+        return train(
             "rainbow-pro", "atari/pong", steps=steps, out=tmp_path / "run", config=config, quiet=True, **kwargs
         )
 

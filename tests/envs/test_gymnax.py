@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purerl import cli, registry, training
+from purerl import registry
+from purerl.cli import main
 from purerl.envs import gymnax as family
 from purerl.errors import PurerlError
+from purerl.runs import train as training
 
 DOWNLOADS = "MNISTBandit-bsuite"
 
@@ -214,11 +216,11 @@ def test_the_flag_on_the_command_line(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training, "train", lambda *args, **fields: asked.append(fields["env_options"]))
     asked, line = [], "train dqn gymnax/Breakout-MinAtar --env.repeat-action-probability"
-    assert cli.main([*line.split(), "0.1"]) == 0
+    assert main.main([*line.split(), "0.1"]) == 0
     assert asked == [{"repeat_action_probability": 0.1}]
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    assert cli.main([*line.split(), "1"]) == 2
+    assert main.main([*line.split(), "1"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "--env.repeat-action-probability = 1.0 must be in [0, 1)" in said
     assert not list(tmp_path.iterdir())

@@ -6,8 +6,8 @@ import textwrap
 import pytest
 
 from purerl.errors import PurerlError
-from purerl.experiments import bench_baselines
-from purerl.experiments.bench_baselines import Rejax, baseline_environment
+from purerl.experiments.benchmarks import baselines
+from purerl.experiments.benchmarks.baselines import Rejax, baseline_environment
 
 STAND_IN = """
     import json, sys
@@ -23,7 +23,7 @@ STAND_IN = """
 def stand_in(tmp_path, monkeypatch):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(STAND_IN))
-    monkeypatch.setattr(bench_baselines, "_SCRIPT", script)
+    monkeypatch.setattr(baselines, "_SCRIPT", script)
 
 
 def test_measurements_come_from_one_process(stand_in):
@@ -59,22 +59,22 @@ def test_the_environment_is_made_once_and_never_half(tmp_path, monkeypatch):
         return "no network" if fails(calls[-1]) else ""
 
     folder = tmp_path / "environment"
-    monkeypatch.setattr(bench_baselines, "_run", run)
+    monkeypatch.setattr(baselines, "_run", run)
     fails = lambda command: "pip" in command  # noqa: E731
     with pytest.raises(PurerlError, match="no network"):
         baseline_environment(folder)
     assert not folder.exists()
 
-    monkeypatch.setattr(bench_baselines, "version", lambda name: "99.0")
+    monkeypatch.setattr(baselines, "version", lambda name: "99.0")
     fails = lambda command: "pip" in command and command[-1].endswith("==99.0")  # noqa: E731
     assert baseline_environment(folder) == folder / "bin" / "python"  # with the jax that is known to work
-    assert (folder / "complete").read_text().endswith(f"=={bench_baselines.KNOWN_JAX}\n")
+    assert (folder / "complete").read_text().endswith(f"=={baselines.KNOWN_JAX}\n")
     made = len(calls)
     assert baseline_environment(folder) == folder / "bin" / "python"
     assert len(calls) == made
 
     monkeypatch.setenv("PURERL_CACHE", str(tmp_path / "cache"))
-    assert bench_baselines.cache_folder() == tmp_path / "cache" / "baselines"
+    assert baselines.cache_folder() == tmp_path / "cache" / "baselines"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(PurerlError, match="not a virtual environment"):

@@ -1,13 +1,13 @@
 """What a benchmark counts."""
 
-from purerl.experiments import benchmarks
+from purerl.experiments.benchmarks import commands
 
 
 def test_ppg_is_measured_in_whole_cycles():
     config = {"num_envs": 4, "rollout_length": 8, "num_minibatches": 1, "policy_iterations": 3}
     config |= {"auxiliary_epochs": 1, "auxiliary_minibatches": 1, "network": "mlp", "hidden": (8,)}
-    run = benchmarks.Measured("ppg", "gymnax/CartPole-v1", 1, preset="classic", config=config)
+    run = commands.Measured("ppg", "gymnax/CartPole-v1", 1, preset="classic", config=config)
     assert run.cycle == 3
     assert run.iterations_for(1e-6) == 3
     assert run.iterations_for(0.5) % 3 == 0
-    assert benchmarks.Measured("ppo", "gymnax/CartPole-v1", 1, preset="classic").cycle == 1
+    assert commands.Measured("ppo", "gymnax/CartPole-v1", 1, preset="classic").cycle == 1

@@ -8,18 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from purerl import cells, statistics, training
+from purerl import registry, statistics
+from purerl.envs.procgen_scores import mean_normalized_return
 from purerl.errors import PurerlError
-from purerl.experiments import figures, figures_dqn_pro, figures_ppg, published
-from purerl.scores import mean_normalized_return
+from purerl.experiments.figures import commands, dqn_pro, ppg, published
+from purerl.runs import programs
+from purerl.runs.plan import make_plan
+from purerl.runs.trainer import Trainer
 
-FIGURES = figures.figures()
+FIGURES = registry.figures()
 ROOT = Path(__file__).parents[2]
 RECORDED = sorted((ROOT / "experiments" / "results" / "figures").glob("*/*.json"))
 
 
 def plan_of(cell):
-    return training.plan(
+    return make_plan(
         cell.agent, cell.env, preset=cell.preset, seeds=cell.seeds, steps=cell.steps, config=cell.config,
         env_options=cell.env_options,
     )  # fmt: skip
@@ -31,14 +34,14 @@ def smoke(tmp_path_factory):
     pytest.importorskip("cffi", reason="procgen is not installed")
     pytest.importorskip("ale_py", reason="ale-py is not installed")
     folder = tmp_path_factory.mktemp("figures")
-    assert figures.main(["run", "all", "--folder", str(folder), "--quiet"]) == 0
+    assert commands.main(["run", "all", "--folder", str(folder), "--quiet"]) == 0
     return folder
 
 
 # --- what is declared ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scale", figures.SCALES)
+@pytest.mark.parametrize("scale", commands.SCALES)
 @pytest.mark.parametrize("name", FIGURES)
 def test_cells_can_be_trained_and_have_names_of_their_own(name, scale):
     declared = FIGURES[name].cells(scale)
@@ -48,7 +51,7 @@ def test_cells_can_be_trained_and_have_names_of_their_own(name, scale):
         plan_of(cell)
 
 
-@pytest.mark.parametrize("scale", figures.SCALES)
+@pytest.mark.parametrize("scale", commands.SCALES)
 def test_cells_of_one_name_are_one_run(scale):
     """Figures of a scale share folders, so a name must say all that decides the numbers."""
     found = {}
@@ -70,10 +73,10 @@ def test_published_numbers_agree_with_each_other():
 
 def test_improvement_by_hand():
     """Pro 300, base 200, random 100, human 250: 100 * 100 / (250 - 100); a loss divides by the Pro's own score."""
-    assert figures_dqn_pro.improvement(300, 200, 100, 250) == pytest.approx(200 / 3)
-    assert figures_dqn_pro.improvement(200, 300, 100, 150) == pytest.approx(-100)
-    assert figures_dqn_pro.improvement(300, 200, None, None) == pytest.approx(50)
-    assert np.isnan(figures_dqn_pro.improvement(1, 0, None, None))
+    assert dqn_pro.improvement(300, 200, 100, 250) == pytest.approx(200 / 3)
+    assert dqn_pro.improvement(200, 300, 100, 150) == pytest.approx(-100)
+    assert dqn_pro.improvement(300, 200, None, None) == pytest.approx(50)
+    assert np.isnan(dqn_pro.improvement(1, 0, None, None))
 
 
 def entry(env, finals, **config):
@@ -85,12 +88,12 @@ def test_returns_are_normalised_by_hand():
         "ppo-Breakout-MinAtar": entry("gymnax/Breakout-MinAtar", [8.0, 12.0]),
         "ppg-Breakout-MinAtar": entry("gymnax/Breakout-MinAtar", [15.0, 20.0]),
     }}  # fmt: skip
-    games = figures_ppg._by_game(small, figures_ppg._algorithm)
-    found = figures_ppg.normalized(small, games, "ppo")
+    games = ppg._by_game(small, ppg._algorithm)
+    found = ppg.normalized(small, games, "ppo")
     assert found["ppg"].tolist() == [[1.5], [2.0]] and found["ppo"].tolist() == [[0.8], [1.2]]
     paper = {"scale": "paper", "cells": {"ppg-bigfish": entry("procgen/bigfish", [10.0, 30.0])}}
-    games = figures_ppg._by_game(paper, figures_ppg._algorithm)
-    assert figures_ppg.normalized(paper, games, "ppo")["ppg"].tolist() == [[0.25], [0.75]]  # of 0 to 40 in hard mode
+    games = ppg._by_game(paper, ppg._algorithm)
+    assert ppg.normalized(paper, games, "ppo")["ppg"].tolist() == [[0.25], [0.75]]  # of 0 to 40 in hard mode
 
 
 # --- running ---------------------------------------------------------------------------------------------------------
@@ -100,12 +103,12 @@ def test_returns_are_normalised_by_hand():
 def test_smoke_figures_are_drawn_and_verified_from_their_files(name, smoke, tmp_path, capsys):
     """The JSON alone is enough, as on a clone with committed results; what is drawn does not change."""
     figure = FIGURES[name]
-    path = figures.path_of(figure, "smoke", smoke)
+    path = commands.path_of(figure, "smoke", smoke)
     copied = tmp_path / "smoke" / path.name
     copied.parent.mkdir()
     shutil.copyfile(path, copied)
     for command in ("render", "verify"):
-        assert figures.main([command, name, "--scale", "smoke", "--folder", str(tmp_path)]) == 0
+        assert commands.main([command, name, "--scale", "smoke", "--folder", str(tmp_path)]) == 0
     assert copied.with_suffix(".png").read_bytes() == path.with_suffix(".png").read_bytes()
     said = capsys.readouterr().out
     assert figure.protocol["smoke"] in said and figure.paper in said
@@ -117,8 +120,8 @@ def test_smoke_figures_are_drawn_and_verified_from_their_files(name, smoke, tmp_
 
 
 def test_finished_cells_are_not_run_again(smoke, monkeypatch):
-    monkeypatch.setattr(cells, "train_program", lambda *_, **__: pytest.fail("a finished cell was trained again"))
-    assert figures.main(["run", "dqn-pro/bars", "--folder", str(smoke)]) == 0
+    monkeypatch.setattr(programs, "train_program", lambda *_, **__: pytest.fail("a finished cell was trained again"))
+    assert commands.main(["run", "dqn-pro/bars", "--folder", str(smoke)]) == 0
 
 
 def test_cut_short_and_continued_says_the_same(smoke, tmp_path, monkeypatch):
@@ -128,7 +131,7 @@ def test_cut_short_and_continued_says_the_same(smoke, tmp_path, monkeypatch):
     class Killed(Exception):
         pass
 
-    advance, calls = training.Trainer._advance, iter(range(100))
+    advance, calls = Trainer._advance, iter(range(100))
 
     def failing(*args):
         if next(calls) == 20:
@@ -137,12 +140,12 @@ def test_cut_short_and_continued_says_the_same(smoke, tmp_path, monkeypatch):
 
     parts, in_one_go = tmp_path / "parts", tmp_path / "whole"
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training.Trainer, "_advance", failing)
-        figures.run([figure], "smoke", parts, quiet=True)
-    assert not figures.path_of(figure, "smoke", parts).exists()
+        patch.setattr(Trainer, "_advance", failing)
+        commands.run([figure], "smoke", parts, quiet=True)
+    assert not commands.path_of(figure, "smoke", parts).exists()
     for folder in (parts, in_one_go):
-        figures.run([figure], "smoke", folder, quiet=True)
-    mine, whole = (json.loads(figures.path_of(figure, "smoke", f).read_text())["cells"] for f in (parts, in_one_go))
+        commands.run([figure], "smoke", folder, quiet=True)
+    mine, whole = (json.loads(commands.path_of(figure, "smoke", f).read_text())["cells"] for f in (parts, in_one_go))
     assert [cell["curves"] for cell in mine.values()] == [cell["curves"] for cell in whole.values()]
     assert [cell["final_return"] for cell in mine.values()] == [cell["final_return"] for cell in whole.values()]
 
@@ -151,9 +154,9 @@ def test_the_same_cells_in_another_plan_are_refused(smoke, tmp_path, monkeypatch
     shutil.copytree(
         smoke / "smoke" / "cells" / "ppo-Breakout-MinAtar", tmp_path / "smoke" / "cells" / "ppo-Breakout-MinAtar"
     )
-    monkeypatch.setattr(figures_ppg, "_TINY", figures_ppg._TINY | {"num_envs": 4})
+    monkeypatch.setattr(ppg, "_TINY", ppg._TINY | {"num_envs": 4})
     with pytest.raises(PurerlError, match="holds another run: config num_envs was 8, is 4"):
-        figures.run([FIGURES["ppg/sample-efficiency"]], "smoke", tmp_path)
+        commands.run([FIGURES["ppg/sample-efficiency"]], "smoke", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -168,32 +171,32 @@ def test_the_same_cells_in_another_plan_are_refused(smoke, tmp_path, monkeypatch
 )
 def test_bad_input_gets_one_line(words, line, tmp_path):
     with pytest.raises(PurerlError, match=line):
-        figures.main([*words, "--folder", str(tmp_path / "none")])
+        commands.main([*words, "--folder", str(tmp_path / "none")])
     assert not (tmp_path / "none").exists()
 
 
 def test_damaged_results_are_refused(tmp_path):
-    path = figures.path_of(FIGURES["dqn-pro/bars"], "smoke", tmp_path)
+    path = commands.path_of(FIGURES["dqn-pro/bars"], "smoke", tmp_path)
     path.parent.mkdir()
     path.write_text("{}")
     with pytest.raises(PurerlError, match="damaged"):
-        figures.main(["verify", "dqn-pro/bars", "--folder", str(tmp_path)])
+        commands.main(["verify", "dqn-pro/bars", "--folder", str(tmp_path)])
 
 
 def test_cost_counts_what_would_be_run(capsys):
     """Three architectures of 2,000 steps and two seeds: one kind."""
-    assert figures.main(["cost", "ppg/single-network", "--scale", "smoke"]) == 0
+    assert commands.main(["cost", "ppg/single-network", "--scale", "smoke"]) == 0
     said = capsys.readouterr().out
     assert "12,000" in said and "hours in all" in said
 
 
-@pytest.mark.parametrize("scale", figures.SCALES)
+@pytest.mark.parametrize("scale", commands.SCALES)
 def test_every_probe_of_a_cost_is_a_possible_run(scale):
     """The sizes that a probe makes smaller still divide each other, for all figures."""
     for name, figure in FIGURES.items():
         for cell in {(cell.agent, cell.env, cell.preset): cell for cell in figure.cells(scale)}.values():
             config = plan_of(cell).config
-            fewer = figures.probe_config(config)
+            fewer = commands.probe_config(config)
             assert fewer["num_envs"] <= config.num_envs, name
             plan_of(dataclasses.replace(cell, config=cell.config | fewer))
 
@@ -220,4 +223,4 @@ def test_a_recorded_figure_holds_the_cells_that_are_declared_and_its_drawing(pat
 
 def test_the_readme_shows_the_recorded_pairs_of_the_dqn_family():
     data = json.loads((ROOT / "experiments/results/figures/small/dqn-pro-learning-curves.json").read_text())
-    assert figures_dqn_pro.table(data) in (ROOT / "README.md").read_text()
+    assert dqn_pro.table(data) in (ROOT / "README.md").read_text()

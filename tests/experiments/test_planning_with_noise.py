@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 
-from purerl import runs
-from purerl.experiments import planning_with_noise as planning
+from purerl.experiments.figures import planning_with_noise as planning
+from purerl.runs import files
 
 
 @pytest.fixture(scope="module")
 def data():
-    return json.loads(runs.to_json(planning.measure("smoke")))
+    return json.loads(files.to_json(planning.measure("smoke")))
 
 
 def holds(data, what):
@@ -155,10 +155,10 @@ def test_backup_is_the_bellman_backup_of_each_action():
 
 
 def test_measured_numbers_are_json_and_the_same_again(data):
-    assert json.loads(runs.to_json(data)) == data
-    assert "null" not in runs.to_json(data)
+    assert json.loads(files.to_json(data)) == data
+    assert "null" not in files.to_json(data)
     again = planning.measure("smoke")
-    assert json.loads(runs.to_json(again)) == data
+    assert json.loads(files.to_json(again)) == data
     with pytest.raises(ValueError, match="smoke, small, paper"):
         planning.measure("large")
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from purerl import training
+from purerl import registry
 from purerl.errors import PurerlError
-from purerl.experiments import presets
+from purerl.runs.plan import make_plan
 
-ALL = [(agent, name) for agent, known in presets.PRESETS.items() for name in known]
+ALL = [(agent, name) for agent in registry.preset_agents() for name in registry.presets_of(agent)]
 
 
 ATARI = ("dopamine", "pro-paper", "nature", "full-rainbow", "rainbow-2018")
@@ -22,30 +22,30 @@ def env_of(agent, preset):
 
 @pytest.mark.parametrize(("agent", "name"), ALL)
 def test_every_preset_is_a_plan(agent, name):
-    plan = training.plan(agent, env_of(agent, name), preset=name)
+    plan = make_plan(agent, env_of(agent, name), preset=name)
     assert plan.iterations >= 10
-    assert presets.PRESETS[agent][name].source
+    assert registry.presets_of(agent)[name].source
 
 
 def test_the_published_procgen_settings():
     """Spec 1.2, 1.3 and 2.1."""
-    easy, hard = (training.plan("ppo", "procgen/coinrun", preset=f"procgen-{mode}") for mode in ("easy", "hard"))
+    easy, hard = (make_plan("ppo", "procgen/coinrun", preset=f"procgen-{mode}") for mode in ("easy", "hard"))
     assert (easy.steps_per_iteration, hard.steps_per_iteration) == (16_384, 65_536)
     assert (easy.options.distribution_mode, hard.options.distribution_mode) == ("easy", "hard")
     assert (easy.config.learning_rate, easy.config.adam_epsilon, easy.config.max_grad_norm) == (5e-4, 1e-5, 0.5)
     assert (easy.config.num_epochs, easy.config.num_minibatches, easy.config.clip_values) == (3, 8, True)
-    ppg = training.plan("ppg", "procgen/coinrun", preset="procgen-hard")
+    ppg = make_plan("ppg", "procgen/coinrun", preset="procgen-hard")
     assert (ppg.config.policy_iterations, ppg.config.auxiliary_epochs, ppg.config.architecture) == (32, 6, "dual")
     assert (ppg.config.adam_epsilon, ppg.config.max_grad_norm) == (1e-8, float("inf"))
     assert -(-100_000_000 // ppg.steps_per_iteration) == ppg.iterations == 1526
 
 
 def test_the_environment_chooses_a_preset_where_none_is_named():
-    assert training.plan("ppg", "procgen/coinrun").preset == "procgen-easy"
-    assert training.plan("ppo", "gymnax/Asterix-MinAtar").preset == "minatar"
-    assert training.plan("ppo", "gymnax/CartPole-v1").preset == "classic"
+    assert make_plan("ppg", "procgen/coinrun").preset == "procgen-easy"
+    assert make_plan("ppo", "gymnax/Asterix-MinAtar").preset == "minatar"
+    assert make_plan("ppo", "gymnax/CartPole-v1").preset == "classic"
 
 
 def test_an_unknown_preset_gets_the_nearest():
     with pytest.raises(PurerlError, match="Did you mean 'minatar'"):
-        training.plan("ppo", "gymnax/CartPole-v1", preset="miniatar")
+        make_plan("ppo", "gymnax/CartPole-v1", preset="miniatar")

@@ -5,17 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from purerl import training
 from purerl.experiments import record
+from purerl.runs.train import train
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_a_recorded_run_keeps_its_numbers(tmp_path):
     config = {"num_envs": 4, "rollout_length": 64, "num_minibatches": 2}
-    run = training.train(
-        "ppo", "gymnax/CartPole-v1", seeds=2, steps=2048, out=tmp_path / "run", config=config, quiet=True
-    )
+    run = train("ppo", "gymnax/CartPole-v1", seeds=2, steps=2048, out=tmp_path / "run", config=config, quiet=True)
     path = record.record(run.folder, "name", tmp_path / "results")
     kept = json.loads(path.read_text())
     assert kept["summary"]["final_return"]["per_seed"] == run.summary["final_return"]["per_seed"]

@@ -1,0 +1,262 @@
+"""`purerl bench`: what is fast, measured side by side in one run, as JSON (medians of several repeats).
+
+| name          | measures                                                                                           |
+| ppo-minatar   | PPO on Breakout-MinAtar against rejax 0.1.3 (its environment is made first), 1 and 8 vmapped seeds |
+| dqn-cartpole  | DQN on CartPole against rejax 0.1.3, 1 and 8 vmapped seeds                                         |
+| minatar-seeds | Rainbow on Breakout-MinAtar: how steps/s grow with 1, 4, 16 and 64 vmapped seeds                   |
+| procgen-pool  | the Procgen pool with frames landing on the device, against bare libenv                            |
+| atari-pool    | the Atari pool with frames landing on the device, against bare ale-py                              |
+| ppg-procgen   | PPG on Procgen end to end: steps/s, and where the wall time goes                                   |
+| rainbow-atari | Rainbow on Atari end to end: steps/s, and where the wall time goes                                 |
+| sweep         | 8 learning rates x 8 seeds of PPO in one program, against 64 processes (a quarter of an hour)      |
+| replay        | prioritized replay, add 8 + draw 32 + change 32, against flashbax, at 10k and 1M items             |
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from purerl import configs, rng
+from purerl.errors import PurerlError, nearest
+from purerl.experiments.benchmarks import baselines, pools, replays
+from purerl.experiments.benchmarks import sweep as sweep_of_64
+from purerl.loops import sharding
+from purerl.runs import files, provenance
+from purerl.runs.plan import make_plan
+from purerl.runs.trainer import make_loop
+
+# The sizes of the comparison: 64 environments x 128 steps, 4 epochs, 8 minibatches, two 64-64 MLPs: preset minatar.
+# rejax treats a time-out as an end and does not anneal, so neither do we here.
+PPO_FAIR = {"time_limit_is_terminal": True, "anneal_learning_rate": False}
+# Both learn one-step returns; our preset's are of three steps.
+DQN_FAIR = {"num_steps": 1, "time_limit_is_terminal": True}
+
+
+class Measured:
+    """A training run that can be advanced for about some seconds at a time.
+
+    Attributes:
+      steps_per_iteration: environment steps of all seeds.
+      learning_starts: iterations before the first that learns.
+      cycle: iterations after which the same kinds of iteration come again (PPG's policy and auxiliary phases).
+      loop: the loop, with `seconds` by place if its games are on the host.
+    """
+
+    def __init__(self, agent: str, env: str, seeds: int, **plan: Any):
+        the_plan = make_plan(agent, env, seeds=seeds, **plan)
+        self.config, self.loop = configs.traced(the_plan.config), make_loop(the_plan)
+        self.steps_per_iteration = the_plan.steps_per_iteration * seeds
+        self.cycle = getattr(the_plan.config, "policy_iterations", 1)
+        self.learning_starts = 1 + getattr(the_plan.config, "learning_starts", 0) // the_plan.steps_per_iteration
+        self.state, self.iteration = self.loop.init(self.config, rng.seed_keys(0, seeds)), 0
+        started = time.perf_counter()
+        self.advance(1)
+        self.first_seconds = time.perf_counter() - started
+
+    def advance(self, iterations: int) -> None:
+        """Trains and waits for the end of it."""
+        self.state, metrics = self.loop.advance(self.config, self.state, self.iteration, 10**6, iterations)
+        jax.block_until_ready(metrics)
+        self.iteration += iterations
+
+    def measure(self, iterations: int) -> dict[str, float]:
+        """Steps per second (of wall time, and of processor time of this process) over some iterations."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        self.advance(iterations)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        steps = iterations * self.steps_per_iteration
+        return {"steps_per_second": steps / wall, "steps_per_cpu_second": steps / cpu}
+
+    def iterations_for(self, seconds: float) -> int:
+        """How many iterations take about that long; whole cycles, at least one."""
+        tried = self.cycle
+        while True:
+            started = time.perf_counter()
+            self.advance(tried)
+            spent = time.perf_counter() - started
+            if spent > seconds / 10:
+                return max(1, round(tried / self.cycle * seconds / spent)) * self.cycle
+            tried *= 4
+
+    def close(self) -> None:
+        """Closes the games."""
+        if hasattr(self.loop, "pool"):
+            self.loop.pool.close()
+
+
+def ppo_minatar(repeats: int, seconds: float) -> dict[str, Any]:
+    """PPO on Breakout-MinAtar, ours and rejax 0.1.3 taking turns."""
+    ours = {"agent": "ppo", "env": "gymnax/Breakout-MinAtar", "preset": "minatar", "config": PPO_FAIR}
+    return {"target_ratio": 1.3} | _against_rejax(ours, {"algorithm": "ppo"}, repeats, seconds)
+
+
+def dqn_cartpole(repeats: int, seconds: float) -> dict[str, Any]:
+    """DQN on CartPole, ours and rejax 0.1.3 taking turns: 10 environments, one gradient step of 128 transitions for
+    every 10 steps, an MLP of 120-84, a replay of 10 thousand.
+    """
+    ours = {"agent": "dqn", "env": "gymnax/CartPole-v1", "preset": "classic", "config": DQN_FAIR}
+    theirs = {"algorithm": "dqn", "num_envs": 10, "num_steps": 1, "num_epochs": 1, "iterations_per_call": 2000}
+    return {"target_ratio": {"seeds_1": 2, "seeds_8": 4}} | _against_rejax(ours, theirs, repeats, seconds)
+
+
+def _against_rejax(ours: dict[str, Any], theirs: dict[str, Any], repeats: int, seconds: float) -> dict[str, Any]:
+    """1 and 8 vmapped seeds of both; the ratio is the median of each repeat's own."""
+    result: dict[str, Any] = {"config": ours["config"]}
+    for seeds in (1, 8):
+        run = Measured(seeds=seeds, **ours)
+        run.advance(run.learning_starts)
+        iterations = run.iterations_for(seconds)
+        with baselines.Rejax(num_seeds=seeds, **theirs) as rejax:
+            pairs = [(run.measure(iterations), rejax.measure(seconds)) for _ in range(repeats)]
+        mine, other = zip(*pairs, strict=True)
+        result[f"seeds_{seeds}"] = {
+            "purerl_steps_per_second": _median(row["steps_per_second"] for row in mine),
+            "purerl_steps_per_cpu_second": _median(row["steps_per_cpu_second"] for row in mine),
+            "purerl_compile_and_first_iteration_seconds": round(run.first_seconds, 2),
+            "rejax_steps_per_second": _median(row["steps_per_second"] for row in other),
+            "rejax_steps_per_cpu_second": _median(row["steps"] / row["cpu_seconds"] for row in other),
+            "rejax_compile_seconds": _median(row["compile_seconds"] for row in other),
+            "ratio": _median((a["steps_per_second"] / b["steps_per_second"] for a, b in pairs), 3),
+        }
+    return result
+
+
+def minatar_seeds(repeats: int, seconds: float) -> dict[str, Any]:
+    """Rainbow on Breakout-MinAtar with 1, 4, 16 and 64 vmapped seeds: how the steps of all seeds together grow. On a
+    CPU with the small network of preset minatar-small.
+    """
+    preset = "minatar-small" if jax.default_backend() == "cpu" else "minatar"
+    result: dict[str, Any] = {"preset": preset}
+    for seeds in (1, 4, 16, 64):
+        run = Measured("rainbow", "gymnax/Breakout-MinAtar", seeds, preset=preset)
+        run.advance(run.learning_starts)
+        iterations = run.iterations_for(seconds)
+        rate = _median(run.measure(iterations)["steps_per_second"] for _ in range(repeats))
+        result[f"seeds_{seeds}"] = {
+            "steps_per_second": rate,
+            "times_one_seed": round(rate / result.get("seeds_1", {"steps_per_second": rate})["steps_per_second"], 2),
+            "compile_and_first_iteration_seconds": round(run.first_seconds, 2),
+        }
+    return result
+
+
+def procgen_pool(repeats: int, seconds: float) -> dict[str, Any]:
+    """See `pools.procgen_pool`."""
+    return {"target_ratio": 0.95} | pools.procgen_pool(seconds, repeats)
+
+
+def atari_pool(repeats: int, seconds: float) -> dict[str, Any]:
+    """See `pools.atari_pool`."""
+    return {"target_ratio": 0.95} | pools.atari_pool(seconds, repeats)
+
+
+def ppg_procgen(repeats: int, seconds: float) -> dict[str, Any]:
+    """PPG on procgen/starpilot (easy) in whole cycles, auxiliary phase included.
+
+    On an accelerator: the easy preset (64 environments, IMPALA), dual and detach, float32 and bfloat16. On a CPU, where
+    that takes minutes an iteration: the quick preset. `host_share` is the wall time spent neither waiting for games nor
+    for the device.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    cases = {"quick": ("quick", {})}
+    if not on_cpu:
+        cases = {
+            f"{architecture}_{dtype}": ("procgen-easy", {"architecture": architecture, "dtype": dtype})
+            for architecture in ("detach", "dual")
+            for dtype in ("float32", "bfloat16")
+        }
+    result: dict[str, Any] = {"target_host_share": 0.05, "target_steps_per_second_on_h100_detach": 10_000}
+    for name, (preset, config) in cases.items():
+        with contextlib.closing(Measured("ppg", "procgen/starpilot", 1, preset=preset, config=config)) as run:
+            run.advance(run.cycle - 1)
+            result[name] = _where_time_goes(run, run.cycle, repeats)
+    return result
+
+
+def rainbow_atari(repeats: int, seconds: float) -> dict[str, Any]:
+    """Rainbow on atari/Pong, learning: on an accelerator Dopamine's sizes with 8 environments and a replay of a million
+    frames; on a CPU the quick preset.
+    """
+    preset, config = "quick", {}
+    if jax.default_backend() != "cpu":
+        preset, config = "dopamine", {"num_envs": 8, "learning_starts": 20_000}
+    result: dict[str, Any] = {"target_host_share": 0.05, "preset": preset, "config": config}
+    with contextlib.closing(Measured("rainbow", "atari/Pong", 1, preset=preset, config=config)) as run:
+        run.advance(run.learning_starts)
+        return result | _where_time_goes(run, run.iterations_for(seconds), repeats)
+
+
+def _where_time_goes(run: Measured, iterations: int, repeats: int) -> dict[str, Any]:
+    """Speed of a run on host games, and the shares of wall time of `HostLoop.seconds`."""
+    before = dict(run.loop.seconds)
+    rows = [run.measure(iterations) for _ in range(repeats)]
+    spent = {place: run.loop.seconds[place] - before[place] for place in before}
+    return {
+        "steps_per_second": _median(row["steps_per_second"] for row in rows),
+        "compile_and_first_iteration_seconds": round(run.first_seconds, 2),
+        "share_of_wall_time": {place: round(s / sum(spent.values()), 4) for place, s in spent.items()},
+        "host_share": round(spent["host"] / sum(spent.values()), 4),
+    }
+
+
+def replay(repeats: int, seconds: float) -> dict[str, Any]:
+    """See `replays.replay_cycles`."""
+    targets = {"target_ratio_at_1m": 20, "target_slowdown": 1.5}
+    return targets | replays.replay_cycles(seconds, repeats)
+
+
+def sweep(repeats: int, seconds: float) -> dict[str, Any]:
+    """See `sweep.sweep_64`; its length is fixed."""
+    return sweep_of_64.sweep_64()
+
+
+BENCHMARKS = {
+    "ppo-minatar": ppo_minatar,
+    "dqn-cartpole": dqn_cartpole,
+    "minatar-seeds": minatar_seeds,
+    "procgen-pool": procgen_pool,
+    "atari-pool": atari_pool,
+    "ppg-procgen": ppg_procgen,
+    "rainbow-atari": rainbow_atari,
+    "sweep": sweep,
+    "replay": replay,
+}
+
+
+def _median(values: Any, digits: int = 1) -> float:
+    return round(statistics.median(values), digits)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the named benchmarks (all of them if none is named), prints JSON, and writes it to --out."""
+    parser = argparse.ArgumentParser(
+        prog="purerl bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--repeats", type=int, default=5, help="repeats to take the median of (default 5)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of one repeat (default 5)")
+    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
+    arguments = parser.parse_args(argv)
+    for name in arguments.names:
+        if name not in BENCHMARKS:
+            raise PurerlError(f"unknown benchmark '{name}'.{nearest(name, BENCHMARKS)} Known: {', '.join(BENCHMARKS)}")
+    if arguments.repeats < 1 or arguments.seconds <= 0:
+        raise PurerlError("--repeats must be at least 1 and --seconds positive")
+    sharding.one_cpu_device_per_core()
+    report = provenance.environment_report() | {"load_before": os.getloadavg()[0]}
+    for name in arguments.names or BENCHMARKS:
+        report[name] = BENCHMARKS[name](arguments.repeats, arguments.seconds)
+        if arguments.out:  # after each one, so that a long bench that is cut short keeps what it has
+            files.write_json(arguments.out, report)
+    print(json.dumps(report, indent=2))
+    return 0

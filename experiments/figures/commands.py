@@ -1,0 +1,399 @@
+"""Figures as commands: `purerl figure list|run|render|verify|cost [NAME] [--scale smoke|small|paper] [--folder DIR]`.
+
+    list      the figures, their papers and what they show
+    run       train the cells that are not finished, then write the figure's JSON, draw it and verify it
+    render    draw the figure from its JSON alone
+    verify    measured against published, from the JSON alone
+    cost      what a scale would take (--scale paper unless told otherwise), from a short probe on this machine
+
+NAME is a figure, or "all". `run` can be cut short at any moment: the same command goes on and ends in the same numbers.
+smoke takes seconds and shows that everything works; small fits two CPU cores; paper is the full protocol.
+
+    FOLDER/<scale>/cells/<cell>/    run folders, shared by the figures of a scale
+    FOLDER/<scale>/<figure>.json    what was measured, with versions, device and commit
+    FOLDER/<scale>/<figure>.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import json
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Drawing
+
+from purerl import registry, statistics
+from purerl.errors import PurerlError, nearest
+from purerl.loops import sharding
+from purerl.report import plots
+from purerl.runs import files, provenance, run_folder
+
+SCALES = ("smoke", "small", "paper")
+POINTS = 50
+DOTS_PER_INCH = 110
+CAPTION_HEIGHT = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A run that a figure needs; `name` says all that sets it apart from the other cells of its scale."""
+
+    name: str
+    agent: str
+    env: str
+    preset: str
+    seeds: int
+    steps: int
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    env_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    eval_every: int = 0
+    eval_episodes: int = 10
+    eval_env_options: dict[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """A measured number or claim beside what it should be.
+
+    Attributes:
+      what: is compared.
+      measured, expected: as text.
+      holds: None where the protocols differ (or the seeds do not tell): shown, not judged.
+    """
+
+    what: str
+    measured: str
+    expected: str
+    holds: bool | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A figure of a paper.
+
+    Attributes:
+      name: "group/what".
+      paper: where it is from.
+      about: what it shows, one line.
+      cells: scale -> its runs.
+      protocol: {scale: how it was measured, and how that differs from the paper}.
+      draw: data -> the drawing.
+      verify: data -> checks. `data` is what the JSON holds: {"figure", "scale", "cells": {name: entry}, "measured"}.
+      metrics: of the rows, whose curves are kept.
+      measure: (scale, folder of the cells) -> numbers that are no runs, under "measured"; None for none.
+    """
+
+    name: str
+    paper: str
+    about: str
+    cells: Callable[[str], list[Cell]]
+    protocol: dict[str, str]
+    draw: Callable[[dict[str, Any]], Drawing]
+    verify: Callable[[dict[str, Any]], list[Check]]
+    metrics: tuple[str, ...] = ("episode_return",)
+    measure: Callable[[str, Path], dict[str, Any]] | None = None
+
+
+# --- running ---------------------------------------------------------------------------------------------------------
+
+
+def path_of(figure: Figure, scale: str, folder: Path, suffix: str = ".json") -> Path:
+    """Where a figure's JSON (or PNG) of a scale is."""
+    return folder / scale / f"{figure.name.replace('/', '-')}{suffix}"
+
+
+def run(chosen: Sequence[Figure], scale: str, folder: Path, *, quiet: bool = False) -> None:
+    """Trains what is not finished of all chosen figures together, and writes their JSONs.
+
+    Raises PurerlError if a cell's folder holds another run, and as `programs.run`.
+    """
+    from purerl.runs import programs
+    from purerl.runs.plan import make_plan
+
+    wanted = {cell.name: cell for figure in chosen for cell in figure.cells(scale)}
+    programs.run(
+        [
+            programs.Cell(
+                make_plan(
+                    cell.agent,
+                    cell.env,
+                    preset=cell.preset,
+                    seeds=cell.seeds,
+                    steps=cell.steps,
+                    config=cell.config,
+                    env_options=cell.env_options,
+                ),
+                folder / scale / "cells" / cell.name,
+                cell.eval_every,
+                cell.eval_episodes,
+                cell.eval_env_options,
+            )
+            for cell in wanted.values()
+        ],
+        folder / scale / "programs",
+        quiet=quiet,
+    )
+    for figure in chosen:
+        measured = figure.measure(scale, folder / scale / "cells") if figure.measure else None
+        data = {
+            "figure": figure.name,
+            "paper": figure.paper,
+            "scale": scale,
+            "protocol": figure.protocol[scale],
+            "cells": {
+                cell.name: _entry(folder / scale / "cells" / cell.name, cell, figure.metrics)
+                for cell in figure.cells(scale)
+            },
+            "measured": measured,
+            "environment": provenance.environment_report(),
+        }
+        data = files.parse_json(files.to_json(data), figure.name)
+        path = path_of(figure, scale, folder)
+        with files.writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_file(path, (_compact(data) + "\n").encode())
+
+
+def _entry(folder: Path, cell: Cell, metrics: Sequence[str]) -> dict[str, Any]:
+    """What is kept of a finished cell."""
+    summary = run_folder.load(folder)["summary"]
+    final = summary["final_return"]
+    return {
+        "agent": cell.agent,
+        "env": cell.env,
+        "preset": cell.preset,
+        "config": cell.config,
+        "env_options": cell.env_options,
+        "eval_env_options": cell.eval_env_options,
+        "steps": summary["steps"],
+        "seeds": summary["seeds"],
+        "final_return": [None if value is None else float(f"{value:.5g}") for value in final["per_seed"]],
+        "final_return_definition": final["definition"],
+        "steps_per_second": summary["steps_per_second"],
+        "curves": {name: _curve(folder, name) for name in metrics},
+        "versions": summary["versions"],
+        "device": summary["device"],
+        "git_commit": summary["git_commit"],
+    }
+
+
+def _curve(folder: Path, metric: str) -> dict[str, list[float]] | None:
+    """Interquartile mean and 95% band of a metric at POINTS steps; None if some seed has no value of it."""
+    try:
+        curve = plots.read_curve(folder, "step", metric)
+    except PurerlError:
+        return None
+    at = np.unique(np.linspace(0, len(curve.x) - 1, POINTS).round().astype(int))
+    lines = curve.seeds[:, at]
+    low, high = statistics.bootstrap_band(lines)
+    columns = {"step": curve.x[at], "iqm": statistics.interquartile_mean(lines, axis=0), "low": low, "high": high}
+    return {name: [float(f"{value:.5g}") for value in column] for name, column in columns.items()}
+
+
+def _compact(value: Any, indent: int = 0) -> str:
+    """JSON with lists on one line each."""
+    if isinstance(value, dict) and value:
+        inner = ",\n".join(f"{' ' * (indent + 1)}{json.dumps(k)}: {_compact(v, indent + 1)}" for k, v in value.items())
+        return f"{{\n{inner}\n{' ' * indent}}}"
+    return json.dumps(value)
+
+
+def load(figure: Figure, scale: str, folder: Path) -> dict[str, Any]:
+    """A figure's JSON. Raises PurerlError if it has not been run, or is damaged."""
+    path = path_of(figure, scale, folder)
+    if not path.is_file():
+        raise PurerlError(f"there is no {path}: purerl figure run {figure.name} --scale {scale} --folder {folder}")
+    data = files.read_json(path)
+    if not isinstance(data, dict) or data.get("figure") != figure.name or "cells" not in data:
+        raise PurerlError(f"{path} is damaged or was not written by purerl; run the figure again")
+    return data
+
+
+def render(figure: Figure, scale: str, folder: Path) -> Path:
+    """Draws a figure from its JSON; returns the PNG's path."""
+    data = load(figure, scale, folder)
+    drawing = figure.draw(data)
+    drawing.suptitle(_caption(figure, data), fontsize=plots.SMALL_POINTS, color=plots.INK, x=0.02, ha="left")
+    image = io.BytesIO()
+    drawing.savefig(image, format="png", dpi=DOTS_PER_INCH, facecolor="white")
+    path = path_of(figure, scale, folder, ".png")
+    files.write_file(path, image.getvalue())
+    return path
+
+
+def _caption(figure: Figure, data: dict[str, Any]) -> str:
+    """What is shown, at which scale, and of how many seeds."""
+    seeds = sorted({len(cell["seeds"]) for cell in data["cells"].values()})
+    counted = f"; {' or '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''}" if seeds else ""
+    return textwrap.fill(f"{figure.name} ({data['scale']}): {figure.about}{counted}", 66)
+
+
+def report(figure: Figure, scale: str, folder: Path) -> str:
+    """What `verify` prints: how it was measured, and every check."""
+    data = load(figure, scale, folder)
+    words = {True: "holds", False: "does not hold", None: "not judged"}
+    rows = [(c.what, c.measured, c.expected, words[c.holds]) for c in figure.verify(data)]
+    lines = [f"{figure.name} ({scale}): {figure.about}", f"paper: {figure.paper}", f"protocol: {data['protocol']}"]
+    return "\n".join(lines + _table(("what", "measured", "published or predicted", "verdict"), rows)) + "\n"
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    return [
+        "  " + "  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)
+    ]
+
+
+# --- what figures are made of ----------------------------------------------------------------------------------------
+
+
+def summary(finals: Sequence[float | None]) -> tuple[float, float, float]:
+    """(IQM, low, high) of final returns over seeds, 95% bootstrap interval; NaN where a seed has none."""
+    scores = np.array([np.nan if value is None else value for value in finals], np.float64)
+    if np.isnan(scores).any():
+        return (float("nan"),) * 3
+    return (float(statistics.interquartile_mean(scores)), *statistics.stratified_bootstrap_interval(scores))
+
+
+def text(interval: tuple[float, float, float]) -> str:
+    """ "15.8 (14.8 to 18.6)" """
+    return "{:.3g} ({:.3g} to {:.3g})".format(*interval)
+
+
+def panels(titles: Sequence[str], height: float = 2.9) -> tuple[Drawing, Iterator[Axes]]:
+    """A drawing with one panel a title, below each other, so that it can be read on a phone; and its axes."""
+    drawing = Drawing(figsize=(plots.WIDTH, height * len(titles) + CAPTION_HEIGHT))
+    FigureCanvasAgg(drawing)
+    drawing.set_layout_engine("constrained")
+    axes = drawing.subplots(len(titles), squeeze=False)[:, 0]
+    for one, title in zip(axes, titles, strict=True):
+        one.set_title(title, fontsize=plots.TEXT_POINTS, loc="left", color=plots.INK)
+    return drawing, iter(axes)
+
+
+def draw_curves(axes: Axes, entries: dict[str, dict[str, Any]], metric: str, y: str | None = None) -> None:
+    """The curves of {label: entry} in one panel; an entry without the metric is left out."""
+    for index, (label, entry) in enumerate(entries.items()):
+        curve = entry["curves"].get(metric)
+        if curve:
+            colour = plots.COLOURS[index % len(plots.COLOURS)]
+            marker = "o" if len(curve["step"]) == 1 else ""
+            axes.plot(curve["step"], curve["iqm"], color=colour, linewidth=2, label=label, marker=marker)
+            axes.fill_between(curve["step"], curve["low"], curve["high"], color=colour, alpha=0.18, linewidth=0)
+    plots.dress(axes, "step", y or metric)
+    legend(axes)
+
+
+def legend(axes: Axes) -> None:
+    """The panel's legend, if anything in it has a label."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=plots.SMALL_POINTS)
+
+
+# --- cost ------------------------------------------------------------------------------------------------------------
+
+
+def cost(figure: Figure, scale: str) -> str:
+    """Cells, steps and hours of a scale: hours from a short probe of each kind of cell on this machine."""
+    from purerl.runs.plan import make_plan
+
+    kinds: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in figure.cells(scale):
+        kinds.setdefault((cell.agent, cell.env.partition("/")[0], cell.preset), []).append(cell)
+    if not kinds:
+        return f"{figure.name} ({scale}): no training; minutes on this machine\n"
+    rows, total = [], 0.0
+    for (agent, family, preset), of_kind in kinds.items():
+        cell = of_kind[0]
+        plan = make_plan(cell.agent, cell.env, preset=cell.preset, steps=cell.steps, config=cell.config)
+        steps = sum(one.steps * one.seeds for one in of_kind)
+        rate = _probe(cell, plan)
+        total += steps / rate / 3600
+        replay = getattr(plan.config, "replay_size", 0)
+        space = f"{replay:,} frames" if replay else "-"
+        kind, seeds = f"{agent} {family} {preset}", sum(one.seeds for one in of_kind)
+        hours = f"{steps / rate / 3600:,.1f}"
+        rows.append((kind, str(len(of_kind)), str(seeds), f"{steps:,}", space, f"{rate:,.0f}", hours))
+    header = ("kind", "cells", "seeds in all", "environment steps", "replay a seed", "steps/s here", "hours")
+    lines = [f"{figure.name} ({scale}): {figure.protocol[scale]}", *_table(header, rows)]
+    return "\n".join([*lines, f"{total:,.1f} hours in all, if this machine went on as in a probe of a few seconds\n"])
+
+
+def probe_config(config: Any) -> dict[str, Any]:
+    """The fields in which a probe of a run of this config differs: fewer environments and a short warm-up."""
+    fewer: dict[str, Any] = {"num_envs": min(config.num_envs, 8)}
+    for minibatches in ("num_minibatches", "auxiliary_minibatches"):
+        if hasattr(config, minibatches):  # of the same size
+            fewer[minibatches] = max(1, getattr(config, minibatches) * fewer["num_envs"] // config.num_envs)
+    if hasattr(config, "learning_starts"):
+        fewer["learning_starts"] = 200
+    if hasattr(config, "policy_iterations"):
+        fewer["policy_iterations"] = 1  # as many auxiliary steps a frame as with more of them
+    return fewer
+
+
+def _probe(cell: Cell, plan: Any) -> float:
+    """Steps per second of one seed of a cell in its learning phase."""
+    from purerl.experiments.benchmarks import commands
+
+    config = cell.config | probe_config(plan.config)
+    probe = commands.Measured(cell.agent, cell.env, 1, preset=cell.preset, config=config)
+    try:
+        probe.advance(probe.learning_starts)
+        slow = probe.first_seconds > 20
+        return probe.measure(1 if slow else probe.iterations_for(2.0))["steps_per_second"]
+    finally:
+        probe.close()
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def main(words: Sequence[str]) -> int:
+    """See the module's text."""
+    parser = argparse.ArgumentParser(
+        prog="purerl figure", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", choices=["list", "run", "render", "verify", "cost"])
+    parser.add_argument("name", nargs="?", help="a figure, or all")
+    parser.add_argument("--scale", choices=SCALES, help="default: smoke; of cost: paper")
+    parser.add_argument("--folder", type=Path, default=Path("runs/figures"), help="default: runs/figures")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.error = _refuse  # one line and exit code 2, as all commands of purerl
+    given = parser.parse_args(list(words))
+    known = registry.figures()
+    if given.command == "list":
+        for figure in known.values():
+            print(f"{figure.name:31}{figure.about} [{figure.paper}]")
+        return 0
+    if given.name is None:
+        raise PurerlError(f"which figure? purerl figure {given.command} NAME, or all (purerl figure list)")
+    if given.name != "all" and given.name not in known:
+        raise PurerlError(
+            f"unknown figure '{given.name}'.{nearest(given.name, known)} Known: {', '.join(known)} (purerl figure list)"
+        )
+    chosen = list(known.values()) if given.name == "all" else [known[given.name]]
+    scale = given.scale or ("paper" if given.command == "cost" else "smoke")
+    sharding.one_cpu_device_per_core()
+    if given.command == "run":
+        run(chosen, scale, given.folder, quiet=given.quiet)
+    for figure in chosen:
+        if given.command == "cost":
+            print(cost(figure, scale))
+        if given.command in ("run", "render"):
+            print(render(figure, scale, given.folder))
+        if given.command in ("run", "verify"):
+            print(report(figure, scale, given.folder))
+    return 0
+
+
+def _refuse(message: str) -> None:
+    raise PurerlError(f"{message} (purerl figure --help)")

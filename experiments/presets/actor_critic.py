@@ -1,0 +1,27 @@
+"""Settings that the presets of ppo and ppg share."""
+
+from __future__ import annotations
+
+# Two 64-64 MLPs on the flattened planes, large steps annealed to zero: cheap, and strong on MinAtar.
+MINATAR = {
+    "num_envs": 64,
+    "rollout_length": 128,
+    "num_minibatches": 8,
+    "network": "mlp",
+    "activation": "relu",
+    "initializer": "orthogonal",
+    "time_limit_is_terminal": False,
+    "anneal_learning_rate": True,
+    "learning_rate": 5e-3,
+    "discount": 0.99,
+}
+CLASSIC = {
+    "num_envs": 16,
+    "rollout_length": 128,
+    "network": "mlp",
+    "initializer": "orthogonal",
+    "time_limit_is_terminal": False,
+    "anneal_learning_rate": True,
+    "learning_rate": 1e-3,
+    "discount": 0.99,
+}

@@ -1,0 +1,64 @@
+"""Presets of DQN and DQN Pro."""
+
+from __future__ import annotations
+
+from purerl.experiments.presets.value_based import (
+    CLASSIC,
+    FIRST_PAPER,
+    MINATAR,
+    MINATAR_SMALL,
+    NATURE,
+    QUICK,
+    pro_presets,
+)
+from purerl.registry import Preset
+
+PRESETS: dict[str, Preset] = {
+    "dopamine": Preset(
+        default_for=("atari/*",),
+        steps=50_000_000,
+        source="Dopamine's JAX DQN: Adam, squared error, sticky actions, 200 iterations of 250k steps",
+        config={"network": "dopamine"},
+    ),
+    "pro-paper": Preset(
+        steps=30_000_000,
+        source="Dopamine's TensorFlow DQN in the authors' first-paper regime; which optimizer they used is unverified",
+        config=NATURE,
+        env=FIRST_PAPER,
+    ),
+    "nature": Preset(
+        steps=50_000_000,
+        source="Dopamine's dqn_nature.gin, after Mnih et al. 2015",
+        config={
+            **NATURE,
+            "learning_starts": 50_000,
+            "target_period": 10_000,
+            "epsilon_decay_steps": 1_000_000.0,
+            "epsilon_final": 0.1,
+            "epsilon_evaluation": 0.05,
+        },
+        env=FIRST_PAPER,
+    ),
+    "minatar": Preset(
+        default_for=("*-MinAtar",),
+        steps=1_000_000,
+        source="MinAtar's network and sizes, 8 environments, Dopamine's Adam",
+        config=MINATAR,
+    ),
+    "minatar-small": Preset(
+        steps=1_000_000, source="ours: minatar with an MLP of 64-64, for CPUs", config=MINATAR_SMALL
+    ),
+    "classic": Preset(
+        default_for=("*",), steps=200_000, source="ours, for CartPole and games of its size", config=CLASSIC
+    ),
+    "quick": Preset(
+        steps=16_000,
+        source="ours: the whole algorithm on a small scale, on two CPU cores in minutes",
+        config=QUICK,
+    ),
+}
+
+# c = 0.2 goes with the step size 2.5e-4 (a pull of 1.25e-3, as 0.05 does with 6.25e-5).
+PRO_PRESETS = pro_presets(
+    PRESETS, {"pro-paper": 0.2, "nature": 0.2, "minatar": 0.2, "minatar-small": 0.1, "classic": 0.4}
+)

@@ -1,0 +1,39 @@
+"""Presets of PPO."""
+
+from __future__ import annotations
+
+from purerl.experiments.presets.actor_critic import CLASSIC, MINATAR
+from purerl.registry import Preset
+
+PRESETS: dict[str, Preset] = {
+    "procgen-easy": Preset(
+        steps=25_000_000,
+        default_for=("procgen/*",),
+        source="Cobbe et al. 2020, released code, easy mode; --env.num-levels 200 for the generalization protocol",
+        env={"distribution_mode": "easy"},
+    ),
+    "procgen-hard": Preset(
+        steps=200_000_000,
+        source="Cobbe et al. 2020, released code, hard mode (4 workers of 64 environments as one batch of 256)",
+        config={"num_envs": 256},
+        env={"distribution_mode": "hard"},
+    ),
+    "minatar": Preset(
+        steps=2_000_000,
+        default_for=("*-MinAtar",),
+        source="the PPO settings common for MinAtar in JAX: 64 x 128, 4 epochs, 8 minibatches",
+        config={**MINATAR, "num_epochs": 4, "share_torso": False, "scale_rewards": "none"},
+    ),
+    "classic": Preset(
+        steps=500_000,
+        default_for=("*",),
+        source="ours, for CartPole and games of its size",
+        config={
+            **CLASSIC,
+            "num_epochs": 4,
+            "num_minibatches": 4,
+            "share_torso": False,
+            "scale_rewards": "per-step",
+        },
+    ),
+}

@@ -1,0 +1,84 @@
+"""Presets of Rainbow and Rainbow Pro."""
+
+from __future__ import annotations
+
+from purerl.experiments.presets.value_based import CLASSIC, FIRST_PAPER, MINATAR, MINATAR_SMALL, QUICK, pro_presets
+from purerl.registry import Preset
+
+PRESETS: dict[str, Preset] = {
+    "dopamine": Preset(
+        steps=50_000_000,
+        default_for=("atari/*",),
+        source="Dopamine's Rainbow: C51, n = 3, prioritized replay, sticky actions, 200 iterations of 250k steps",
+        config={"network": "dopamine"},
+    ),
+    "pro-paper": Preset(
+        steps=30_000_000,
+        source="rainbow_our_first_paper.gin; its priorities were never written, so replay was in effect uniform "
+        "(--prioritized for what it says)",
+        config={
+            "network": "dopamine",
+            "optimizer": "adam-tensorflow",
+            "batch_size": 64,
+            "prioritized": False,
+            "time_limit_is_terminal": True,
+        },
+        env=FIRST_PAPER,
+    ),
+    "full-rainbow": Preset(
+        steps=50_000_000,
+        source="Dopamine's full Rainbow: double, dueling and noisy as well",
+        config={
+            "network": "dopamine",
+            "double": True,
+            "dueling": True,
+            "noisy": True,
+            "epsilon_initial": 0.0,
+            "epsilon_final": 0.0,
+        },
+    ),
+    "rainbow-2018": Preset(
+        steps=50_000_000,
+        source="Hessel et al. 2018, constants as in DQN Zoo; no-op starts, no sticky actions, a lost life is an end",
+        config={
+            "network": "nature",
+            "double": True,
+            "dueling": True,
+            "noisy": True,
+            "epsilon_initial": 0.0,
+            "epsilon_final": 0.0,
+            "epsilon_evaluation": 0.0,
+            "optimizer_epsilon": 0.005 / 32,
+            "max_grad_norm": 10.0,
+            "uniform_mix": 1e-3,
+            "priority_clip": 100.0,
+            "importance_exponent": 0.4,
+            "importance_exponent_final": 1.0,
+        },
+        env={**FIRST_PAPER, "noop_max": 30},
+    ),
+    "minatar": Preset(
+        steps=1_000_000,
+        default_for=("*-MinAtar",),
+        source="MinAtar's network and sizes, 8 environments; C51, n = 3, prioritized replay",
+        config={**MINATAR, "support_max": 100.0, "reward_clip": float("inf")},
+    ),
+    "minatar-small": Preset(
+        steps=1_000_000,
+        source="ours: minatar with an MLP of 64-64, for CPUs",
+        config={**MINATAR_SMALL, "support_max": 20.0, "reward_clip": float("inf")},
+    ),
+    "classic": Preset(
+        steps=200_000,
+        default_for=("*",),
+        source="ours, for CartPole and games of its size",
+        config={**CLASSIC, "support_max": 100.0},
+    ),
+    "quick": Preset(
+        steps=16_000,
+        source="ours: the whole algorithm on a small scale, on two CPU cores in minutes",
+        config=QUICK,
+    ),
+}
+
+PRO_PRESETS = pro_presets(PRESETS, {"minatar": 0.2, "minatar-small": 0.1, "classic": 0.4})

@@ -1,0 +1,71 @@
+"""Buffers of a compiled program that live in the device's memory or in the host's, where there is more of it.
+
+From the host's memory rows are copied one by one: XLA moves slices between the memories, and has no gather there.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from purerl.buffers import slices
+from purerl.types import Array
+
+_SPACES = {"device": jax.memory.Space.Device, "host": jax.memory.Space.Host}
+
+
+Memory = Literal["device", "host"]
+
+
+def zeros(memory: Memory, shape: tuple[int, ...], dtype: str) -> Array:
+    """Zeros in that memory (inside jit too)."""
+    return jax.device_put(jnp.zeros(shape, dtype), _SPACES[memory])
+
+
+def write(memory: Memory, buffer: Array, row: Array, index: Array) -> Array:
+    """`buffer` [K, ...] with `row` [...] at `index` [], which must not be batched under vmap."""
+    return slices.write(buffer, jax.device_put(row, _SPACES[memory])[None], index, axis=0)
+
+
+def read(memory: Memory, buffer: Array, indices: Array) -> Array:
+    """Rows of a buffer, on the device.
+
+    Args:
+      memory: where the buffer lives.
+      buffer: [K1, .., Kr, ...].
+      indices: int32 [B, r], in range (they are not checked).
+
+    Returns:
+      [B, ...], buffer[tuple(indices[b])] for each b.
+    """
+    if memory == "device":
+        return buffer.at[tuple(jnp.moveaxis(indices, -1, 0))].get(mode="clip")
+    return _read_from_host(buffer, indices)
+
+
+@jax.custom_batching.custom_vmap
+def _read_from_host(buffer: Array, indices: Array) -> Array:
+    """`read`, one copy for each row."""
+    num_axes = indices.shape[1]
+
+    def one(index: Array) -> Array:
+        corner = (*index, *[jnp.int32(0)] * (buffer.ndim - num_axes))
+        row = jax.lax.dynamic_slice(buffer, corner, (*[1] * num_axes, *buffer.shape[num_axes:]))
+        return jax.device_put(row, jax.memory.Space.Device).reshape(buffer.shape[num_axes:])
+
+    return jax.lax.map(one, indices)
+
+
+@_read_from_host.def_vmap
+def _read_batched(axis_size: int, in_batched: list[bool], buffer: Array, indices: Array) -> tuple[Array, bool]:
+    # JAX would batch the slices into a gather. The batch axis is one more axis to slice instead.
+    if not in_batched[1]:
+        indices = jnp.broadcast_to(indices, (axis_size, *indices.shape))
+    if not in_batched[0]:
+        rows = _read_from_host(buffer, indices.reshape(-1, indices.shape[-1]))
+    else:
+        lanes = jnp.broadcast_to(jnp.arange(axis_size, dtype=indices.dtype)[:, None, None], (*indices.shape[:2], 1))
+        rows = _read_from_host(buffer, jnp.concatenate([lanes, indices], axis=-1).reshape(-1, indices.shape[-1] + 1))
+    return rows.reshape(*indices.shape[:2], *rows.shape[1:]), True

@@ -1,0 +1,235 @@
+"""Experience replay: a ring of transitions on the device in which every frame is stored once.
+
+Stacks of frames and n-step returns are built when a batch is drawn, and never reach over an episode's border. The
+place to write is a function of the iteration, not state: the clock is never batched, so under vmap a rollout is still
+written as one slice, in place.
+
+Shapes: N environments, L rows of each, row after row in time, so a window of steps is a range of rows modulo L.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from purerl import rng
+from purerl.buffers import slices
+from purerl.errors import PurerlError
+from purerl.types import Array, EnvSpec, Rollout
+
+
+@struct.dataclass
+class Ring:
+    """Rows of N environments, [N, L, ...]. Row t: at `observation[t]`, `action[t]` gave `reward[t]`.
+
+    Attributes:
+      observation: [N, L, F], flat, in the environment's dtype; of stacked frames only the newest one.
+      action: [N, L] int32.
+      reward: [N, L] float32, raw.
+      terminated: [N, L] bool, nothing may be bootstrapped from behind the row.
+      done: [N, L] bool, an episode ends with the row (a time-out too, and a row that took no action).
+      age: [N, L] uint8, steps since the episode's first observation, 255 for all beyond.
+      next_age: [N] uint8, of the row to come.
+    """
+
+    observation: Array
+    action: Array
+    reward: Array
+    terminated: Array
+    done: Array
+    age: Array
+    next_age: Array
+
+
+class Span(NamedTuple):
+    """Which rows hold something: `cursor`, int32 [], is the row to be written next; `filled`, int32 [], are there."""
+
+    cursor: Array
+    filled: Array
+
+    def oldest(self, length: int) -> Array:
+        """The row that was written first, int32 []."""
+        return jnp.where(self.filled == length, self.cursor, 0)
+
+
+@struct.dataclass
+class Transitions:
+    """A batch to learn from, [B, ...].
+
+    Attributes:
+      observation: [B, *shape], stacked again.
+      action: int32 [B].
+      reward: float32 [B], the discounted sum of the window's rewards.
+      discount: float32 [B], gamma to the number of steps in the window, 0 where it ends in a terminal state.
+      next_observation: [B, *shape], behind the window.
+      weight: float32 [B], 0 for rows that nothing can be learned from, else 1.
+    """
+
+    observation: Array
+    action: Array
+    reward: Array
+    discount: Array
+    next_observation: Array
+    weight: Array
+
+
+def check(size: int, num_envs: int, rollout_length: int, num_steps: int, spec: EnvSpec) -> None:
+    """Raises PurerlError unless a replay of `size` transitions holds a whole number of rollouts, and a window."""
+    rollout = num_envs * rollout_length
+    least = rollout * -(-(rollout_length + num_steps + spec.stacked_frames) // rollout_length)
+    if size % rollout or size < least:
+        near = max(least, round(size / rollout) * rollout)
+        raise PurerlError(
+            f"replay_size = {size} must be a multiple of num_envs x rollout_length = {rollout}, and at least {least}: "
+            f"try {near}"
+        )
+
+
+def init(spec: EnvSpec, num_envs: int, length: int) -> Ring:
+    """An empty ring of N x L rows."""
+    shape = spec.observation_shape[1:] if spec.stacked_frames > 1 else spec.observation_shape
+    return Ring(
+        observation=jnp.zeros((num_envs, length, math.prod(shape)), spec.observation_dtype),
+        action=jnp.zeros((num_envs, length), jnp.int32),
+        reward=jnp.zeros((num_envs, length), jnp.float32),
+        terminated=jnp.zeros((num_envs, length), jnp.bool_),
+        done=jnp.zeros((num_envs, length), jnp.bool_),
+        age=jnp.zeros((num_envs, length), jnp.uint8),
+        next_age=jnp.zeros((num_envs,), jnp.uint8),
+    )
+
+
+def span(iteration: Array, rollout_length: int, length: int) -> Span:
+    """What a ring of L rows holds after `iteration` rollouts of T steps; T divides L. Never overflows."""
+    rollouts = length // rollout_length
+    return Span((iteration % rollouts) * rollout_length, jnp.minimum(iteration, rollouts) * rollout_length)
+
+
+def add(ring: Ring, rollout: Rollout, *, spec: EnvSpec, iteration: Array, terminated: Array) -> Ring:
+    """The ring with a rollout [T, N] in place of its oldest rows. O(T N).
+
+    Args:
+      ring: [N, L].
+      rollout: [T, N]; T divides L.
+      spec: the environment.
+      iteration: int32 [], rollouts added before this one; not batched under vmap.
+      terminated: bool [T, N], what counts as terminal for the learner (lost lives or time-outs too, perhaps).
+    """
+    num_steps, num_envs = rollout.reward.shape
+    chex.assert_shape([terminated, rollout.terminated, rollout.truncated], (num_steps, num_envs))
+    cursor = span(iteration, num_steps, ring.reward.shape[1]).cursor
+    done = rollout.terminated | rollout.truncated | terminated
+    if rollout.valid is not None:  # a row that took no action is a border, and no end that anything could be learned of
+        done, terminated = done | ~rollout.valid, terminated & rollout.valid
+
+    def following(age: Array, done: Array) -> tuple[Array, Array]:
+        return jnp.where(done, jnp.uint8(0), jnp.minimum(age, jnp.uint8(254)) + jnp.uint8(1)), age
+
+    next_age, age = jax.lax.scan(following, ring.next_age, done)
+    frames = rollout.observation[:, :, -1] if spec.stacked_frames > 1 else rollout.observation
+    rows = Ring(
+        observation=frames.reshape(num_steps, num_envs, -1),
+        action=rollout.action,
+        reward=rollout.reward,
+        terminated=terminated,
+        done=done,
+        age=age,
+        next_age=None,
+    )
+
+    def write(old: Array, new: Array) -> Array:
+        return slices.write(old, jnp.swapaxes(new, 0, 1), cursor, axis=1)
+
+    return jax.tree.map(write, ring.replace(next_age=None), rows).replace(next_age=next_age)
+
+
+def interrupt(ring: Ring, iteration: Array, rollout_length: int) -> Ring:
+    """The ring with an episode's border behind its newest rows, as of a time-out: the games were restarted there."""
+    length = ring.reward.shape[1]
+    newest = (span(iteration, rollout_length, length).cursor - 1) % length
+    return ring.replace(done=ring.done.at[:, newest].set(True), next_age=jnp.zeros_like(ring.next_age))
+
+
+def uniform(words: Array, span: Span, ring: Ring, *, num_steps: int, spec: EnvSpec) -> tuple[Array, Array]:
+    """Draws rows, each alike, whose window of n steps, the row behind it and the frames before it are all in the ring.
+
+    Args:
+      words: uint32 [2, B], from `rng.words`.
+      span: what the ring holds; more than n rows and a stack of frames.
+      ring: [N, L].
+      num_steps: n of the n-step returns.
+      spec: the environment.
+
+    Returns:
+      (environment, row), int32 [B] each.
+    """
+    num_envs, length = ring.reward.shape
+    first = jnp.where(span.filled == length, spec.stacked_frames - 1, 0)
+    age = first + rng.below(words[1], span.filled - num_steps - first)
+    return rng.below(words[0], num_envs), (span.oldest(length) + age) % length
+
+
+def frames(ring: Ring, env: Array, row: Array, spec: EnvSpec) -> Array:
+    """The observations [B, *shape] of rows, their frames stacked again: zeros before an episode's first one."""
+    if spec.stacked_frames == 1:
+        return ring.observation[env, row].reshape(-1, *spec.observation_shape)
+    length = ring.reward.shape[1]
+    back = jnp.arange(spec.stacked_frames - 1, -1, -1)[None]
+    stack = ring.observation[env[:, None], (row[:, None] - back) % length]
+    inside = back <= ring.age[env, row][:, None].astype(jnp.int32)
+    return jnp.where(inside[:, :, None], stack, jnp.zeros_like(stack)).reshape(-1, *spec.observation_shape)
+
+
+def learnable(ring: Ring, env: Array, row: Array) -> Array:
+    """Whether anything can be learned from a row: not from one that a time-out cut, whose next state is unknown."""
+    return ring.terminated[env, row] | ~ring.done[env, row]
+
+
+def gather(
+    ring: Ring,
+    indices: tuple[Array, Array],
+    *,
+    spec: EnvSpec,
+    num_steps: int,
+    discount: Array | float,
+    reward_clip: Array | float,
+) -> Transitions:
+    """The transitions that begin in rows (environment [B], row [B]), with n-step returns.
+
+    A window ends early with its episode: with the terminal reward, nothing being bootstrapped, or in front of a row
+    that a time-out cut. The state that such a row led to is not in the ring, so the window before it bootstraps from
+    the row's own observation, which is as good an n-step return with a smaller n.
+
+    Args:
+      ring: [N, L].
+      indices: from `uniform` or `prioritized.sample`.
+      spec: the environment.
+      num_steps: n.
+      discount: gamma, [].
+      reward_clip: rewards are clipped to +- this, []; inf for raw ones.
+    """
+    env, row = indices
+    chex.assert_rank([env, row], 1)
+    length = ring.reward.shape[1]
+    rows = (row[:, None] + jnp.arange(num_steps)[None]) % length
+    at = env[:, None], rows
+    done, terminated = ring.done[at], ring.terminated[at]
+    reward = jnp.clip(ring.reward[at], -reward_clip, reward_clip)
+    ended_before = jnp.cumsum(done, axis=1) - done.astype(jnp.int32)
+    taken = (ended_before == 0) & (terminated | ~done)
+    powers = jnp.power(jnp.float32(discount), jnp.arange(num_steps + 1, dtype=jnp.float32))
+    count = jnp.sum(taken, axis=1)
+    terminal = jnp.any(taken & terminated, axis=1)
+    return Transitions(
+        observation=frames(ring, env, row, spec),
+        action=ring.action[env, row],
+        reward=jnp.sum(jnp.where(taken, powers[None, :-1] * reward, 0.0), axis=1),
+        discount=jnp.where(terminal, 0.0, powers[count]),
+        next_observation=frames(ring, env, (row + count) % length, spec),
+        weight=(count > 0).astype(jnp.float32),
+    )

@@ -1,0 +1,548 @@
+"""The command `purerl`.
+
+It reads the command line, calls the library, and turns what went wrong into one line and an exit code: 2 for anything
+the user can mend, 130 for Ctrl-C. jax and tyro are imported only by the commands that need them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from purerl import registry
+from purerl.cli import flags
+from purerl.cli.flags import Group, flag
+from purerl.errors import PurerlError, nearest
+
+BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+
+OVERVIEW = """\
+purerl: reinforcement learning that lives on the accelerator
+
+usage: purerl COMMAND ...      (purerl COMMAND --help tells more, purerl --version the version)
+
+  train AGENT ENV   train an agent; leaves a run folder under runs/
+  sweep AGENT ENV   train at many settings side by side; leaves a table, a ranking and a plot
+  eval DIR          play a fixed number of episodes with a trained agent; writes DIR/eval.json
+  video DIR         a GIF or MP4 of a trained agent
+  plot DIR...       learning curves of one run, or of several in one figure
+  report DIR...     one self-contained HTML page about one run, or about several
+  figure COMMAND    list, run, render, verify or cost: papers' figures at three scales
+  list WHAT         agents, envs [FAMILY] or presets [AGENT]
+  doctor            what is installed, what works on this machine, how to mend the rest
+  bench             speed measurements, as JSON
+
+examples:
+  purerl train ppo gymnax/CartPole-v1
+  purerl train ppg procgen/coinrun --preset quick --seeds 2 --env.num-levels 200
+  purerl sweep ppo gymnax/Breakout-MinAtar --seeds 8 --grid "learning_rate=1e-3,5e-3;discount=.97,.99"
+  purerl train ppo gymnax/Breakout-MinAtar --help         all fields of ppo, with their values in its preset
+  purerl eval runs/ppg-procgen-coinrun-quick-seed0to1 --env.num-levels 0
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line (None for this process's own) and returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(words)
+        sys.stdout.flush()  # so that a closed pipe shows here
+        return code
+    except PurerlError as error:
+        return _fail(str(error))
+    except SystemExit as done:  # from --help
+        return done.code if isinstance(done.code, int) else 0
+    except KeyboardInterrupt:
+        print("purerl: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # purerl list envs | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except OSError as error:
+        return _fail(_os_error(error))
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _fail(f"out of memory: try fewer --seeds or a smaller --num-envs ({str(error)[:200]})")
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(OVERVIEW, end="")
+        return 0
+    if words[0] in ("--version", "-V", "version"):
+        from importlib.metadata import version
+
+        print(f"purerl {version('purerl')}")
+        return 0
+    if words[0] not in COMMANDS:
+        hint = nearest(words[0], COMMANDS)
+        if words[0] in registry.agent_names():
+            hint = f" To train it: purerl train {words[0]} ENV."
+        raise PurerlError(f"unknown command '{words[0]}'.{hint} Commands: {', '.join(COMMANDS)} (purerl --help)")
+    return COMMANDS[words[0]](words[1:])
+
+
+def _fail(message: str) -> int:
+    print(f"purerl: error: {' '.join(message.split())}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _os_error(error: OSError) -> str:
+    """What the operating system refused, where, and what to do about it."""
+    what = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{what}; free some space, or choose a folder on another disk (--out)"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{what}; make it accessible, or choose another folder (--out)"
+    return what
+
+
+# --- train -----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Train:
+    preset: str | None = flag(None, "named settings (purerl list presets)", "NAME", "(default: by the environment)")
+    seeds: int = flag(1, "how many seeds run side by side: K, K + 1, ...", "N")
+    seed: int = flag(0, "the first seed", "K")
+    steps: int | None = flag(None, "environment steps of each seed", "N", "(default: the preset's)")
+    out: str | None = flag(None, "run folder", "DIR", "(default: runs/<agent>-<env>-<preset>-seed<k>)")
+    resume: bool = flag(False, "go on exactly where the last checkpoint in the run folder stands")
+    overwrite: bool = flag(False, "replace the run in the run folder")
+    log: tuple[Literal["tensorboard", "wandb"], ...] = flag(
+        (), "where metrics go beside metrics.jsonl", "{tensorboard,wandb}", "(default: nowhere)"
+    )
+    log_every: int = flag(0, "iterations in one row of metrics", "N", "(default: 0, for about 200 rows a run)")
+    checkpoint_seconds: float = flag(300.0, "wall time between checkpoints; 0 saves with every row", "S")
+    eval_every: int = flag(0, "environment steps of each seed between evaluations", "N", "(default: 0, for none)")
+    eval_episodes: int = flag(10, "episodes of every environment in each evaluation", "N")
+    quiet: bool = flag(False, "no progress bar and no closing table")
+
+
+def _train(words: list[str]) -> int:
+    general = Group(_Train, _Train())
+    if flags.value_of(words, "seeds") not in (None, "1"):
+        from purerl.loops import sharding
+
+        sharding.one_cpu_device_per_core()  # before the environment is imported: gymnax starts JAX
+    (agent, env), rest = _agent_and_env(words, general, "purerl train")
+    command = " ".join(["purerl train", agent or "AGENT", env or "ENV"])
+    groups, about = _train_groups(agent, env, flags.value_of(rest, "preset"), general)
+    if env:
+        about_evaluation = "Options of the environment in the evaluations of --eval-every, where they differ."
+        groups.append(Group(groups[-1].cls, groups[-1].defaults, "eval-env", "eval-env.", about_evaluation))
+    given = flags.parse(groups, rest, command, about)
+    from purerl.runs.train import train
+
+    run = train(
+        agent,
+        env,
+        **given[0],
+        config=given[1],
+        env_options=given[2],
+        eval_env_options=given[3],
+    )
+    from purerl.report import plots
+
+    try:
+        figure = str(plots.plot_run(run.folder))
+    except PurerlError as error:  # a run too short to finish an episode has no curve, and is no failure
+        figure = f"none: {error}"
+    if not given[0].get("quiet"):
+        print(f"figure: {figure}")
+    return 0
+
+
+def _agent_and_env(words: list[str], general: Group, command: str) -> tuple[tuple[str, str], list[str]]:
+    """((agent, env), the flags); "" for what is missing beside --help. Unknown names raise PurerlError."""
+    found, rest = flags.positionals(words, ("AGENT", "ENV"), general, command)
+    agent, env = [*found, "", ""][:2]
+    if agent:
+        if "/" in agent:
+            swapped = env if env in registry.agent_names() else "AGENT"
+            raise PurerlError(
+                f"the agent comes before the environment: {command} {swapped} {agent} (purerl list agents)"
+            )
+        registry.agent(agent)
+    flags.require(found, ("AGENT", "ENV"), words, command)
+    if env:
+        registry.environment(env)
+    return (agent, env), rest
+
+
+def _train_groups(agent: str, env: str, preset: str | None, general: Group) -> tuple[list[Group], str]:
+    """All flags of a training command, with the preset's values as their defaults, and what the help says first."""
+    if not agent:
+        return [general], "Trains an agent. `purerl train AGENT ENV --help` shows the fields of an agent as well."
+    from purerl import configs
+
+    found = registry.agent(agent)
+    if not env:
+        fields = Group(
+            found.Config, found.Config(**found.defaults), agent, about="Any field of the agent, here without a preset."
+        )
+        return [general, fields], f"Trains {agent}. `purerl train {agent} ENV --help` shows its preset's values."
+    name, chosen = registry.preset(agent, preset, env)
+    family, _ = registry.environment(env)
+    config = configs.build(found.Config, {**found.defaults, **chosen.config}, agent)
+    known = configs.field_types(family.Options)
+    options = configs.build(family.Options, {k: v for k, v in chosen.env.items() if k in known}, env)
+    about = f"Trains {agent} on {env} for {chosen.steps:,} steps a seed. Preset {name}: {chosen.source}."
+    return [
+        general,
+        Group(found.Config, config, agent, about=f"Any field of the agent; defaults of preset {name}."),
+        _environment_group(options),
+    ], about
+
+
+def _environment_group(options: Any) -> Group:
+    """The `--env.*` flags of a family, with `options` as their defaults."""
+    return Group(type(options), options, "env", "env.", "Options of the environment.")
+
+
+# --- sweep -----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Sweep:
+    grid: str | None = flag(None, 'all combinations, such as "learning_rate=1e-4,5e-4;discount=.99,.999"', "FIELDS")
+    random: str | None = flag(
+        None, 'drawn settings, such as "learning_rate=log(1e-5,1e-2);trace_decay=uniform(.9,1)"', "FIELDS"
+    )
+    samples: int | None = flag(None, "how many settings --random draws", "N")
+    search_seed: int = flag(0, "of that draw", "K")
+    preset: str | None = flag(None, "named settings (purerl list presets)", "NAME", "(default: by the environment)")
+    seeds: int = flag(1, "seeds of every setting: K, K + 1, ...", "N")
+    seed: int = flag(0, "the first seed", "K")
+    steps: int | None = flag(None, "environment steps of each seed", "N", "(default: the preset's)")
+    out: str | None = flag(None, "the sweep's folder", "DIR", "(default: runs/sweep-<agent>-<env>-<preset>)")
+    resume: bool = flag(False, "go on with the sweep in the folder")
+    overwrite: bool = flag(False, "replace the sweep in the folder")
+    max_memory: str | None = flag(
+        None, "the most that a program may take, as in 8GB", "SIZE", "(default: 80% of what is free)"
+    )
+    cells_per_program: int | None = flag(None, "the most settings in one program", "N", "(default: as many as fit)")
+    engine: Literal["local", "ray"] = flag("local", "ray: give the programs to a Ray cluster", "{local,ray}")
+    log_every: int = flag(0, "iterations in one row of metrics", "N", "(default: 0, for about 200 rows a run)")
+    checkpoint_seconds: float = flag(300.0, "wall time between checkpoints; 0 saves with every row", "S")
+    eval_every: int = flag(0, "environment steps of each seed between evaluations", "N", "(default: 0, for none)")
+    eval_episodes: int = flag(10, "episodes of every environment in each evaluation", "N")
+    quiet: bool = flag(False, "no progress bar and no closing table")
+
+
+def _sweep(words: list[str]) -> int:
+    from purerl.loops import sharding
+
+    general = Group(_Sweep, _Sweep())
+    sharding.one_cpu_device_per_core()  # before the environment is imported: gymnax starts JAX
+    (agent, env), rest = _agent_and_env(words, general, "purerl sweep")
+    command = " ".join(["purerl sweep", agent or "AGENT", env or "ENV"])
+    about = "Trains an agent at many settings; those that differ in traced fields, and all seeds, side by side."
+    groups, more = _train_groups(agent, env, flags.value_of(rest, "preset"), general)
+    given = flags.parse(groups, rest, command, f"{about} {more}" if env else about)
+    given += [{}] * (3 - len(given))
+    from purerl.runs import sweeps
+
+    found = sweeps.sweep(agent, env, **given[0], config=given[1], env_options=given[2])
+    from purerl.report import sweep_plots
+
+    swept = [name for name in found.ranking[0] if name not in sweeps.RANKED]
+    sweep_plots.draw(found.ranking, swept, found.folder / "figures" / "sweep.png")
+    if not given[0].get("quiet"):
+        _print_ranking(found)
+    return 0
+
+
+def _print_ranking(found: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from purerl.runs import sweeps
+
+    shown = 20
+    fields = [name for name in found.ranking[0] if name not in sweeps.RANKED]
+    diverged = any(row["diverged"] for row in found.ranking)
+    table = Table(title="IQM of the final return over seeds, 95% interval", title_justify="left")
+    for column in ("rank", *fields, "IQM", "interval", *(["diverged"] if diverged else []), "cell"):
+        table.add_column(column, justify="right", no_wrap=column not in fields)
+    for row in found.ranking[:shown]:
+        known = row["iqm"] is not None
+        table.add_row(
+            str(row["rank"]),
+            *(f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in fields),
+            f"{row['iqm']:.4g}" if known else "-",
+            f"{row['low']:.4g} to {row['high']:.4g}" if known else "-",
+            *([f"{row['diverged']} of {row['seeds']}"] if diverged else []),
+            row["cell"],
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    if len(found.ranking) > shown:
+        console.print(f"and {len(found.ranking) - shown} more in the file")
+    for name in (sweeps.TABLE, sweeps.RANKING, "figures/sweep.png"):
+        console.print(Text(f"file: {found.folder / name}"), soft_wrap=True)
+
+
+# --- eval and video --------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Eval:
+    episodes: int = flag(10, "episodes of every environment, all counted", "N")
+    num_envs: int | None = flag(None, "environments of each seed", "N", "(default: as in training)")
+    greedy: bool = flag(False, "take the most likely action instead of sampling, as in training")
+    seed: int = flag(0, "of the evaluation's own random numbers", "K")
+    max_steps: int | None = flag(
+        None, "give up if an environment needs more steps than this", "N", "(default: 30000 an episode)"
+    )
+    out: str | None = flag(None, "where the result goes", "FILE", "(default: DIR/eval.json)")
+    quiet: bool = flag(False, "no progress and no table")
+
+
+@dataclasses.dataclass
+class _Video:
+    out: str | None = flag(None, "the video, .gif or .mp4", "FILE", "(default: DIR/figures/video.gif)")
+    steps: int | None = flag(None, "how many steps to show", "N", "(default: 300)")
+    seconds: float | None = flag(None, "how many seconds to show, instead of --steps", "S", "(default: by --steps)")
+    frames_per_second: float = flag(15.0, "speed of the video", "F")
+    greedy: bool = flag(False, "take the most likely action instead of sampling, as in training")
+    seed: int = flag(0, "of the video's own random numbers", "K")
+
+
+def _eval(words: list[str]) -> int:
+    about = "Plays a fixed number of episodes with a trained agent, and writes eval.json."
+    folder, given, options = _run_folder_command(words, "eval", Group(_Eval, _Eval()), about)
+    from purerl.runs import evaluation
+
+    quiet = given.pop("quiet", False)
+    result = evaluation.evaluate(folder, **given, env_options=options, report=None if quiet else _episode_counter())
+    if not quiet:
+        _print_evaluation(result, given.get("out") or Path(folder) / "eval.json")
+    return 0
+
+
+def _video(words: list[str]) -> int:
+    about = "Writes a video of a trained agent (of the run's first seed)."
+    folder, given, options = _run_folder_command(words, "video", Group(_Video, _Video()), about)
+    seconds = given.pop("seconds", None)
+    if seconds is not None:
+        if "steps" in given:
+            raise PurerlError("--steps and --seconds both say how long the video is: leave one out")
+        given["steps"] = round(seconds * given.get("frames_per_second", _Video().frames_per_second))
+    from purerl.cli import video
+
+    made = video.record(folder, **given, env_options=options)
+    ended = f", {len(made['returns'])} episodes ended in them" if made["returns"] else ""
+    print(f"wrote {made['path']}: {made['steps']} steps{ended}")
+    return 0
+
+
+def _run_folder_command(
+    words: list[str], name: str, general: Group, about: str
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """(run folder, general flags given, environment options given) of `purerl NAME DIR ...`."""
+    found, rest = flags.positionals(words, ("DIR",), general, f"purerl {name}")
+    flags.require(found, ("DIR",), words, f"purerl {name}")
+    if not found:
+        about += f" `purerl {name} DIR --help` shows the options of the run's environment as well."
+        flags.parse([general], rest, f"purerl {name} DIR", about)
+    from purerl.runs import run_folder
+    from purerl.runs.plan import Plan
+
+    the_plan = Plan.from_dict(run_folder.load(found[0])["config"])
+    groups = [general, _environment_group(the_plan.options)]
+    given, options = flags.parse(groups, rest, f"purerl {name} {found[0]}", about)
+    return found[0], given, options
+
+
+def _episode_counter() -> Callable[[int, int], None]:
+    """Says on stderr how many episodes have ended, every few seconds."""
+    said = time.monotonic()
+
+    def report(ended: int, wanted: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= 5:
+            print(f"{ended:,} of {wanted:,} episodes", file=sys.stderr, flush=True)
+            said = time.monotonic()
+
+    return report
+
+
+def _print_evaluation(result: dict[str, Any], path: str | Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    kind = "greedy" if result["greedy"] else "sampled"
+    title = f"{result['agent']} on {result['env']} after {result['step']:,} steps, {kind} actions"
+    table = Table()
+    has_score = result["normalized_return"] is not None
+    for column in ("seed", "return", "std", "episodes", "length", *(["normalised"] if has_score else [])):
+        table.add_column(column, justify="right")
+    for lane in result["per_seed"]:
+        cells = [lane["seed"], f"{lane['mean']:.4g}", f"{lane['std']:.4g}", lane["episodes"], f"{lane['length']:.4g}"]
+        table.add_row(*map(str, cells), *([f"{lane['normalized']:.3f}"] if has_score else []))
+    console = Console(highlight=False)
+    console.print(Text(title, style="bold"), soft_wrap=True)
+    console.print(table)
+    for name in ("iqm", "mean"):
+        interval = result["return"][f"{name}_interval_95"]
+        shown = "" if interval is None else f" (95% interval {interval[0]:.4g} to {interval[1]:.4g})"
+        score = f", normalised {result['normalized_return'][name]:.3f}" if has_score else ""
+        console.print(f"{name} over seeds: {result['return'][name]:.4g}{shown}{score}")
+    options = ", ".join(f"{name} {now}" for name, (_, now) in result["changed_env_options"].items())
+    if options:
+        console.print(f"other environment options than in training: {options}")
+    console.print(Text(f"file: {path}"), soft_wrap=True)
+
+
+# --- plot, report, list, doctor, bench -------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Plot:
+    out: str | None = flag(
+        None,
+        "the figure, .png, .pdf or .svg",
+        "FILE",
+        "(default: DIR/figures/return.png; of several runs, return.png in this folder)",
+    )
+    x: str = flag("step", "what to draw over: a name in metrics.jsonl", "NAME")
+    y: str = flag("episode_return", "what to draw: a name in metrics.jsonl", "NAME")
+    smooth: int | None = flag(None, "each point is the mean of so many rows", "N", "(default: a fiftieth of the rows)")
+
+
+@dataclasses.dataclass
+class _Nothing:
+    """No flags but --help."""
+
+
+def _plot(words: list[str]) -> int:
+    general = Group(_Plot, _Plot())
+    folders, rest = flags.positionals(words, ("DIR...",), general, "purerl plot")
+    flags.require(folders, ("DIR...",), words, "purerl plot")
+    about = "Draws the learning curves of one run, or of several in one figure."
+    (given,) = flags.parse([general], rest, "purerl plot DIR...", about)
+    from purerl.report import plots
+    from purerl.runs import run_folder
+
+    y = given.get("y", _Plot().y)
+    name = f"{'return' if y == _Plot().y else y}.png"
+    default = Path(folders[0]) / run_folder.FIGURES / name if len(folders) == 1 else Path(name)
+    print(plots.plot_runs(folders, **{"out": default} | given))
+    return 0
+
+
+@dataclasses.dataclass
+class _Report:
+    out: str | None = flag(
+        None,
+        "the page, .html",
+        "FILE",
+        "(default: DIR/report.html; of several runs, page.html in this folder)",
+    )
+
+
+def _report(words: list[str]) -> int:
+    general = Group(_Report, _Report())
+    folders, rest = flags.positionals(words, ("DIR...",), general, "purerl report")
+    flags.require(folders, ("DIR...",), words, "purerl report")
+    about = "Writes one self-contained HTML page about one run, or about several: curves, results, settings, videos."
+    (given,) = flags.parse([general], rest, "purerl report DIR...", about)
+    from purerl.report import page
+
+    print(page.write_report(folders, **given))
+    return 0
+
+
+def _list(words: list[str]) -> int:
+    usage = "purerl list agents | purerl list envs [FAMILY] | purerl list presets [AGENT]"
+    if flags.wants_help(words):
+        print(f"usage: {usage}")
+        return 0
+    if not words or len(words) > 2:
+        raise PurerlError(f"list what? {usage}")
+    what, which = words[0], words[1] if len(words) > 1 else None
+    lists = {"agents": _list_agents, "envs": _list_envs, "presets": _list_presets}
+    if what not in lists:
+        raise PurerlError(f"there is no list of '{what}'.{nearest(what, lists)} Usage: {usage}")
+    if what == "agents" and which is not None:
+        raise PurerlError(f"unexpected '{which}': purerl list agents")
+    lists[what](which)
+    return 0
+
+
+def _list_agents(_: str | None) -> None:
+    for name in registry.agent_names():
+        print(f"{name:12}{_first_line(registry.agent_module(name))}".rstrip())
+
+
+def _first_line(module: str) -> str:
+    """The first line of a module's docstring, read without importing the module (and jax with it); "" for none."""
+    import ast
+    from importlib.util import find_spec
+
+    spec = find_spec(module)
+    if spec is None or not spec.origin:
+        return ""
+    text = ast.get_docstring(ast.parse(Path(spec.origin).read_text())) or ""
+    return text.partition("\n")[0]
+
+
+def _list_envs(family: str | None) -> None:
+    for name in registry.family_names() if family is None else [family]:
+        for env_id in registry.family(name).names():
+            print(f"{name}/{env_id}")
+
+
+def _list_presets(agent: str | None) -> None:
+    if agent is not None:
+        registry.agent(agent)  # an unknown name is an error; an agent without presets is none
+    for name in registry.preset_agents() if agent is None else [agent]:
+        for preset, chosen in registry.presets_of(name).items():
+            print(f"{name:12}{preset:16}{chosen.steps:>12,} steps  {chosen.source}")
+
+
+def _doctor(words: list[str]) -> int:
+    flags.parse([Group(_Nothing, _Nothing())], words, "purerl doctor", "Says what is installed and what works here.")
+    from purerl.cli import doctor
+
+    return doctor.main()
+
+
+def _figure(words: list[str]) -> int:
+    import importlib
+
+    return importlib.import_module("purerl.experiments.figures.commands").main(words)
+
+
+def _bench(words: list[str]) -> int:
+    import importlib
+
+    return importlib.import_module("purerl.experiments.benchmarks.commands").main(words)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "sweep": _sweep,
+    "eval": _eval,
+    "video": _video,
+    "plot": _plot,
+    "report": _report,
+    "list": _list,
+    "figure": _figure,
+    "doctor": _doctor,
+    "bench": _bench,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

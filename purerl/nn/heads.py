@@ -1,0 +1,44 @@
+"""Policy and value heads."""
+
+from __future__ import annotations
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.nn import initializers
+
+from purerl.nn.initializers import InitializerName, head_init
+from purerl.ops.distributions import GaussianParameters
+from purerl.types import Array, EnvSpec
+
+# --- Heads -----------------------------------------------------------------------------------------------------------
+
+
+class PolicyHead(nn.Module):
+    """Features [..., F] to the parameters of the policy (`distributions.for_spec`), in float32: logits [..., A], or
+    GaussianParameters [..., D] whose log standard deviation starts at 0 and does not depend on the features.
+    """
+
+    spec: EnvSpec
+    initializer: InitializerName = "orthogonal"
+
+    @nn.compact
+    def __call__(self, features: Array) -> Array | GaussianParameters:
+        size = self.spec.num_actions or math.prod(self.spec.action_shape)
+        out = nn.Dense(size, dtype=jnp.float32, kernel_init=head_init(self.initializer, 0.01), name="dense")(features)
+        if self.spec.num_actions:
+            return out
+        log_std = self.param("log_std", initializers.zeros, (size,), jnp.float32)
+        return GaussianParameters(out, jnp.broadcast_to(log_std, out.shape))
+
+
+class ValueHead(nn.Module):
+    """Features [..., F] to values [...], in float32."""
+
+    initializer: InitializerName = "orthogonal"
+
+    @nn.compact
+    def __call__(self, features: Array) -> Array:
+        dense = nn.Dense(1, dtype=jnp.float32, kernel_init=head_init(self.initializer, 1.0), name="dense")
+        return jnp.squeeze(dense(features), axis=-1)

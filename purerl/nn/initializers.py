@@ -1,0 +1,50 @@
+"""Initializers of weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers
+
+from purerl.types import Array
+
+InitializerName = Literal["glorot", "orthogonal", "normed", "fan_in"]
+
+# (1 / sqrt(3) / sqrt(2)) ** (1 / 2): 3 stacks, 2 residual blocks in each, 2 convolutions in each block.
+RESIDUAL_SCALE = math.sqrt(1 / math.sqrt(3) / math.sqrt(2))
+
+
+def normed(scale: float) -> Callable[..., Array]:
+    """An initializer that gives every output unit a weight vector of length `scale`, in a random direction.
+
+    As in the released code of "Phasic Policy Gradient" by Cobbe et al. (https://arxiv.org/abs/2009.04416). The vector
+    is over all input axes, so all but the last: (height, width, in) of a convolution, (in,) of a dense layer.
+    """
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        kernel = jax.random.uniform(key, shape, dtype, -1.0, 1.0)
+        length = jnp.sqrt(jnp.sum(jnp.square(kernel), axis=range(len(shape) - 1), keepdims=True))
+        return kernel * (scale / length)
+
+    return init
+
+
+def kernel_init(initializer: InitializerName, scale: float) -> Callable[..., Array]:
+    """A hidden layer's initializer: "normed" to `scale`, "glorot" uniform, "orthogonal" with gain sqrt(2), or "fan_in",
+    uniform with a variance of 1 / sqrt(3) / inputs (Dopamine's Rainbow).
+    """
+    return {
+        "normed": normed(scale),
+        "glorot": initializers.glorot_uniform(),
+        "orthogonal": initializers.orthogonal(math.sqrt(2)),
+        "fan_in": initializers.variance_scaling(1 / math.sqrt(3), "fan_in", "uniform"),
+    }[initializer]
+
+
+def head_init(initializer: InitializerName, gain: float) -> Callable[..., Array]:
+    """A head's initializer: "normed" to 0.1 as in the PPG code, else orthogonal with a gain as in Baselines."""
+    return normed(0.1) if initializer == "normed" else initializers.orthogonal(gain)

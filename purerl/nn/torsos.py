@@ -1,0 +1,295 @@
+"""Torsos (flax linen): observations to features.
+
+All modules take any number of leading batch axes: [..., *observation_shape] to [..., features]. They compute in `dtype`
+and keep float32 parameters. Observations come in the environment's own dtype: uint8 is divided by 255 here, and
+nowhere else; everything else (bool, integers, floats) is cast.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from purerl.errors import PurerlError, nearest
+from purerl.nn.convolution import for_linen
+from purerl.nn.initializers import RESIDUAL_SCALE, InitializerName, kernel_init
+from purerl.nn.layers import ActivationName, DTypeName, PoolingName, flat_batch, images, max_pool, to_float
+from purerl.types import Array, EnvSpec
+
+TorsoName = Literal["auto", "impala", "nature", "dopamine", "minatar", "mlp"]
+
+
+# --- Torsos ----------------------------------------------------------------------------------------------------------
+
+
+class ImpalaCNN(nn.Module):
+    """The large network of "IMPALA" by Espeholt et al. (https://arxiv.org/abs/1802.01561), 15 convolutions and no LSTM,
+    as used on Procgen by Cobbe et al. 2020 (https://arxiv.org/abs/1912.01588). Images [..., H, W, C] to [..., hidden].
+
+    Attributes:
+      channels: of the stacks.
+      hidden: width of the dense layer; 0 for none: the features are then the flattened images.
+      frames_first: whether observations are stacked frames [..., K, H, W].
+      initializer: "normed" (PPG code: 1.0 where a stack begins, 0.639 in residual blocks, 1.4 dense), "glorot" or
+        "orthogonal".
+      pooling: border of the max-pooling, see `max_pool`.
+      dtype: of the arithmetic.
+    """
+
+    channels: tuple[int, ...] = (16, 32, 32)
+    hidden: int = 256
+    initializer: InitializerName = "normed"
+    pooling: PoolingName = "torch"
+    dtype: Any = jnp.float32
+    frames_first: bool = False
+
+    @nn.compact
+    def __call__(self, observation: Array) -> Array:
+        def convolution(channels: int, scale: float, name: str) -> nn.Conv:
+            return nn.Conv(
+                channels,
+                (3, 3),
+                dtype=self.dtype,
+                kernel_init=kernel_init(self.initializer, scale),
+                conv_general_dilated=for_linen,
+                name=name,
+            )
+
+        x, batch = flat_batch(images(observation, self.dtype, self.frames_first), 3)
+        for s, channels in enumerate(self.channels):
+            x = convolution(channels, 1.0, f"stack{s}")(x)
+            x = max_pool(x, self.pooling)
+            for b in range(2):
+                y = convolution(channels, RESIDUAL_SCALE, f"stack{s}_block{b}_0")(nn.relu(x))
+                y = convolution(channels, RESIDUAL_SCALE, f"stack{s}_block{b}_1")(nn.relu(y))
+                x = x + y
+        x = nn.relu(x.reshape(x.shape[0], -1))
+        if not self.hidden:
+            return x.reshape(*batch, -1)
+        x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=kernel_init(self.initializer, 1.4), name="dense")(x)
+        return nn.relu(x).reshape(*batch, self.hidden)
+
+
+class PlainCNN(nn.Module):
+    """Convolutions, each behind a ReLU, then a dense layer. Images [..., H, W, C] to [..., hidden].
+
+    Attributes:
+      layers: (channels, size, stride) of each convolution.
+      hidden: width of the dense layer; 0 for none: the features are then the flattened images.
+      padding: "VALID" for none, or "SAME".
+      frames_first: whether observations are stacked frames [..., K, H, W].
+      initializer: "normed" is 1.0 for convolutions, 1.4 dense; see `kernel_init` for the others.
+      dtype: of the arithmetic.
+    """
+
+    layers: tuple[tuple[int, int, int], ...]
+    hidden: int
+    initializer: InitializerName = "orthogonal"
+    dtype: Any = jnp.float32
+    padding: Literal["VALID", "SAME"] = "VALID"
+    frames_first: bool = False
+
+    @nn.compact
+    def __call__(self, observation: Array) -> Array:
+        x, batch = flat_batch(images(observation, self.dtype, self.frames_first), 3)
+        for i, (channels, size, stride) in enumerate(self.layers):
+            x = nn.relu(
+                nn.Conv(
+                    channels,
+                    (size, size),
+                    (stride, stride),
+                    self.padding,
+                    dtype=self.dtype,
+                    kernel_init=kernel_init(self.initializer, 1.0),
+                    conv_general_dilated=for_linen,
+                    name=f"convolution{i}",
+                )(x)
+            )
+        x = x.reshape(x.shape[0], -1)
+        if not self.hidden:
+            return x.reshape(*batch, -1)
+        x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=kernel_init(self.initializer, 1.4), name="dense")(x)
+        return nn.relu(x).reshape(*batch, self.hidden)
+
+
+# The network of "Human-level control through deep reinforcement learning" (Mnih et al. 2015): cheap on large images.
+NatureCNN = functools.partial(PlainCNN, layers=((32, 8, 4), (64, 4, 2), (64, 3, 1)), hidden=512)
+# Dopamine's, as all its DQN and Rainbow results: the same, but padded, so 7744 features instead of 3136.
+DopamineCNN = functools.partial(NatureCNN, padding="SAME")
+# The network of "MinAtar" (Young and Tian 2019, https://arxiv.org/abs/1903.03176).
+MinAtarCNN = functools.partial(PlainCNN, layers=((16, 3, 1),), hidden=128)
+
+
+class MLP(nn.Module):
+    """Dense layers on flattened observations: [..., *shape] to [..., hidden[-1]].
+
+    Attributes:
+      hidden: widths.
+      activation: "tanh" or "relu", behind every layer.
+      observation_rank: number of axes to flatten.
+      initializer: "orthogonal", "glorot" or "normed" (1.4).
+      dtype: of the arithmetic.
+    """
+
+    hidden: tuple[int, ...] = (64, 64)
+    activation: ActivationName = "tanh"
+    observation_rank: int = 1
+    initializer: InitializerName = "orthogonal"
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        for i, width in enumerate(self.hidden):
+            dense = nn.Dense(width, dtype=self.dtype, kernel_init=kernel_init(self.initializer, 1.4))
+            setattr(self, f"dense{i}", dense)
+
+    def __call__(self, observation: Array) -> Array:
+        return self.rest(self.activate(self.dense0(self.flatten(observation))))
+
+    def flatten(self, observation: Array) -> Array:
+        """Observations [..., *shape] as vectors [..., size]."""
+        x = to_float(observation, self.dtype)
+        batch, event = x.shape[: x.ndim - self.observation_rank], x.shape[x.ndim - self.observation_rank :]
+        return x.reshape(*batch, math.prod(event))
+
+    def activate(self, x: Array) -> Array:
+        """The activation function."""
+        return {"tanh": jnp.tanh, "relu": nn.relu}[self.activation](x)
+
+    def rest(self, x: Array) -> Array:
+        """All layers behind the first."""
+        for i in range(1, len(self.hidden)):
+            x = self.activate(getattr(self, f"dense{i}")(x))
+        return x
+
+
+class TorsoPair(nn.Module):
+    """Two torsos of one kind with weights of their own: [..., *shape] to two arrays of features [..., F].
+
+    The first layers of two MLPs read the same observations, so they are computed as one matrix product of twice the
+    width, which is where a small network on a wide observation spends most of its time.
+
+    Attributes:
+      make: what `make_torso` returns.
+      names: of the two, in the parameters.
+    """
+
+    make: Callable[..., nn.Module]
+    names: tuple[str, str]
+
+    @nn.compact
+    def __call__(self, observation: Array) -> tuple[Array, Array]:
+        first, second = (self.make(name=name) for name in self.names)
+        if self.is_initializing() or not isinstance(first, MLP):
+            return first(observation), second(observation)
+        weights = [module.variables["params"] for module in (first, second)]
+        kernel, bias = (jnp.concatenate([w["dense0"][part] for w in weights], axis=-1) for part in ("kernel", "bias"))
+        x = first.flatten(observation)
+        bias = bias.astype(first.dtype).reshape(*[1] * (x.ndim - 1), -1)
+        both = first.activate(x @ kernel.astype(first.dtype) + bias)
+        return first.rest(both[..., : first.hidden[0]]), second.rest(both[..., first.hidden[0] :])
+
+
+# --- Choosing --------------------------------------------------------------------------------------------------------
+
+
+def make_torso(
+    name: TorsoName,
+    spec: EnvSpec,
+    *,
+    initializer: InitializerName = "orthogonal",
+    pooling: PoolingName = "torch",
+    channels: tuple[int, ...] = (16, 32, 32),
+    hidden: tuple[int, ...] = (64, 64),
+    activation: ActivationName = "tanh",
+    dtype: DTypeName = "float32",
+) -> Callable[..., nn.Module]:
+    """The torso that fits an environment, still to be instantiated (with `name=`, or nothing).
+
+    Args:
+      name: "auto" takes "impala" for uint8 images of 32 pixels and more, "minatar" for other images (3 axes), or "mlp".
+      spec: the environment.
+      initializer: of all layers.
+      pooling: of "impala".
+      channels: of the stacks of "impala".
+      hidden: widths of "mlp". The other torsos end in a dense layer as published.
+      activation: of "mlp".
+      dtype: of the arithmetic.
+
+    Returns:
+      a function (name=None) -> flax module.
+
+    Raises:
+      PurerlError: for names that do not exist, and torsos that do not fit the observations.
+    """
+    _check_name("network", name, TorsoName)
+    _check_name("initializer", initializer, InitializerName)
+    _check_name("pooling", pooling, PoolingName)
+    _check_name("activation", activation, ActivationName)
+    _check_name("dtype", dtype, DTypeName)
+    name = resolve_torso(name, spec)
+    if not all(width > 0 for width in (*hidden, *channels)) or not channels or not hidden:
+        raise PurerlError(f"layers need at least one unit, not hidden {hidden} or channels {channels}")
+    common = {"initializer": initializer, "dtype": jnp.dtype(dtype)}
+    images = common | {"frames_first": spec.stacked_frames > 1}
+    if name == "impala":
+        return functools.partial(ImpalaCNN, channels=channels, pooling=pooling, **images)
+    if name in ("nature", "dopamine"):
+        return functools.partial(NatureCNN if name == "nature" else DopamineCNN, **images)
+    if name == "minatar":
+        return functools.partial(MinAtarCNN, **images)
+    return functools.partial(
+        MLP, hidden=hidden, activation=activation, observation_rank=len(spec.observation_shape), **common
+    )
+
+
+def _check_name(what: str, name: str, names: Any) -> None:
+    if name not in get_args(names):
+        known = get_args(names)
+        raise PurerlError(f"unknown {what} '{name}'.{nearest(str(name), known)} Known: {', '.join(known)}")
+
+
+def resolve_torso(name: TorsoName, spec: EnvSpec) -> TorsoName:
+    """The torso that `name` means for an environment: itself, unless it is "auto". Raises PurerlError if its
+    convolutions do not fit the observations.
+    """
+    shape = spec.observation_shape
+    size = (shape[1:] if spec.stacked_frames > 1 else shape[:2]) if len(shape) == 3 else (0,)
+    smallest = min(size)
+    if name == "auto":
+        if smallest >= 32 and spec.observation_dtype == "uint8":
+            return "impala"
+        return "minatar" if smallest >= 3 else "mlp"
+    needed = {"impala": 8, "nature": 36, "dopamine": 8, "minatar": 3, "mlp": 0}[name]
+    if smallest < needed:
+        fitting = "minatar or mlp" if smallest >= 3 and name != "minatar" else "mlp"
+        raise PurerlError(
+            f"network '{name}' needs images of at least {needed}x{needed} pixels, but {spec.name} shows "
+            f"{spec.observation_shape}; use network {fitting}, or auto"
+        )
+    return name
+
+
+def torso_of(config: Any, spec: EnvSpec) -> Callable[..., nn.Module]:
+    """`make_torso` from the fields of an agent's config: network, initializer, pooling, channels, hidden, activation
+    and dtype.
+    """
+    return make_torso(
+        config.network,
+        spec,
+        initializer=config.initializer,
+        pooling=config.pooling,
+        channels=config.channels,
+        hidden=config.hidden,
+        activation=config.activation,
+        dtype=config.dtype,
+    )
+
+
+def check_torso(config: Any, spec: EnvSpec) -> None:
+    """Raises PurerlError if `torso_of` would, before anything is built."""
+    torso_of(config, spec)

@@ -1,0 +1,268 @@
+"""Learning curves as figures, drawn from run folders alone (config.json and metrics.jsonl).
+
+matplotlib's Agg canvas through Figure objects, never pyplot: no global state, no display. Everything that decides how a
+figure looks is set here, so that it does not depend on the user's matplotlibrc.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from purerl.errors import PurerlError, nearest
+from purerl.runs import files, run_folder
+from purerl.runs.sinks import read_rows
+from purerl.statistics import bootstrap_band, interquartile_mean, running_mean, to_common_grid
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart, without the yellow that vanishes on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))  # the next seven runs are told apart by their dashes
+MOST_SEED_LINES = 10
+LABELS = {
+    "step": "environment steps",
+    "iteration": "iterations",
+    "wall_time": "wall time [s]",
+    "episode_return": "episode return [raw reward]",
+    "episode_length": "episode length [steps]",
+    "episodes": "episodes ended per row",
+    "steps_per_second": "speed [steps/s]",
+}
+# Formats by file suffix.
+FORMATS = (".png", ".pdf", ".svg")
+INK, PALE = "#222222", "#DDDDDD"
+# 6 inches shown 390 pixels wide, as on a phone, make 13 points about as large as the phone's own small print.
+WIDTH, AXES_HEIGHT = 6.0, 3.6
+TITLE_CHARACTERS, LABEL_CHARACTERS = 46, 60
+TEXT_POINTS, SMALL_POINTS = 13, 11
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """The curves of a run's seeds on a common grid, and what to call them.
+
+    Attributes:
+      config: the run's config.json.
+      folder: where the run is.
+      x: [P] grid.
+      seeds: [S, P] values.
+      window: number of rows that each value is the mean of.
+    """
+
+    config: dict
+    folder: Path
+    x: np.ndarray
+    seeds: np.ndarray
+    window: int
+
+
+def plot_run(folder: str | os.PathLike) -> Path:
+    """Draws a run's return over its environment steps into <folder>/figures/return.png; returns that path.
+
+    Raises PurerlError as plot_runs does.
+    """
+    return plot_runs([folder], Path(folder) / run_folder.FIGURES / "return.png")
+
+
+def plot_runs(
+    folders: Sequence[str | os.PathLike],
+    out: str | os.PathLike,
+    x: str = "step",
+    y: str = "episode_return",
+    smooth: int | None = None,
+) -> Path:
+    """Draws one line per run: the interquartile mean over its seeds, with a 95% bootstrap band.
+
+    Up to ten seeds are also drawn one by one, thinly. Nothing is extrapolated: a line spans what all seeds cover.
+
+    Args:
+      folders: of the runs.
+      out: the figure's file, .png, .pdf or .svg; missing folders above it are made.
+      x, y: names in the rows of metrics.jsonl.
+      smooth: each point is the mean of so many rows up to it (weighted by the episodes in them, for episode
+        statistics); None takes a fiftieth of the rows, 1 does not smooth.
+
+    Returns:
+      the path of the figure. Raises PurerlError for folders that are no runs or have no rows, names that no row has, an
+      unknown kind of figure, and failed writes.
+    """
+    out = Path(out)
+    if out.suffix.lower() not in FORMATS:
+        raise PurerlError(f"cannot draw a '{out.suffix}' figure ({out}); use one of {', '.join(FORMATS)}")
+    if not folders:
+        raise PurerlError("there is nothing to draw; name at least one run folder")
+    if smooth is not None and smooth < 1:
+        raise PurerlError(f"cannot smooth over {smooth} rows; use 1 or more")
+    curves = [read_curve(folder, x, y, smooth) for folder in folders]
+    figure = draw(curves, x, y)
+    data = io.BytesIO()
+    figure.savefig(data, format=out.suffix[1:].lower(), dpi=200, facecolor="white")
+    with files.writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    files.write_file(out, data.getvalue())
+    return out
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_curve(folder: str | os.PathLike, x: str, y: str, smooth: int | None = None) -> Curve:
+    """Reads and smooths the curves of a run's seeds, on a common grid. Raises PurerlError as plot_runs."""
+    folder = Path(folder)
+    config = run_folder.load(folder)["config"]
+    path = folder / run_folder.METRICS
+    rows = read_rows(path) if path.exists() else []
+    if not rows:
+        raise PurerlError(f"the run in {folder} has no metrics yet; train it for at least one log period")
+    names = {name for row in rows for name in row}
+    for name in (x, y):
+        if name not in names:
+            raise PurerlError(f"no row of {path} has '{name}'.{nearest(name, names)} Known: {', '.join(sorted(names))}")
+    points = [row for row in rows if _is_number(row.get(x)) and _is_number(row.get(y))]
+    seeds = sorted({row.get("seed", 0) for row in rows})
+    by_seed = [[row for row in points if row.get("seed", 0) == seed] for seed in seeds]
+    if not all(by_seed):
+        raise PurerlError(f"some seed of the run in {folder} has no '{y}' yet; train it for longer")
+    window = smooth or max(1, round(len(rows) / len(seeds) / 50))
+    try:
+        grid, values = to_common_grid([_seed_curve(seed_rows, x, y, window) for seed_rows in by_seed])
+    except ValueError as error:
+        raise PurerlError(f"the seeds in {folder} share no stretch of '{x}' yet; train for longer") from error
+    return Curve(config, folder, grid, values, window)
+
+
+def _seed_curve(rows: list[dict], x: str, y: str, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """(x [P], smoothed y [P]) of one seed."""
+    weights = None
+    if y.startswith("episode_") and all(row.get("episodes") for row in rows):
+        weights = np.array([row["episodes"] for row in rows], np.float64)
+    values = np.array([row[y] for row in rows], np.float64)
+    return np.array([row[x] for row in rows], np.float64), running_mean(values, window, weights)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+
+
+# --- drawing ---------------------------------------------------------------------------------------------------------
+
+
+def draw(curves: Sequence[Curve], x: str, y: str) -> Figure:
+    """The figure of the curves, all drawn but not saved. Title and legend are given room above and below the axes."""
+    title, labels = name_curves(curves)
+    title_lines = textwrap.wrap(title, TITLE_CHARACTERS)
+    label_lines = [textwrap.fill(label, LABEL_CHARACTERS) for label in labels] if len(curves) > 1 else []
+    header = 0.28 * len(title_lines) + 0.4
+    footer = 0.24 * sum(label.count("\n") + 1 for label in label_lines) + (0.1 if label_lines else 0)
+    height = header + AXES_HEIGHT + footer
+    figure = Figure(figsize=(WIDTH, height))
+    FigureCanvasAgg(figure)
+    figure.set_layout_engine("constrained", rect=(0, footer / height, 1, 1 - (header + footer) / height))
+    axes = figure.add_subplot()
+    for index, curve in enumerate(curves):
+        colour, dashes = COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)]
+        _draw_curve(axes, curve, colour, dashes, seed_alpha=0.35 if len(curves) == 1 else 0.2)
+    dress(axes, x, y)
+    _write_header(figure, "\n".join(title_lines), _describe(curves))
+    if label_lines:
+        _add_legend(figure, axes, label_lines)
+    return figure
+
+
+def _draw_curve(axes: Axes, curve: Curve, colour: str, dashes: str | tuple, seed_alpha: float) -> None:
+    count = len(curve.seeds)
+    marker = "o" if len(curve.x) == 1 else ""  # a line of one point cannot be seen
+    if 1 < count <= MOST_SEED_LINES:
+        axes.plot(curve.x, curve.seeds.T, color=colour, linewidth=0.7, alpha=seed_alpha, marker=marker)
+    if count > 1:
+        low, high = bootstrap_band(curve.seeds)
+        axes.fill_between(curve.x, low, high, color=colour, alpha=0.18, linewidth=0)
+    middle = interquartile_mean(curve.seeds, axis=0)
+    axes.plot(curve.x, middle, color=colour, linewidth=2.2, linestyle=dashes, marker=marker, label="middle")
+
+
+def dress(axes: Axes, x: str, y: str) -> None:
+    """Labels, ticks, grid and frame as all figures here have them; x and y are names of metrics."""
+    axes.set_xlabel(_axis_label(x), fontsize=TEXT_POINTS, color=INK)
+    axes.set_ylabel(_axis_label(y), fontsize=TEXT_POINTS, color=INK)
+    for axis, name in ((axes.xaxis, x), (axes.yaxis, y)):
+        if name in ("step", "iteration", "steps_per_second"):
+            axis.set_major_formatter(EngFormatter(sep=""))
+    axes.locator_params(axis="x", nbins=6)
+    axes.locator_params(axis="y", nbins=6)
+    axes.tick_params(labelsize=TEXT_POINTS, labelcolor=INK, color=PALE, length=4)
+    axes.grid(axis="y", color=PALE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(PALE)
+    if x in ("step", "iteration", "wall_time"):
+        axes.set_xlim(left=0)
+
+
+def _axis_label(name: str) -> str:
+    return LABELS.get(name, name.replace("_", " "))
+
+
+def _write_header(figure: Figure, title: str, description: str) -> None:
+    inch = 1 / figure.get_figheight()
+    style = {"x": 0.02, "verticalalignment": "top", "parse_math": False}
+    figure.text(y=1 - 0.1 * inch, s=title, fontsize=TEXT_POINTS + 1, fontweight="bold", color=INK, **style)
+    below = 0.15 + 0.28 * (title.count("\n") + 1)
+    figure.text(y=1 - below * inch, s=description, fontsize=SMALL_POINTS, color="#666666", **style)
+
+
+def _add_legend(figure: Figure, axes: Axes, labels: Sequence[str]) -> None:
+    lines = [line for line in axes.get_lines() if line.get_label() == "middle"]
+    legend = figure.legend(
+        lines, labels, loc="lower left", fontsize=SMALL_POINTS, frameon=False, labelcolor=INK, borderpad=0.2
+    )
+    legend.set_in_layout(False)  # its room is already set aside
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def name_curves(curves: Sequence[Curve]) -> tuple[str, list[str]]:
+    """(title, one label per curve): what all runs share goes into the title, the rest into the labels.
+
+    Runs that agree in agent, preset and environment are told apart by the names of their folders.
+    """
+    parts = [_parts(curve.config) for curve in curves]
+    shared = {key for key in parts[0] if all(part[key] == parts[0][key] for part in parts)}
+    title = _join({key: value if key in shared else "" for key, value in parts[0].items()})
+    labels = [_join({key: "" if key in shared else value for key, value in part.items()}) for part in parts]
+    repeated = {label for label in labels if labels.count(label) > 1 or not label}
+    labels = [
+        f"{label} {curve.folder.resolve().name}".strip() if label in repeated else label
+        for label, curve in zip(labels, curves, strict=True)
+    ]
+    return title or f"{len(curves)} runs", labels
+
+
+def _parts(config: dict) -> dict[str, str]:
+    return {"agent": str(config["agent"]), "preset": str(config.get("preset") or ""), "env": str(config["env"])}
+
+
+def _join(part: dict[str, str]) -> str:
+    agent = " ".join(filter(None, (part["agent"], f"({part['preset']})" if part["preset"] else "")))
+    return " on ".join(filter(None, (agent, part["env"])))
+
+
+def _describe(curves: Sequence[Curve]) -> str:
+    """What the lines and bands are, such as "IQM of 8 seeds, 95% bootstrap band, mean of 4 rows"."""
+    counts = sorted({len(curve.seeds) for curve in curves})
+    seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    parts = ["1 seed"] if counts == [1] else [f"IQM of {seeds} seeds", "95% bootstrap band"]
+    windows = sorted({curve.window for curve in curves})
+    if windows[-1] > 1:
+        rows = str(windows[0]) if len(windows) == 1 else f"{windows[0]} to {windows[-1]}"
+        parts.append(f"smoothed over {rows} rows")
+    return ", ".join(parts)

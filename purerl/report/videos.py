@@ -1,0 +1,209 @@
+"""Videos of episodes: observations to frames, frames to a GIF (Pillow) or an MP4 (ffmpeg)."""
+
+from __future__ import annotations
+
+import colorsys
+import contextlib
+import importlib
+import io
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from purerl.errors import PurerlError
+from purerl.runs import files
+
+FORMATS = (".gif", ".mp4")
+# Frames smaller than this are enlarged, as far as whole factors go.
+TARGET_PIXELS = 256
+# A GIF counts time in hundredths of a second, and browsers slow down anything shown for less than two of them.
+GIF_TICKS_PER_SECOND, GIF_MOST_FRAMES_PER_SECOND = 100, 50
+# Okabe and Ito's colours, readable by colour-blind people; more channels than these get evenly spaced hues.
+CHANNEL_COLOURS = (
+    *((0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0)),
+    *((86, 180, 233), (240, 228, 66), (204, 121, 167), (255, 255, 255)),
+)
+BAR_COLOURS = {"positive": (86, 180, 233), "negative": (230, 159, 0), "zero": (110, 110, 110)}
+BAR_HEIGHT = 64
+
+
+# --- frames to a file ------------------------------------------------------------------------------------------------
+
+
+def write_video(
+    frames: np.ndarray, path: str | os.PathLike, frames_per_second: float = 15, scale: int | None = None
+) -> Path:
+    """Writes frames as a GIF or, if there is an ffmpeg, as an MP4, by the file's suffix; returns the path.
+
+    The file appears whole or not at all; missing folders above it are made. A GIF keeps at most 256 colours per frame.
+
+    Args:
+      frames: uint8 [T, H, W, 3].
+      path: ends in .gif or .mp4.
+      frames_per_second: for a GIF at most 50.
+      scale: whole factor to enlarge by, every pixel becoming a square; None enlarges small frames to about 256 pixels.
+
+    Raises:
+      PurerlError: another suffix, no ffmpeg, too many frames per second, no permission, a full disk.
+      ValueError: frames of another type or shape, or none; a scale below 1.
+    """
+    frames, path = np.asarray(frames), Path(path)
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or frames.size == 0:
+        raise ValueError(f"frames must be uint8 [T, H, W, 3], not {frames.dtype} {list(frames.shape)}")
+    scale = max(1, TARGET_PIXELS // max(frames.shape[1:3])) if scale is None else scale
+    if scale < 1:
+        raise ValueError(f"cannot enlarge frames by {scale}")
+    kind = path.suffix.lower()
+    if kind not in FORMATS:
+        raise PurerlError(f"cannot write a '{path.suffix}' video ({path}); use {' or '.join(FORMATS)}")
+    if not 0 < frames_per_second < float("inf"):
+        raise PurerlError(f"a video of {frames_per_second} frames per second; use a number above 0")
+    data = _gif(frames, frames_per_second, scale) if kind == ".gif" else _mp4(frames, frames_per_second, scale)
+    with files.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_file(path, data)
+    return path
+
+
+def _gif(frames: np.ndarray, frames_per_second: float, scale: int) -> bytes:
+    if frames_per_second > GIF_MOST_FRAMES_PER_SECOND:
+        raise PurerlError(
+            f"a GIF shows at most {GIF_MOST_FRAMES_PER_SECOND} frames per second; lower it or write an .mp4"
+        )
+    first, *rest = _gif_images(frames, scale)
+    data = io.BytesIO()
+    first.save(
+        data, format="GIF", save_all=True, append_images=rest, loop=0,
+        duration=_gif_durations(len(frames), frames_per_second),
+    )  # fmt: skip
+    return data.getvalue()
+
+
+def _gif_images(frames: np.ndarray, scale: int) -> Iterator[Image.Image]:
+    """Reduces each frame to its own palette while it is small, then enlarges it, which adds no colours."""
+    size = frames.shape[2] * scale, frames.shape[1] * scale
+    for frame in frames:
+        image = Image.fromarray(frame).quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        yield image.resize(size, Image.Resampling.NEAREST)
+
+
+def _gif_durations(count: int, frames_per_second: float) -> list[int]:
+    """Milliseconds per frame in whole hundredths of a second, rounded so that the errors never add up."""
+    ends = np.round(np.arange(count + 1) * GIF_TICKS_PER_SECOND / frames_per_second).astype(int)
+    return [int(ticks) * 10 for ticks in np.diff(ends)]
+
+
+def _mp4(frames: np.ndarray, frames_per_second: float, scale: int) -> bytes:
+    ffmpeg = find_ffmpeg()
+    if ffmpeg is None:
+        raise PurerlError("an MP4 needs ffmpeg: pip install imageio-ffmpeg, or write a .gif instead")
+    height, width = frames.shape[1] * scale, frames.shape[2] * scale
+    # H.264 at 4:2:0, the only kind that plays everywhere, needs even sizes: the last row or column is repeated.
+    padding = ((0, height % 2), (0, width % 2), (0, 0))
+    with tempfile.TemporaryDirectory() as folder:
+        out, log = Path(folder) / "video.mp4", Path(folder) / "log"
+        command = [
+            *(ffmpeg, "-loglevel", "error", "-y"),
+            *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width + width % 2}x{height + height % 2}"),
+            *("-r", str(frames_per_second), "-i", "-", "-an", "-c:v", "libx264", "-pix_fmt", "yuv420p"),
+            *("-movflags", "+faststart", str(out)),
+        ]
+        with (
+            open(log, "wb") as errors,
+            subprocess.Popen(command, stdin=subprocess.PIPE, stderr=errors) as process,
+            contextlib.suppress(BrokenPipeError),  # it broke off: its return code tells
+            process.stdin,
+        ):
+            for frame in frames:
+                enlarged = frame.repeat(scale, axis=0).repeat(scale, axis=1)
+                process.stdin.write(np.pad(enlarged, padding, mode="edge").tobytes())
+        if process.returncode != 0:
+            reason = (log.read_text(errors="replace").strip().splitlines() or ["no reason given"])[-1]
+            raise PurerlError(f"ffmpeg could not write the MP4 ({reason}); write a .gif instead")
+        return out.read_bytes()
+
+
+def find_ffmpeg() -> str | None:
+    """The ffmpeg on the PATH, else the one that the package imageio-ffmpeg brings, else None."""
+    found = shutil.which("ffmpeg")
+    if found is None:
+        with contextlib.suppress(ImportError, RuntimeError):  # RuntimeError: the package is there, its program is not
+            found = importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe()
+    return found
+
+
+# --- observations to frames ------------------------------------------------------------------------------------------
+
+
+def observation_to_frame(observation: np.ndarray) -> np.ndarray:
+    """Shows one observation as a picture, the same way in every frame (nothing is rescaled by what is in it).
+
+      * uint8 [H, W, 3]: itself. uint8 [H, W], [H, W, 1]: grey.
+      * uint8 [H, W, C] otherwise is a stack of frames: the last colour frame if C is a multiple of 3, else the last
+        grey one.
+      * bool or number [H, W, C] (MinAtar) or [H, W]: one colour per channel on black, as bright as the value, which is
+        clipped to [0, 1]; the first channel with a value covers the later ones (MinAtar's first is the player).
+      * any other flat vector [D] or number: one bar per entry from a middle line, up and blue for positive, down and
+        orange for negative, of height x / (1 + |x|), so that every finite value fits; NaN and infinities are red.
+
+    Returns:
+      uint8 [H', W', 3]. Raises PurerlError for other shapes.
+    """
+    observation = np.asarray(observation)
+    is_image = observation.dtype == np.uint8 and observation.ndim in (2, 3)
+    if is_image:
+        return _image_frame(observation if observation.ndim == 3 else observation[..., None])
+    if observation.ndim in (2, 3):
+        return _channels_frame(observation if observation.ndim == 3 else observation[..., None])
+    if observation.ndim < 2 and observation.size > 0:
+        return _bars_frame(observation.reshape(-1).astype(np.float64))
+    raise PurerlError(f"cannot draw observations of shape {list(observation.shape)}; only images and flat vectors")
+
+
+def _image_frame(image: np.ndarray) -> np.ndarray:
+    channels = image.shape[-1]
+    if channels % 3 == 0:
+        return image[..., channels - 3 :]
+    return np.repeat(image[..., channels - 1 :], 3, axis=-1)
+
+
+def _channels_frame(stack: np.ndarray) -> np.ndarray:
+    values = np.nan_to_num(stack.astype(np.float64)).clip(0, 1)
+    frame = np.zeros((*stack.shape[:2], 3))
+    for channel, colour in reversed(list(enumerate(channel_colours(stack.shape[-1])))):
+        value = values[..., channel, None]
+        frame = np.where(value > 0, value * np.array(colour), frame)
+    return np.round(frame).astype(np.uint8)
+
+
+def channel_colours(count: int) -> list[tuple[int, int, int]]:
+    """So many different colours, all far from black."""
+    if count <= len(CHANNEL_COLOURS):
+        return list(CHANNEL_COLOURS[:count])
+    # Alternating brightness tells neighbouring hues apart.
+    spaced = [colorsys.hsv_to_rgb(i / count, 0.75, 1.0 if i % 2 == 0 else 0.65) for i in range(count)]
+    return [tuple(round(255 * part) for part in colour) for colour in spaced]
+
+
+def _bars_frame(vector: np.ndarray) -> np.ndarray:
+    width = max(2, BAR_HEIGHT // len(vector))  # of one bar, its gap of one pixel included
+    middle = BAR_HEIGHT // 2
+    frame = np.zeros((BAR_HEIGHT, width * len(vector), 3), np.uint8)
+    frame[middle - 1 : middle + 1] = BAR_COLOURS["zero"]
+    for index, value in enumerate(vector):
+        columns = slice(index * width, (index + 1) * width - 1)
+        if not np.isfinite(value):
+            frame[:, columns] = (213, 0, 0)
+            continue
+        height = round((middle - 1) * abs(value) / (1 + abs(value)))
+        if value > 0:
+            frame[middle - 1 - height : middle - 1, columns] = BAR_COLOURS["positive"]
+        else:
+            frame[middle + 1 : middle + 1 + height, columns] = BAR_COLOURS["negative"]
+    return frame

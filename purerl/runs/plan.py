@@ -1,0 +1,170 @@
+"""A Plan: everything that decides a run's numbers, resolved from names, presets and overrides, and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from purerl import configs, registry, rng
+from purerl.errors import PurerlError
+from purerl.runs import provenance
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything that decides a run's numbers, resolved and checked.
+
+    Attributes:
+      agent, env, preset: names.
+      config: the agent's Config, plain Python values.
+      options: the environment family's Options.
+      seeds: the seeds, one lane of the vmapped run each; a seed may come again, in lanes of other settings (`cells`).
+      steps: environment steps of each seed, a whole number of iterations.
+    """
+
+    agent: str
+    env: str
+    preset: str
+    config: Any
+    options: Any
+    seeds: tuple[int, ...]
+    steps: int
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Environment steps of one seed in one iteration."""
+        return self.config.num_envs * self.config.rollout_length
+
+    @property
+    def iterations(self) -> int:
+        """Updates in the whole run."""
+        return self.steps // self.steps_per_iteration
+
+    def to_dict(self) -> dict[str, Any]:
+        """The part of config.json that `from_dict` reads back."""
+        return {
+            "agent": self.agent,
+            "env": self.env,
+            "preset": self.preset,
+            "seeds": list(self.seeds),
+            "steps": self.steps,
+            "config": configs.to_dict(self.config),
+            "env_options": configs.to_dict(self.options),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Plan:
+        """The plan of a run folder's config.json. Raises PurerlError if it names things this purerl does not know."""
+        try:
+            family, _ = registry.environment(values["env"])
+            return cls(
+                agent=values["agent"],
+                env=values["env"],
+                preset=values["preset"],
+                config=configs.from_dict(registry.agent(values["agent"]).Config, values["config"], values["agent"]),
+                options=configs.from_dict(family.Options, values["env_options"], values["env"]),
+                seeds=tuple(values["seeds"]),
+                steps=values["steps"],
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise PurerlError(
+                f"the run's config.json is damaged or of another purerl ({type(error).__name__}: {error}): train anew"
+            ) from error
+
+
+def make_plan(
+    agent: str,
+    env: str,
+    *,
+    preset: str | None = None,
+    seeds: int = 1,
+    seed: int = 0,
+    steps: int | None = None,
+    config: dict[str, Any] | None = None,
+    env_options: dict[str, Any] | None = None,
+) -> Plan:
+    """Resolves names, preset and overrides, and checks them.
+
+    Args:
+      agent: registered agent, e.g. "ppg".
+      env: "family/id", e.g. "procgen/coinrun".
+      preset: named settings; None chooses by the environment.
+      seeds: how many seeds run side by side: seed, seed + 1, ...
+      seed: the first seed.
+      steps: environment steps of each seed, rounded up to whole iterations; None takes the preset's.
+      config: config fields over the preset's.
+      env_options: environment options over the preset's.
+
+    Raises:
+      PurerlError: an unknown name or field, or sizes that cannot work.
+    """
+    found = registry.agent(agent)
+    family, env_id = registry.environment(env)
+    env = f"{env.partition('/')[0]}/{env_id}"
+    preset, chosen = registry.preset(agent, preset, env)
+    known_options = configs.field_types(family.Options)
+    preset_options = {name: value for name, value in chosen.env.items() if name in known_options}
+    options = configs.build(family.Options, preset_options | (env_options or {}), env)
+    built = configs.build(found.Config, {**found.defaults, **chosen.config, **(config or {})}, agent)
+    steps = chosen.steps if steps is None else steps
+    if seeds < 1 or steps < 1:
+        raise PurerlError(f"seeds = {seeds} and steps = {steps} must be at least 1")
+    if not 0 <= seed <= 2**31 - 1 - seeds:
+        raise PurerlError(f"seed = {seed} must be from 0 to {2**31 - 1 - seeds}")
+    if built.num_envs < 1 or built.rollout_length < 1:
+        raise PurerlError("num_envs and rollout_length must be at least 1")
+    found.check(built, registry.env_spec(env, options))
+    per_iteration = built.num_envs * built.rollout_length
+    return Plan(
+        agent=agent,
+        env=env,
+        preset=preset,
+        config=built,
+        options=options,
+        seeds=tuple(range(seed, seed + seeds)),
+        steps=-(-steps // per_iteration) * per_iteration,
+    )
+
+
+def seed_keys(the_plan: Plan) -> jax.Array:
+    """Typed base keys [S] of the plan's seeds."""
+    return rng.keys_of(the_plan.seeds)
+
+
+def default_folder(the_plan: Plan) -> Path:
+    """runs/<agent>-<env>-<preset>-seed<k>."""
+    name = f"{the_plan.agent}-{the_plan.env.replace('/', '-')}-{the_plan.preset}-seed{the_plan.seeds[0]}"
+    return Path("runs") / (name if len(the_plan.seeds) == 1 else f"{name}to{the_plan.seeds[-1]}")
+
+
+def header(the_plan: Plan) -> dict[str, Any]:
+    """What a run's config.json holds."""
+    return the_plan.to_dict() | {"protocol": _protocol(the_plan), "environment": provenance.environment_report()}
+
+
+def difference(before: Plan, now: Plan) -> tuple[str, str] | None:
+    """(what, how) of the first thing in which two plans differ that decides a run's numbers; None if in nothing."""
+    before, now = before.to_dict(), now.to_dict()
+    for name in ("agent", "env", "seeds", "steps", "config", "env_options"):
+        if before[name] != now[name]:
+            return name, _difference(before[name], now[name])
+    return None
+
+
+def _difference(before: Any, now: Any) -> str:
+    if isinstance(before, dict):
+        changed = [name for name in before | now if before.get(name) != now.get(name)]
+        return "; ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in changed)
+    return f"was {before}, is {now}"
+
+
+def _protocol(the_plan: Plan) -> dict[str, Any]:
+    """The switches a reader must know before comparing numbers."""
+    return {
+        "time_limit_is_terminal": getattr(the_plan.config, "time_limit_is_terminal", None),
+        "returns": "raw, undiscounted, unclipped, of the acting (sampling) policy in training",
+        "steps": "environment steps of one seed",
+    }

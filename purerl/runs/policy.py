@@ -1,0 +1,38 @@
+"""Opens a trained run again, to act with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from purerl import configs, registry, rng
+from purerl.loops import in_graph
+from purerl.runs import checkpoint, run_folder
+from purerl.runs.plan import Plan, seed_keys
+from purerl.types import Agent, EnvSpec
+
+
+def open_run(folder: str | Path) -> tuple[Plan, Agent, EnvSpec, Any, Callable[[], Any]]:
+    """(plan, agent, spec, traced config, load) of a run folder; load() reads what `act` needs of the agent's
+    State [S, ...], the other fields being None.
+
+    Raises PurerlError for a folder that holds no run or no checkpoint.
+    """
+    folder = Path(folder)
+    the_plan = Plan.from_dict(run_folder.load(folder)["config"])
+    agent = registry.agent(the_plan.agent)
+    spec = registry.env_spec(the_plan.env, the_plan.options)
+    config = configs.traced(the_plan.config)
+
+    def load() -> Any:
+        initial = in_graph.over_seeds(lambda c, key: agent.init(c, spec, rng.stream(key, "init")))
+        template = jax.eval_shape(initial, config, seed_keys(the_plan))
+        with checkpoint.Checkpoints(folder / "checkpoints") as saved:
+            parts = {name: saved.restore_part(f"run/agent/{name}", getattr(template, name)) for name in agent.acting}
+        return template.replace(**{f.name: parts.get(f.name) for f in dataclasses.fields(template)})
+
+    return the_plan, agent, spec, config, load

@@ -1,0 +1,399 @@
+"""Many runs, as few programs: cells that differ only in seeds and traced config fields are trained side by side.
+
+A cell is a run with a folder of its own, which looks in the end as if `purerl.train` had made it. Cells of one program
+become lanes of one vmapped loop. How they are dealt out is written down before anything is trained, so that work which
+is cut short goes on as the same programs and ends in the same numbers.
+
+    WORK/<n>/program.json   the cells of a program, and how they are trained
+    WORK/<n>/checkpoints/   of the program, while it is under way
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from purerl import configs, registry
+from purerl.errors import PurerlError
+from purerl.loops import compilation, host, in_graph, sharding
+from purerl.runs import evaluation, files, run_folder
+from purerl.runs.plan import Plan, difference, header, seed_keys
+from purerl.runs.trainer import Member, Trainer, close, make_loop
+
+PROGRAM, _REMOVED = "program.json", ".finished-"
+Engine = Literal["local", "ray"]
+# Of the memory that is free, what a program may take unless the user says otherwise.
+SHARE_OF_MEMORY = 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A run to be trained.
+
+    Attributes:
+      plan: what to train, with its own seeds.
+      folder: becomes its run folder.
+      eval_every, eval_episodes, eval_env_options: evaluations in the course of the training, as in `purerl.train`.
+    """
+
+    plan: Plan
+    folder: Path
+    eval_every: int = 0
+    eval_episodes: int = 10
+    eval_env_options: dict[str, Any] | None = None
+
+
+def run(
+    cells: Sequence[Cell],
+    work: str | os.PathLike,
+    *,
+    max_memory: int | None = None,
+    cells_per_program: int | None = None,
+    engine: Engine = "local",
+    log_every: int = 0,
+    checkpoint_seconds: float = 300.0,
+    quiet: bool = False,
+    resumed_by: str = "the same command",
+) -> None:
+    """Trains all cells that are not finished, and goes on with those that were cut short.
+
+    A lane in which a number becomes none does not end the others: its rows say {"diverged": true}.
+
+    Args:
+      cells: runs; their folders are all different.
+      work: folder of the programs under way.
+      max_memory: bytes that a program may take on all devices of a machine together; None for 80% of what is free.
+        Only programs in the graph can be measured beforehand: games on the host need `cells_per_program`.
+      cells_per_program: the most cells in one program; None for as many as fit.
+      engine: "ray" gives each program to a Ray cluster (the one at $RAY_ADDRESS, or one on this machine): a GPU each,
+        or all cores of a node where there are none. The folders must be on a file system that all nodes share.
+      log_every, checkpoint_seconds: as in `purerl.train`.
+      quiet: no progress bar.
+      resumed_by: what a user who interrupts is told to do.
+
+    Raises:
+      PurerlError: a folder that holds another run, a cell too large for the memory, a full disk, no Ray.
+      KeyboardInterrupt: Ctrl-C, after everything has been saved.
+    """
+    work = Path(work)
+    compilation.enable_cache()
+    waiting = {cell.folder.resolve(): cell for cell in cells if not is_finished(cell)}
+    if len({cell.folder.resolve() for cell in cells}) < len(cells):
+        raise PurerlError("two cells have the same folder: give each its own")
+    programs = []
+    for path, members in _under_way(work).items():
+        mine = members.keys() & waiting.keys()
+        for folder in mine:
+            cell = waiting.pop(folder)
+            _refuse_other(cell, members[folder])
+        if mine:
+            programs.append(path)
+        elif all((folder / run_folder.SUMMARY).exists() for folder in members):
+            _remove(path)  # the process was killed just before it would have done so
+    programs += _deal(list(waiting.values()), work, max_memory, cells_per_program, log_every, checkpoint_seconds)
+    if engine == "ray":
+        _train_on_ray(programs)
+        return
+    for i, path in enumerate(programs):
+        part = f" (program {i + 1} of {len(programs)})" if len(programs) > 1 else ""
+        train_program(path, quiet=quiet, part=part, resumed_by=resumed_by)
+
+
+def is_finished(cell: Cell) -> bool:
+    """Whether the cell's folder holds its finished run. Raises PurerlError if it holds another one."""
+    if not run_folder.holds_run(cell.folder):
+        return False
+    found = run_folder.load(cell.folder)
+    _refuse_other(cell, Plan.from_dict(found["config"]))
+    return found["summary"] is not None
+
+
+def _refuse_other(cell: Cell, stored: Plan) -> None:
+    differs = difference(stored, cell.plan)
+    if differs:
+        raise PurerlError(
+            f"{cell.folder} holds another run: {differs[0]} {differs[1]}; choose another folder, or remove that one"
+        )
+
+
+# --- dealing cells out to programs -----------------------------------------------------------------------------------
+
+
+def _under_way(work: Path) -> dict[Path, dict[Path, Plan]]:
+    """{folder of a program that has been dealt out before: {folder of a cell: its plan}}."""
+    for left_over in work.glob(f"{_REMOVED}*"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    return {
+        path.parent: {
+            (path.parent / cell["folder"]).resolve(): Plan.from_dict(cell["plan"])
+            for cell in files.read_json(path)["cells"]
+        }
+        for path in sorted(work.glob(f"*/{PROGRAM}"))
+    }
+
+
+def _remove(path: Path) -> None:
+    """Removes the folder of a finished program; a kill in the midst of it leaves nothing that looks like one."""
+    with files.writing(path):
+        moved = path.rename(path.with_name(_REMOVED + path.name))
+        shutil.rmtree(moved)
+
+
+def _deal(
+    cells: Sequence[Cell],
+    work: Path,
+    max_memory: int | None,
+    cells_per_program: int | None,
+    log_every: int,
+    checkpoint_seconds: float,
+) -> list[Path]:
+    """Writes a program.json for every program that the cells need; returns their folders."""
+    if cells_per_program is not None and cells_per_program < 1:
+        raise PurerlError(f"cells_per_program = {cells_per_program} must be at least 1")
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(_program_of(cell), []).append(cell)
+    dealt: list[tuple[list[Cell], int, list[str]]] = []
+    for group in groups.values():
+        varying = _varying([cell.plan for cell in group])
+        most = min(cells_per_program or len(group), _most_that_fit(group, varying, max_memory))
+        parts = [list(part) for part in _evenly(group, math.ceil(len(group) / most))]
+        lanes = max(sum(len(cell.plan.seeds) for cell in part) for part in parts)
+        dealt += [(part, _lanes(part[0].plan, lanes), varying) for part in parts]
+    first = max((int(path.name) for path in work.glob("*") if path.name.isdigit()), default=-1) + 1
+    paths = [work / f"{first + i:04d}" for i in range(len(dealt))]
+    for path, (part, lanes, varying) in zip(paths, dealt, strict=True):
+        with files.writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+        members = [{"folder": os.path.relpath(cell.folder, path), "plan": cell.plan.to_dict()} for cell in part]
+        files.write_json(
+            path / PROGRAM,
+            {
+                "cells": members,
+                "lanes": lanes,
+                "varying": varying,
+                "log_every": log_every,
+                "checkpoint_seconds": checkpoint_seconds,
+                "eval_every": part[0].eval_every,
+                "eval_episodes": part[0].eval_episodes,
+                "eval_env_options": part[0].eval_env_options,
+            },
+        )
+    return paths
+
+
+def _program_of(cell: Cell) -> str:
+    """What must be the same for cells to be trained by one program."""
+    plan, traced = cell.plan, set(configs.traced_fields(type(cell.plan.config)))
+    static = {name: value for name, value in configs.to_dict(plan.config).items() if name not in traced}
+    evaluation = [cell.eval_every, cell.eval_episodes, cell.eval_env_options]
+    return json.dumps([plan.agent, plan.env, plan.steps, static, configs.to_dict(plan.options), evaluation])
+
+
+def _varying(plans: Sequence[Plan]) -> list[str]:
+    """The traced fields that do not have one number in all plans."""
+    names = configs.traced_fields(type(plans[0].config))
+    values = {name: [getattr(plan.config, name) for plan in plans] for name in names}
+    return [name for name, of_plans in values.items() if any(np.ndim(v) or v != of_plans[0] for v in of_plans)]
+
+
+def _evenly(group: Sequence[Cell], parts: int) -> list[Sequence[Cell]]:
+    size = math.ceil(len(group) / parts)
+    return [group[i : i + size] for i in range(0, len(group), size)]
+
+
+def _lanes(plan: Plan, needed: int) -> int:
+    """Lanes of a program that needs so many: a few more where they can then be spread over all devices evenly."""
+    if registry.is_host(registry.environment(plan.env)[0]):
+        return needed
+    devices = min(jax.device_count(), needed)
+    return math.ceil(needed / devices) * devices
+
+
+def together(plans: Sequence[Plan], lanes: int, varying: Sequence[str]) -> Plan:
+    """One plan whose lanes are the seeds of all plans in turn, with one value a lane in the fields of `varying`.
+
+    Lanes beyond them repeat the last one.
+    """
+    seeds = [seed for plan in plans for seed in plan.seeds]
+    extra = lanes - len(seeds)
+    values = {}
+    for name in varying:
+        of_lanes = [np.broadcast_to(np.float32(getattr(plan.config, name)), (len(plan.seeds),)) for plan in plans]
+        values[name] = np.pad(np.concatenate(of_lanes), (0, extra), mode="edge")
+    return dataclasses.replace(
+        plans[0], seeds=tuple(seeds + seeds[-1:] * extra), config=plans[0].config.replace(**values)
+    )
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+def _most_that_fit(group: Sequence[Cell], varying: Sequence[str], max_memory: int | None) -> int:
+    """How many cells of a group one program can hold. Raises PurerlError if it cannot hold one."""
+    plans = [cell.plan for cell in group]
+    if registry.is_host(registry.environment(plans[0].env)[0]):
+        if max_memory is not None:
+            raise PurerlError(
+                f"--max-memory cannot be told for games on the host ({plans[0].env}): use --cells-per-program"
+            )
+        return len(group)
+    limit = max_memory if max_memory is not None else int(SHARE_OF_MEMORY * free_memory())
+    whole = together(plans, _lanes(plans[0], sum(len(plan.seeds) for plan in plans)), varying)
+    if max_memory is None and 20 * _state_bytes(whole) < limit:
+        return len(group)  # far from the limit: not worth compiling for
+    need = _loop(whole).program_bytes(configs.traced(whole.config), seed_keys(whole))
+    if need <= limit:
+        return len(group)
+    most = int(len(group) * limit / need)
+    if most < 1:
+        raise PurerlError(
+            f"one cell of {len(plans[0].seeds)} seeds takes {_bytes(need // len(group))} and the limit is "
+            f"{_bytes(limit)}: fewer --seeds, a smaller --num-envs, or a higher --max-memory"
+        )
+    return most
+
+
+def _state_bytes(plan: Plan) -> int:
+    """Bytes of the state and of one rollout of all lanes, without compiling anything."""
+    loop, config = _loop(plan), configs.traced(plan.config)
+    state = jax.eval_shape(loop._init, config, seed_keys(plan))
+    leaves = [leaf for leaf in jax.tree.leaves(state) if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
+    observation = math.prod(loop.spec.observation_shape) * np.dtype(loop.spec.observation_dtype).itemsize
+    rollout = len(plan.seeds) * plan.steps_per_iteration * (2 * observation + 64)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) + rollout
+
+
+def free_memory() -> int:
+    """Bytes that are free: on the devices, where they have memory of their own, otherwise on this machine."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    if all("bytes_limit" in s for s in stats):
+        return sum(s["bytes_limit"] - s.get("bytes_in_use", 0) for s in stats)
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):  # not Linux
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of "800MB", "8GB", "8GiB" or a plain number. Raises PurerlError for anything else."""
+    units = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    units |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+    number = text.strip().upper().rstrip("KMGTIB ")
+    unit = text.strip().upper()[len(number) :].strip()
+    try:
+        size = float(number) * units[unit]
+    except (ValueError, KeyError):
+        raise PurerlError(f"'{text}' is no amount of memory: write 800MB or 8GB") from None
+    if not 0 < size < math.inf:
+        raise PurerlError(f"an amount of memory of '{text}': it must be positive")
+    return int(size)
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def train_program(path: str | os.PathLike, *, quiet: bool = True, part: str = "", resumed_by: str = "") -> None:
+    """Trains the cells of one program to their end, from its last checkpoint if there is one, and removes its folder.
+
+    See `run` for the rest.
+    """
+    path = Path(path)
+    program = files.read_json(path / PROGRAM)
+    members = [Member(Plan.from_dict(cell["plan"]), path / cell["folder"]) for cell in program["cells"]]
+    members = [Member(member.plan, Path(os.path.normpath(member.folder))) for member in members]
+    the_plan = together([member.plan for member in members], program["lanes"], program["varying"])
+    loop = _loop(the_plan)
+    try:
+        evaluations = evaluation.make_evaluations(
+            the_plan, program["eval_every"], program["eval_episodes"], program["eval_env_options"]
+        )
+        for member in members:
+            if not run_folder.holds_run(member.folder):
+                run_folder.create(member.folder, header(member.plan))
+        Trainer(
+            the_plan,
+            members,
+            loop,
+            path / run_folder.CHECKPOINTS,
+            resume=True,
+            log_every=program["log_every"],
+            checkpoint_seconds=program["checkpoint_seconds"],
+            evaluations=evaluations,
+            quiet=quiet,
+            label=f"{the_plan.agent} {the_plan.env}, {sum(len(m.plan.seeds) for m in members)} lanes{part}",
+            resumed_by=resumed_by,
+            stop_at_nan=False,
+        ).run()
+    finally:
+        close(loop)
+    _remove(path)
+
+
+@functools.lru_cache(maxsize=1)
+def _in_graph_loop(agent: str, env: str, options: Any) -> in_graph.InGraphLoop:
+    """A loop that the next program may have use for: with the same static fields it need not compile again."""
+    family, env_id = registry.environment(env)
+    return in_graph.InGraphLoop(registry.agent(agent), family.make(env_id, options))
+
+
+def _loop(plan: Plan) -> in_graph.InGraphLoop | host.HostLoop:
+    if registry.is_host(registry.environment(plan.env)[0]):
+        return make_loop(plan)
+    return _in_graph_loop(plan.agent, plan.env, plan.options)
+
+
+def _train_on_ray(programs: Sequence[Path]) -> None:
+    """Gives each program to a Ray cluster, and waits for all of them."""
+    try:
+        import ray
+    except ImportError as error:
+        raise PurerlError("--engine ray needs Ray: pip install 'purerl[ray]'") from error
+    started = not ray.is_initialized()
+    if started:
+        with warnings.catch_warnings():
+            # JAX warns of a fork beside its threads; Ray's children become other programs at once.
+            warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
+            ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
+    try:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if any(node.get("GPU") for node in nodes):
+            needs = {"num_gpus": 1}
+        else:
+            needs = {"num_cpus": min(node.get("CPU", 1) for node in nodes)}
+        task = ray.remote(_train_elsewhere).options(max_retries=3, **needs)
+        waiting = [task.remote(str(path.resolve())) for path in programs]
+        problems = [problem for problem in ray.get(waiting) if problem]
+    finally:
+        if started:
+            ray.shutdown()
+    if problems:
+        raise PurerlError(problems[0])
+
+
+def _train_elsewhere(path: str) -> str | None:
+    """A program in a process of Ray's own; what went wrong that the user can mend, as one line."""
+    sharding.one_cpu_device_per_core()
+    compilation.enable_cache()
+    try:
+        if Path(path, PROGRAM).exists():  # a retry may come after the end
+            train_program(path)
+    except PurerlError as error:
+        return str(error)
+    return None

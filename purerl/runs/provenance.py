@@ -1,0 +1,93 @@
+"""What a result was made with: versions, device, commit, memory."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    *("purerl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
+    *("gymnax", "procgen-mirror", "ale-py"),
+)
+
+
+# --- what the run ran on ---------------------------------------------------------------------------------------------
+
+
+def environment_report() -> dict[str, Any]:
+    """What a result depends on beside the config, for config.json and summary.json.
+
+    Returns:
+      versions: {"python" and each of PACKAGES: version, or None if it is not installed};
+      device: {"kind": such as "NVIDIA H200" or "cpu", "backend": "gpu", "cpu", ..., "count": devices of all processes};
+      platform: operating system, processor type and C library, one line;
+      cpu_count: logical cores of this machine;
+      git_commit, git_dirty: of the checkout that purerl is imported from; both None if it is not in one. Dirty means
+        that a tracked file differs from the commit.
+    """
+    import jax
+
+    commit, dirty = _git_state(Path(__file__).resolve())
+    devices = jax.devices()
+    return {
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "device": {"kind": devices[0].device_kind, "backend": devices[0].platform, "count": len(devices)},
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "git_commit": commit,
+        "git_dirty": dirty,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_state(source: Path) -> tuple[str | None, bool | None]:
+    """(commit, dirty) of the git checkout that tracks the file `source`, else (None, None): a virtual environment
+    inside somebody's own repository must not pass that repository's commit off as purerl's."""
+    tracked = _git(source.parent, "ls-files", "--error-unmatch", "--", source.name)
+    commit = _git(source.parent, "rev-parse", "--verify", "HEAD") if tracked else None
+    if not commit:
+        return None, None
+    changes = _git(source.parent, "status", "--porcelain", "--untracked-files=no")
+    return commit, None if changes is None else bool(changes)
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What a git command prints, stripped; None if it fails or there is no git."""
+    # Inside a git hook, GIT_DIR and its like point at another repository.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, env=environment
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def peak_memory_bytes() -> dict[str, Any]:
+    """{"peak_memory_bytes": int, "peak_memory_of": "device" or "process"}.
+
+    The most that one of this process's devices ever held, where the devices count it (GPUs do); otherwise the most that
+    the whole process ever held in the machine's own memory.
+    """
+    import jax
+
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
+    if peaks:
+        return {"peak_memory_bytes": int(max(peaks)), "peak_memory_of": "device"}
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, KiB on Linux
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return {"peak_memory_bytes": int(peak), "peak_memory_of": "process"}

@@ -1,0 +1,153 @@
+"""What a sweep tries: grids and random settings, from text or Python values."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from purerl import configs, registry
+from purerl.errors import PurerlError, nearest
+
+# The papers' letters for fields that are spelled out here.
+ALIASES = {"gamma": "discount", "lr": "learning_rate", "lambda": "trace_decay"}
+ENVIRONMENT = "env."
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+def settings_of(
+    agent: str,
+    env: str,
+    grid: Mapping[str, Sequence[Any]] | str | None,
+    random: Mapping[str, Any] | str | None,
+    samples: int | None,
+    search_seed: int,
+) -> list[dict[str, Any]]:
+    """Every cell's {field: value}, in order. Raises PurerlError for what cannot be swept."""
+    if (grid is None) == (random is None):
+        raise PurerlError(
+            'say what to sweep: a grid, --grid "learning_rate=1e-4,5e-4", or else --random with --samples'
+        )
+    if grid is not None:
+        if samples is not None:
+            raise PurerlError("--samples belongs to --random; a grid has all its combinations")
+        values = parse_grid(grid, agent, env) if isinstance(grid, str) else _renamed(grid, agent, env)
+        for name, of_name in values.items():
+            of_name = (
+                [] if isinstance(of_name, str) or not isinstance(of_name, Sequence | np.ndarray) else list(of_name)
+            )
+            if not of_name or len({repr(value) for value in of_name}) < len(of_name):
+                raise PurerlError(f"the grid of {name} must be a sequence of different values, not {values[name]!r}")
+            values[name] = [value.item() if isinstance(value, np.generic) else value for value in of_name]
+        return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+    if samples is None or samples < 1:
+        raise PurerlError("--random needs --samples, how many settings to draw (at least 1)")
+    laws = parse_random(random, agent, env) if isinstance(random, str) else _renamed(random, agent, env)
+    draw = np.random.default_rng(search_seed)
+    kinds = _fields(agent, env)
+    return [{name: _drawn(draw, name, law, kinds[name]) for name, law in laws.items()} for _ in range(samples)]
+
+
+def _fields(agent: str, env: str) -> dict[str, Any]:
+    """{name: type} of everything that can be swept."""
+    options = registry.environment(env)[0].Options
+    found = dict(configs.field_types(registry.agent(agent).Config))
+    return found | {ENVIRONMENT + name: kind for name, kind in configs.field_types(options).items()}
+
+
+def _field(name: str, agent: str, known: Mapping[str, Any]) -> str:
+    """The field that a name in a sweep means: hyphens for underscores, the papers' letters."""
+    spelled = name.strip().lstrip("-").replace("-", "_")
+    spelled = ALIASES.get(spelled, spelled) if spelled not in known else spelled
+    if spelled not in known:
+        close = nearest(spelled, known) or nearest(ENVIRONMENT + spelled, known)
+        raise PurerlError(f"{agent} has no field '{name.strip()}' to sweep.{close} Fields: {', '.join(sorted(known))}")
+    return spelled
+
+
+def _renamed(values: Mapping[str, Any], agent: str, env: str) -> dict[str, Any]:
+    known = _fields(agent, env)
+    found = {_field(name, agent, known): value for name, value in values.items()}
+    if len(found) < len(values) or not found:
+        raise PurerlError("there is nothing to sweep" if not found else "a field is named twice in the sweep")
+    return found
+
+
+def _named_parts(text: str, agent: str, env: str) -> dict[str, str]:
+    """{field: text behind the "="} of "a=...;b=..."."""
+    pairs = [part.partition("=") for part in text.split(";") if part.strip()]
+    for name, equals, value in pairs:
+        if not equals or not value.strip():
+            raise PurerlError(f"'{name}' has no values: write a sweep as \"learning_rate=1e-4,5e-4;discount=.99,.999\"")
+    if len({name.strip() for name, _, _ in pairs}) < len(pairs):
+        raise PurerlError("a field is named twice in the sweep: give all its values in one place")
+    return _renamed({name: value for name, _, value in pairs}, agent, env)
+
+
+def parse_grid(text: str, agent: str, env: str) -> dict[str, list[Any]]:
+    """{field: values} of "learning_rate=1e-4,5e-4;discount=.99,.999"; values of a tuple are joined by x, as in 64x64.
+
+    Raises PurerlError for unknown fields and values of another type.
+    """
+    kinds = _fields(agent, env)
+    parts = _named_parts(text, agent, env)
+    return {name: [_value(name, word, kinds[name]) for word in values.split(",")] for name, values in parts.items()}
+
+
+def parse_random(text: str, agent: str, env: str) -> dict[str, tuple[Any, ...]]:
+    """{field: (kind, *arguments)} of "learning_rate=log(1e-5,1e-2);num_envs=choice(16,32)". Raises PurerlError."""
+    kinds = _fields(agent, env)
+    found: dict[str, tuple[Any, ...]] = {}
+    for name, law in _named_parts(text, agent, env).items():
+        match = re.fullmatch(r"\s*(\w+)\s*\(([^()]*)\)\s*", law)
+        if not match:
+            raise PurerlError(f"{name}={law.strip()}: write log(LOW,HIGH), uniform(LOW,HIGH) or choice(A,B,...)")
+        found[name] = (match[1], *(_value(name, word, kinds[name]) for word in match[2].split(",")))
+    return found
+
+
+def _value(name: str, word: str, kind: Any) -> Any:
+    """A word of the command line as a value of a field's type. Raises PurerlError."""
+    word = word.strip()
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    try:
+        if origin is typing.Literal:
+            return {str(choice): choice for choice in inner}[word]
+        if origin is tuple:
+            return tuple(inner[0](part) for part in word.split("x"))
+        if kind is bool:
+            return {"true": True, "false": False}[word.lower()]
+        return kind(word)
+    except (KeyError, ValueError, TypeError):
+        known = [str(choice) for choice in inner] if origin is typing.Literal else []
+        wanted = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "such as 64x64")
+        wanted = f"one of {', '.join(known)}" if known else wanted
+        raise PurerlError(f"{name}: '{word}' is no value of it ({wanted}).{nearest(word, known)}") from None
+
+
+def _drawn(draw: np.random.Generator, name: str, law: Any, kind: Any) -> Any:
+    if not isinstance(law, tuple | list) or len(law) < 2 or law[0] not in ("log", "uniform", "choice"):
+        raise PurerlError(
+            f"{name}: {law!r} is no law to draw from: use log(low, high), uniform(low, high) or choice(...)"
+        )
+    which, *bounds = law
+    if which == "choice":
+        return bounds[int(draw.integers(len(bounds)))]
+    numbers = [b for b in bounds if isinstance(b, int | float) and math.isfinite(b)]
+    if kind not in (int, float) or len(numbers) != 2 or len(bounds) != 2 or not bounds[0] < bounds[1]:
+        raise PurerlError(f"{name}: {which} needs two numbers, the lower first; other kinds of field take choice(...)")
+    low, high = bounds
+    if which == "log":
+        if low <= 0:
+            raise PurerlError(f"{name}: log needs positive bounds, not {low}")
+        value = math.exp(draw.uniform(math.log(low), math.log(high)))
+    else:
+        value = draw.uniform(low, high)
+    return round(value) if kind is int else float(f"{value:.6g}")

@@ -1,0 +1,284 @@
+"""Where metric rows go: always to a JSONL file, and on request to TensorBoard or Weights & Biases.
+
+A sink has `write(rows)` and `close()`. A row is one log period of one seed:
+    {"iteration": 12, "step": 98304, "seed": 0, "wall_time": 3.2, "episode_return": 11.2 or None, "episodes": 25, ...}
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+from purerl.errors import PurerlError, nearest
+from purerl.runs import files, run_folder
+from purerl.statistics import interquartile_mean
+
+# Sinks beside the JSONL file: the package each needs, which is also the name of purerl's extra in lower case.
+PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+# What says where a row belongs, rather than being a measurement.
+COORDINATES = ("iteration", "step", "seed")
+
+
+class Sink(Protocol):
+    """Something that metric rows can be written to."""
+
+    def write(self, rows: list[dict]) -> None:
+        """Takes the rows of one log period, one per seed."""
+
+    def close(self) -> None:
+        """Writes out what is left. Safe to call twice."""
+
+
+def check_sinks(names: Sequence[str]) -> None:
+    """Raises PurerlError for an unknown sink or one whose package is missing. Writes nothing."""
+    for name in names:
+        if name == "jsonl":
+            continue
+        if name not in PACKAGES:
+            known = ["jsonl", *PACKAGES]
+            raise PurerlError(f"unknown sink '{name}'.{nearest(name, known)} Known: {', '.join(known)}")
+        _import(name)
+
+
+def open_sinks(names: Sequence[str], folder: str | os.PathLike, config: dict) -> list[Sink]:
+    """Opens the run's JSONL file and the sinks named ("tensorboard", "wandb"; "jsonl" is there even if not named).
+
+    To resume a run, call truncate_rows first: TensorBoard then hides its own events after the last row kept.
+
+    Args:
+      names: of sinks.
+      folder: the run's folder; its name becomes the name of the W&B run.
+      config: of the run, shown in W&B; its "wandb_project" names the project there ("purerl" if absent).
+
+    Raises PurerlError as check_sinks, or if a file cannot be written; sinks already open are closed again.
+    """
+    check_sinks(names)
+    folder = Path(folder)
+    opened: list[Sink] = []
+    try:
+        opened.append(JsonlSink(folder / run_folder.METRICS))
+        for name in dict.fromkeys(names):
+            if name == "tensorboard":
+                steps = [row["step"] for row in read_rows(folder / run_folder.METRICS) if "step" in row]
+                opened.append(TensorBoardSink(folder / run_folder.TENSORBOARD, max(steps) + 1 if steps else None))
+            elif name == "wandb":
+                project = config.get("wandb_project") or "purerl"
+                opened.append(WandbSink(project, folder.resolve().name, config, folder))
+    except BaseException:
+        for sink in opened:
+            sink.close()
+        raise
+    return opened
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(PACKAGES[name])
+    except ImportError as error:
+        raise PurerlError(f"the {name} sink needs {PACKAGES[name]}: pip install 'purerl[{name}]'") from error
+
+
+# --- JSONL -----------------------------------------------------------------------------------------------------------
+
+
+class JsonlSink:
+    """Appends rows to a file, one JSON object a line; NaN and infinities are written as null.
+
+    All rows of a `write` are handed to the operating system in one piece, so killing the process tears at most the last
+    line; a torn line left by an earlier process is removed on opening. When a write fails (a full disk), what it wrote
+    is taken back and PurerlError raised.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self._path = Path(path)
+        with files.writing(self._path):
+            self._handle: int | None = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            try:
+                self._mend_last_line()
+            except BaseException:
+                self.close()
+                raise
+
+    def _mend_last_line(self) -> None:
+        size = os.fstat(self._handle).st_size
+        if size == 0 or os.pread(self._handle, 1, size - 1) == b"\n":
+            return
+        whole = b"".join(_whole_lines(self._path.read_bytes()))
+        if len(whole) > size:  # only its line break was missing
+            os.write(self._handle, b"\n")
+        else:
+            os.ftruncate(self._handle, len(whole))
+
+    def write(self, rows: list[dict]) -> None:
+        """Appends the rows. Raises PurerlError if the disk is full or the sink is closed."""
+        if self._handle is None:
+            raise PurerlError(f"the metrics file {self._path} is closed; open a new JsonlSink")
+        data = "".join(files.to_json(row) + "\n" for row in rows).encode()
+        with files.writing(self._path):
+            before = os.fstat(self._handle).st_size
+            try:
+                while data:
+                    data = data[os.write(self._handle, data) :]
+            except OSError:
+                if os.fstat(self._handle).st_size > before:
+                    os.ftruncate(self._handle, before)
+                raise
+
+    def close(self) -> None:
+        """Closes the file. Safe to call twice."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def read_rows(path: str | os.PathLike) -> list[dict]:
+    """The rows of a JSONL file; a torn last line is ignored. Raises PurerlError if it is missing or holds no rows."""
+    path = Path(path)
+    with files.reading(path):
+        lines = _whole_lines(path.read_bytes())
+    return [_parse_row(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
+
+
+def truncate_rows(path: str | os.PathLike, iteration: int) -> int:
+    """Drops the rows after `iteration`, which a resumed run will write again; returns how many.
+
+    A missing file has none. The file is replaced in one atomic step, and not touched when nothing is dropped.
+    """
+    path = Path(path)
+    if not path.exists():
+        return 0
+    with files.reading(path):
+        lines = _whole_lines(path.read_bytes())
+    rows = [_parse_row(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
+    kept = [line for line, row in zip(lines, rows, strict=True) if row.get("iteration", iteration) <= iteration]
+    if len(kept) < len(lines):
+        files.write_file(path, b"".join(kept))
+    return len(lines) - len(kept)
+
+
+def _whole_lines(data: bytes) -> list[bytes]:
+    """The lines, each with its line break. A last line without one counts only if it is a whole JSON object."""
+    *lines, rest = data.split(b"\n")
+    lines = [line + b"\n" for line in lines]
+    try:
+        if rest:
+            _parse_row(rest, "the last line")
+            lines.append(rest + b"\n")
+    except PurerlError:
+        pass
+    return lines
+
+
+def _parse_row(line: bytes, where: str) -> dict:
+    row = files.parse_json(line, where)
+    if not isinstance(row, dict):
+        raise PurerlError(f"{where} is not a metrics row; it was not written by purerl")
+    return row
+
+
+# --- TensorBoard -----------------------------------------------------------------------------------------------------
+
+
+class TensorBoardSink:
+    """Writes every number of a row as a scalar at its environment step, one TensorBoard run `seed_<k>` per seed.
+
+    A thread of tensorboardX writes the files: what it was given is there about a second later.
+
+    `purge_step`: TensorBoard hides what an earlier process wrote from this step on; None hides nothing.
+    """
+
+    def __init__(self, folder: str | os.PathLike, purge_step: int | None = None):
+        self._package = _import("tensorboard")
+        self._folder = Path(folder)
+        self._purge_step = purge_step
+        self._writers: dict[int, Any] = {}
+
+    def write(self, rows: list[dict]) -> None:
+        """Adds the rows' scalars; None and what is not a number is left out. Raises PurerlError on a failed write."""
+        with files.writing(self._folder):
+            for row in rows:
+                writer = self._writer(int(row["seed"]))
+                for name, value in _measurements(row).items():
+                    writer.add_scalar(name, value, int(row["step"]))
+            for writer in self._writers.values():
+                writer.flush()
+
+    def _writer(self, seed: int) -> Any:
+        if seed not in self._writers:
+            folder = str(self._folder / f"seed_{seed}")
+            self._writers[seed] = self._package.SummaryWriter(folder, purge_step=self._purge_step, flush_secs=1)
+        return self._writers[seed]
+
+    def close(self) -> None:
+        """Writes out and closes the event files. Safe to call twice."""
+        for writer in self._writers.values():
+            writer.close()
+        self._writers = {}
+
+
+def _measurements(row: dict) -> dict[str, float]:
+    """The plain numbers of a row, without its coordinates."""
+    row = files.parse_json(files.to_json(row), "a metrics row")  # arrays to numbers, NaN to None, as in the JSONL file
+    return {
+        name: float(value)
+        for name, value in row.items()
+        if name not in COORDINATES and isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+# --- Weights & Biases ------------------------------------------------------------------------------------------------
+
+
+class WandbSink:
+    """Logs to one W&B run: each metric's interquartile mean over the seeds, and, of several seeds, `<metric>/seed_<k>`.
+
+    Environment variables are W&B's own; WANDB_MODE=offline keeps everything on this machine. A resumed run is a new W&B
+    run of the same name and group.
+    """
+
+    def __init__(self, project: str, name: str, config: dict, folder: str | os.PathLike | None = None):
+        wandb = _import("wandb")
+        try:
+            self._run = wandb.init(
+                project=project,
+                name=name,
+                group=name,
+                config=files.parse_json(files.to_json(config), "the config"),
+                dir=None if folder is None else str(folder),
+            )
+        except Exception as error:  # W&B raises errors of many kinds: no key, no network, no permission
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise PurerlError(f"W&B did not start ({reason}): run `wandb login`, or set WANDB_MODE=offline") from error
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+
+    def write(self, rows: list[dict]) -> None:
+        """Logs the rows of one log period (of one step) together. Raises PurerlError once closed."""
+        if self._run is None:
+            raise PurerlError("the W&B run is closed; open a new WandbSink")
+        if rows:
+            self._run.log(wandb_entry(rows))
+
+    def close(self) -> None:
+        """Finishes the W&B run. Safe to call twice."""
+        if self._run is not None:
+            self._run.finish()
+            self._run = None
+
+
+def wandb_entry(rows: list[dict]) -> dict[str, float]:
+    """What W&B is shown for one log period: its step, means over the seeds, and the seeds' own numbers."""
+    entry: dict[str, float] = {"step": int(rows[0]["step"])}
+    if "iteration" in rows[0]:
+        entry["iteration"] = int(rows[0]["iteration"])
+    measured = {int(row["seed"]): _measurements(row) for row in rows}
+    for name in dict.fromkeys(name for values in measured.values() for name in values):
+        of_seeds = {seed: values[name] for seed, values in measured.items() if name in values}
+        entry[name] = float(interquartile_mean(list(of_seeds.values())))
+        if len(rows) > 1:
+            entry |= {f"{name}/seed_{seed}": value for seed, value in of_seeds.items()}
+    return entry

@@ -1,0 +1,294 @@
+"""Sweeps over config fields: `sweep(agent, env, grid=...)`, the command `purerl sweep`.
+
+Every setting becomes a cell (a run folder with all its seeds), and `programs.run` trains the cells in as few programs
+as their static fields and the memory allow. A sweep's folder:
+
+    sweep.json          what was asked for, and every cell's values
+    cells/<cell>/       the run folders
+    table.csv           one row for each cell and seed
+    ranking.csv         one row for each cell, best first, with intervals
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+import shutil
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from purerl import configs
+from purerl import statistics as stats
+from purerl.errors import PurerlError, nearest
+from purerl.loops import sharding
+from purerl.runs import evaluation, files, programs, provenance, run_folder, sinks
+from purerl.runs.plan import Plan, make_plan
+from purerl.runs.search_space import ENVIRONMENT, settings_of
+
+SWEEP, TABLE, RANKING, CELLS, PROGRAMS = "sweep.json", "table.csv", "ranking.csv", "cells", "programs"
+OWNED = (SWEEP, TABLE, RANKING, CELLS, PROGRAMS, run_folder.FIGURES)
+# The columns of a ranking beside the swept fields.
+RANKED = ("rank", "cell", "iqm", "low", "high", "mean", "seeds", "diverged")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A finished sweep.
+
+    Attributes:
+      folder: its folder.
+      table: one row for each cell and seed: "cell", the swept fields, "seed", "steps", "final_return" (mean of the
+        episodes that end in the last tenth of the run; None without any), "mean_return" (of all its episodes),
+        "evaluation_return" (of the last evaluation; None without any), "diverged" (whether a loss became no number).
+      ranking: one row for each cell, highest interquartile mean of the final return first: "rank", "cell", the swept
+        fields, "iqm", "low" and "high" (95% bootstrap interval), "mean", "seeds" (with a final return), "diverged" (how
+        many seeds).
+    """
+
+    folder: Path
+    table: list[dict[str, Any]]
+    ranking: list[dict[str, Any]]
+
+
+def sweep(
+    agent: str,
+    env: str,
+    *,
+    grid: Mapping[str, Sequence[Any]] | str | None = None,
+    random: Mapping[str, Any] | str | None = None,
+    samples: int | None = None,
+    search_seed: int = 0,
+    preset: str | None = None,
+    seeds: int = 1,
+    seed: int = 0,
+    steps: int | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    config: dict[str, Any] | None = None,
+    env_options: dict[str, Any] | None = None,
+    max_memory: int | str | None = None,
+    cells_per_program: int | None = None,
+    engine: programs.Engine = "local",
+    log_every: int = 0,
+    checkpoint_seconds: float = 300.0,
+    eval_every: int = 0,
+    eval_episodes: int = 10,
+    quiet: bool = False,
+) -> Sweep:
+    """Trains an agent at every setting of a grid, or at random ones, with the same seeds each.
+
+    Traced fields (learning rate, discount, ...) are vmapped together with the seeds; each combination of static fields
+    and environment options is a program of its own. Lane for lane this is `purerl.train` with that setting and seed, up
+    to float rounding.
+
+    Args:
+      agent, env, preset, seeds, seed, steps, config, env_options: as in `purerl.train`; the swept fields lie over them.
+      grid: {field: values}, or text as on the command line, "learning_rate=1e-4,5e-4;gamma=.99,.999". Environment
+        options are named "env.num_levels".
+      random: {field: (kind, *arguments)}, or text, "learning_rate=log(1e-5,1e-2);clip=uniform(.1,.3);
+        num_envs=choice(16,32)": log-uniform and uniform numbers between two bounds (whole ones for whole fields), or
+        one of several values.
+      samples: how many random settings.
+      search_seed: of their draw.
+      out: the sweep's folder; None for runs/sweep-<agent>-<env>-<preset>.
+      resume: go on with the sweep in `out`.
+      overwrite: replace it.
+      max_memory, cells_per_program, engine: as in `programs.run`; memory also as text, "8GB".
+      log_every, checkpoint_seconds, eval_every, eval_episodes, quiet: as in `purerl.train`.
+
+    Raises:
+      PurerlError: bad input (nothing is written then), another sweep in the folder, a full disk.
+      KeyboardInterrupt: Ctrl-C, after everything has been saved.
+    """
+    sharding.one_cpu_device_per_core()
+    settings = settings_of(agent, env, grid, random, samples, search_seed)
+    memory = programs.parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory
+    if engine not in typing.get_args(programs.Engine):
+        raise PurerlError(f"unknown engine '{engine}'.{nearest(engine, ('local', 'ray'))} Known: local, ray")
+    planned = []
+    for setting in settings:
+        options = {name.removeprefix(ENVIRONMENT): v for name, v in setting.items() if name.startswith(ENVIRONMENT)}
+        fields = {name: value for name, value in setting.items() if not name.startswith(ENVIRONMENT)}
+        planned.append(
+            make_plan(
+                agent,
+                env,
+                preset=preset,
+                seeds=seeds,
+                seed=seed,
+                steps=steps,
+                config=(config or {}) | fields,
+                env_options=(env_options or {}) | options,
+            )
+        )
+    if eval_every:
+        evaluation.make_evaluations(planned[0], eval_every, eval_episodes, None)
+    first = planned[0]
+    folder = Path(out) if out is not None else default_folder(first)
+    asked = {
+        "agent": first.agent,
+        "env": first.env,
+        "preset": first.preset,
+        "seeds": list(first.seeds),
+        "steps": steps,
+        "eval_every": eval_every,
+        "eval_episodes": eval_episodes,
+        "cells": [{name: configs.plain(value) for name, value in setting.items()} for setting in settings],
+        "config": {name: value for name, value in configs.to_dict(first.config).items() if name not in settings[0]},
+        "env_options": {
+            name: value
+            for name, value in configs.to_dict(first.options).items()
+            if ENVIRONMENT + name not in settings[0]
+        },
+    }
+    _begin(folder, asked, resume, overwrite)
+    width = max(3, len(str(len(planned) - 1)))
+    names = [f"{i:0{width}d}" for i in range(len(planned))]
+    programs.run(
+        [
+            programs.Cell(plan, folder / CELLS / name, eval_every, eval_episodes)
+            for name, plan in zip(names, planned, strict=True)
+        ],
+        folder / PROGRAMS,
+        max_memory=memory,
+        cells_per_program=cells_per_program,
+        engine=engine,
+        log_every=log_every,
+        checkpoint_seconds=checkpoint_seconds,
+        quiet=quiet,
+        resumed_by=f"--resume: {folder}",
+    )
+    return collect(folder)
+
+
+def default_folder(plan: Plan) -> Path:
+    """runs/sweep-<agent>-<env>-<preset>."""
+    return Path("runs") / f"sweep-{plan.agent}-{plan.env.replace('/', '-')}-{plan.preset}"
+
+
+def _begin(folder: Path, asked: dict[str, Any], resume: bool, overwrite: bool) -> None:
+    """Makes the sweep's folder, or checks that the one that is there is what is asked for."""
+    if resume and overwrite:
+        raise PurerlError("--resume goes on with a sweep and --overwrite deletes it: choose one of them")
+    found = (folder / SWEEP).is_file()
+    if not found:
+        if resume:
+            raise PurerlError(f"there is no sweep to resume in {folder}; leave out --resume to start one")
+        run_folder.check(folder)  # a run is no place for a sweep
+        strangers = [name for name in OWNED if (folder / name).exists()]
+        if strangers:
+            raise PurerlError(f"{folder} is no sweep, but has its own '{strangers[0]}'; choose another folder (--out)")
+    elif overwrite:
+        with files.writing(folder):
+            for name in OWNED[1:]:
+                path = folder / name
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    elif not resume:
+        raise PurerlError(
+            f"{folder} already holds a sweep: --resume goes on, --overwrite deletes it, another --out leaves it"
+        )
+    else:
+        stored = load(folder)
+        for name in asked:
+            if stored.get(name) != files.parse_json(files.to_json(asked[name]), name):
+                raise PurerlError(f"--resume: {name} differs from the sweep in {folder}; give what it was begun with")
+        return
+    with files.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(folder / SWEEP, asked | {"environment": provenance.environment_report()})
+
+
+def load(folder: str | Path) -> dict[str, Any]:
+    """The sweep.json of a folder. Raises PurerlError if it holds no sweep."""
+    folder = Path(folder)
+    if not (folder / SWEEP).is_file():
+        raise PurerlError(f"{folder} is no sweep's folder: it has no {SWEEP}")
+    found = files.read_json(folder / SWEEP)
+    if not isinstance(found, dict) or not isinstance(found.get("cells"), list):
+        raise PurerlError(f"{folder / SWEEP} is damaged or was not written by purerl")
+    return found
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
+def collect(folder: str | Path) -> Sweep:
+    """Reads a sweep's finished cells and writes table.csv and ranking.csv.
+
+    Raises PurerlError if the folder holds no sweep, or no finished cell.
+    """
+    folder = Path(folder)
+    settings = load(folder)["cells"]
+    table, ranking = [], []
+    width = max(3, len(str(len(settings) - 1)))
+    for i, setting in enumerate(settings):
+        name = f"{i:0{width}d}"
+        cell = folder / CELLS / name
+        if not (cell / run_folder.SUMMARY).is_file():
+            continue
+        rows = _rows(cell, {"cell": name, **setting})
+        table += rows
+        ranking.append(_ranked(rows, {"cell": name, **setting}))
+    if not table:
+        raise PurerlError(f"no cell of the sweep in {folder} is finished: go on with --resume")
+    ranking.sort(key=lambda row: -math.inf if row["iqm"] is None else row["iqm"], reverse=True)
+    ranking = [{"rank": i + 1, **row} for i, row in enumerate(ranking)]
+    _write_csv(folder / TABLE, table)
+    _write_csv(folder / RANKING, ranking)
+    return Sweep(folder, table, ranking)
+
+
+def _rows(cell: Path, names: dict[str, Any]) -> list[dict[str, Any]]:
+    """The table's rows of a cell."""
+    summary = run_folder.load(cell)["summary"]
+    of_seed: dict[int, list[dict[str, Any]]] = {}
+    for row in sinks.read_rows(cell / run_folder.METRICS):
+        of_seed.setdefault(row["seed"], []).append(row)
+    rows = []
+    for seed, final in zip(summary["seeds"], summary["final_return"]["per_seed"], strict=True):
+        ended = [row for row in of_seed[seed] if row["episodes"] and row["episode_return"] is not None]
+        counts = [row["episodes"] for row in ended]
+        mean = float(np.average([row["episode_return"] for row in ended], weights=counts)) if ended else None
+        evaluated = [r["evaluation_return"] for r in of_seed[seed] if r.get("evaluation_return") is not None]
+        rows.append(
+            names
+            | {
+                "seed": seed,
+                "steps": summary["steps"],
+                "final_return": final,
+                "mean_return": mean,
+                "evaluation_return": evaluated[-1] if evaluated else None,
+                "diverged": seed in summary.get("diverged_seeds", []),
+            }
+        )
+    return rows
+
+
+def _ranked(rows: Sequence[dict[str, Any]], names: dict[str, Any]) -> dict[str, Any]:
+    """The ranking's row of a cell, without its rank."""
+    finals = np.array([row["final_return"] for row in rows if row["final_return"] is not None])
+    low, high = stats.stratified_bootstrap_interval(finals) if len(finals) else (None, None)
+    return names | {
+        "iqm": float(stats.interquartile_mean(finals)) if len(finals) else None,
+        "low": low,
+        "high": high,
+        "mean": float(np.mean(finals)) if len(finals) else None,
+        "seeds": len(finals),
+        "diverged": sum(row["diverged"] for row in rows),
+    }
+
+
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """A table as CSV; None is an empty field, and numbers are written so that they read back as the same ones."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write_file(path, text.getvalue().encode())

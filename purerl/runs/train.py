@@ -1,0 +1,121 @@
+"""Training one run, from names to a finished run folder: `purerl.train`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from purerl.errors import PurerlError
+from purerl.loops import compilation, sharding
+from purerl.runs import files, progress, run_folder, sinks
+from purerl.runs.evaluation import make_evaluations
+from purerl.runs.plan import Plan, default_folder, difference, header, make_plan
+from purerl.runs.trainer import Member, Trainer, close, make_loop
+from purerl.types import RunState
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, its summary (as in summary.json) and its last RunState [S, ...]."""
+
+    folder: Path
+    summary: dict[str, Any]
+    state: RunState
+
+
+def train(
+    agent: str,
+    env: str,
+    *,
+    preset: str | None = None,
+    seeds: int = 1,
+    seed: int = 0,
+    steps: int | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    config: dict[str, Any] | None = None,
+    env_options: dict[str, Any] | None = None,
+    log: Sequence[str] = (),
+    log_every: int = 0,
+    checkpoint_seconds: float = 300.0,
+    eval_every: int = 0,
+    eval_episodes: int = 10,
+    eval_env_options: dict[str, Any] | None = None,
+    quiet: bool = False,
+) -> Run:
+    """Trains an agent and leaves a run folder: config.json, metrics.jsonl, summary.json, checkpoints/.
+
+    Args:
+      agent, env, preset, seeds, seed, steps, config, env_options: as in `plan`.
+      out: run folder; None for runs/<agent>-<env>-<preset>-seed<k>.
+      resume: continue the run in `out` exactly where its last checkpoint stands.
+      overwrite: replace the run in `out`.
+      log: sinks beside metrics.jsonl: "tensorboard", "wandb".
+      log_every: iterations in one row of metrics; 0 for about 200 rows a run. It does not change the training.
+      checkpoint_seconds: wall time between checkpoints; 0 saves with every row.
+      eval_every: environment steps of each seed between evaluations, at the rows of metrics (their
+        `evaluation_return`); 0 for none. They play as `purerl eval` does, on environments and random numbers of their
+        own: the training is the same with and without them.
+      eval_episodes: episodes of every environment in each evaluation.
+      eval_env_options: environment options over those of training, for these evaluations: {"num_levels": 0} for all of
+        Procgen's levels.
+      quiet: no progress bar and no closing table.
+
+    Returns:
+      the finished Run.
+
+    Raises:
+      PurerlError: bad input (nothing is written then), a folder that already holds a run, a broken checkpoint, a loss
+        that is not a number (the last good checkpoint stays).
+      KeyboardInterrupt: Ctrl-C, after the run has been saved.
+    """
+    if seeds > 1:
+        sharding.one_cpu_device_per_core()
+    the_plan = make_plan(
+        agent, env, preset=preset, seeds=seeds, seed=seed, steps=steps, config=config, env_options=env_options
+    )
+    folder = Path(out) if out is not None else default_folder(the_plan)
+    run_folder.check(folder, resume=resume, overwrite=overwrite)
+    if resume:
+        the_plan = _resumed_plan(the_plan, folder, steps)
+    sinks.check_sinks(log)
+    compilation.enable_cache()
+    loop = make_loop(the_plan)
+    try:
+        evaluations = make_evaluations(the_plan, eval_every, eval_episodes, eval_env_options)
+        run_folder.create(folder, header(the_plan), resume=resume, overwrite=overwrite)
+        if resume and steps is not None:  # a run that is to be longer now
+            stored = run_folder.load(folder)["config"]
+            files.write_json(folder / run_folder.CONFIG, stored | {"steps": the_plan.steps})
+        trainer = Trainer(
+            the_plan,
+            [Member(the_plan, folder)],
+            loop,
+            folder / run_folder.CHECKPOINTS,
+            resume=resume,
+            log=log,
+            log_every=log_every,
+            checkpoint_seconds=checkpoint_seconds,
+            evaluations=evaluations,
+            quiet=quiet,
+            label=f"{the_plan.agent} {the_plan.env}",
+            resumed_by=f"--resume: {folder}",
+        )
+        (summary,), state = trainer.run()
+    finally:
+        close(loop)
+    if not quiet:
+        progress.summary_table(summary)
+    return Run(folder, summary, state)
+
+
+def _resumed_plan(asked: Plan, folder: Path, steps: int | None) -> Plan:
+    """The stored plan, if what is asked for agrees with it; `--steps` alone may differ, to run longer."""
+    stored = Plan.from_dict(run_folder.load(folder)["config"])
+    differs = difference(stored, dataclasses.replace(asked, steps=stored.steps))
+    if differs:
+        raise PurerlError(f"--resume: {differs[0]} differs from the run in {folder}: {differs[1]}")
+    return dataclasses.replace(stored, steps=asked.steps) if steps is not None else stored

@@ -1,0 +1,577 @@
+"""The command line: what it understands, the one line it says to bad input, and that it then leaves nothing behind.
+
+Most of it runs in this process; what only a process can show (start-up, signals, pipes, exit codes) in one of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from purerl import registry
+from purerl.cli import flags, main
+from purerl.errors import PurerlError
+from purerl.runs import train as training
+from purerl.runs.plan import make_plan
+from purerl.runs.train import train
+
+TINY = "--num-envs 4 --rollout-length 16 --num-minibatches 2 --num-epochs 1 --hidden 8"
+CARTPOLE = "train ppo gymnax/CartPole-v1"
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    """Every test starts in a folder of its own, where `runs/` would be made."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    return tmp_path
+
+
+def run(line: str) -> int:
+    return main.main(line.split())
+
+
+def refused(capsys, line: str, *parts: str) -> str:
+    """Runs a command that must fail as bad input does: code 2, one line with these parts on stderr, stdout empty."""
+    assert run(line) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1 and said.err.startswith("purerl: error: "), said.err
+    for part in parts:
+        assert part in said.err, said.err
+    return said.err
+
+
+# --- help and lists --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("line", ["", "--help", "-h", "help"])
+def test_the_overview_names_every_command(capsys, line):
+    assert run(line) == 0
+    said = capsys.readouterr().out
+    assert all(f"\n  {command} " in said for command in main.COMMANDS)
+
+
+def test_version(capsys):
+    from importlib.metadata import version
+
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"purerl {version('purerl')}\n"
+
+
+def test_help_of_training_shows_all_fields_with_the_presets_values(capsys):
+    assert run(f"{CARTPOLE} --help") == 0
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    config = registry.agent("ppo").Config
+    for field in dataclasses.fields(config):
+        assert f"--{field.name.replace('_', '-')}" in said
+        assert " ".join(field.metadata["help"].split()) in said
+    assert "--num-envs INT environments of one seed (default: 16)" in said  # ppo's own default is 64
+    assert "--clip-values, --no-clip-values" in said
+    assert "--env.max-steps INT" in said and "Time limit of an episode" in said
+    assert "--resume go on" in said and "--no-resume" not in said
+    assert run(f"{CARTPOLE} --preset minatar --help") == 0
+    assert "(default: 0.005)" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("train --help", "--checkpoint-seconds"),
+        ("train ppg --help", "--policy-iterations"),
+        ("eval --help", "--episodes"),
+        ("video --help", "--frames-per-second"),
+        ("plot --help", "--smooth"),
+        ("list --help", "presets [AGENT]"),
+        ("doctor --help", "usage: purerl doctor"),
+    ],
+)
+def test_every_command_has_a_help(capsys, line, part):
+    assert run(line) == 0
+    assert part in capsys.readouterr().out
+
+
+def test_lists(capsys):
+    assert run("list agents") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said] == registry.agent_names()
+    papers = {line.split()[0]: line for line in said}
+    assert "arXiv 1707.06347" in papers["ppo"]
+    assert "arXiv 2112.05848" in papers["dqn-pro"] and "arXiv 2112.05848" in papers["rainbow-pro"]
+    assert run("list envs probe") == 0
+    assert capsys.readouterr().out.splitlines() == [f"probe/{name}" for name in registry.family("probe").names()]
+    assert run("list envs") == 0
+    assert {"gymnax/CartPole-v1", "procgen/coinrun", "probe/policy"} <= set(capsys.readouterr().out.splitlines())
+    assert run("list presets ppg") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in said] == [["ppg", name] for name in registry.presets_of("ppg")]
+
+
+def test_doctor_and_bench_pass_on(monkeypatch):
+    import types
+
+    from purerl.cli import doctor
+
+    monkeypatch.setattr(doctor, "main", lambda: 7)
+    assert run("doctor") == 7
+    bench = types.SimpleNamespace(main=lambda words: 8 if words == ["--only", "pool"] else 1)
+    monkeypatch.setitem(sys.modules, "purerl.experiments.benchmarks.commands", bench)
+    assert run("bench --only pool") == 8
+
+
+# --- start-up --------------------------------------------------------------------------------------------------------
+
+
+def seconds_of(code: str) -> float:
+    """Processor seconds (not wall time, which a busy machine stretches) of the best of three processes."""
+
+    def once() -> float:
+        before = os.times()
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    return min(once() for _ in range(3))
+
+
+def test_import_and_help_do_not_wait_for_jax():
+    heavy = "{'jax', 'flax', 'numpy', 'tyro', 'rich', 'matplotlib'} & sys.modules.keys()"
+    assert seconds_of(f"import purerl, sys; assert not {heavy}") < 0.3
+    light = "import sys; from purerl.cli import main; assert main(sys.argv[1:] or {words}) == 0; assert not " + heavy
+    for words in (["--help"], ["list", "agents"], ["list", "presets"]):
+        assert seconds_of(light.replace("{words}", repr(words))) < 0.5
+
+
+def test_the_package_offers_its_names():
+    import purerl
+    from purerl.runs import evaluation
+
+    assert purerl.train is train and purerl.make_plan is make_plan
+    assert purerl.evaluate is evaluation.evaluate
+    assert purerl.register_agent is registry.register_agent and purerl.register_family is registry.register_family
+    assert purerl.PurerlError is PurerlError
+    assert purerl.__version__.count(".") == 2
+    assert set(purerl.__all__) <= set(dir(purerl))
+    with pytest.raises(AttributeError, match="no attribute 'trane'"):
+        _ = purerl.trane
+
+
+# --- what the words mean ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Calls of train, which does nothing: a list of (positional, keyword arguments)."""
+    calls = []
+    monkeypatch.setattr(training, "train", lambda *args, **kwargs: calls.append((args, kwargs)))
+    return calls
+
+
+def test_nothing_given_is_nothing_overridden(asked):
+    assert run(CARTPOLE) == 0
+    assert asked == [(("ppo", "gymnax/CartPole-v1"), {"config": {}, "env_options": {}, "eval_env_options": {}})]
+
+
+@pytest.mark.parametrize(
+    ("words", "config"),
+    [
+        ("--learning-rate 1e-3 --num-envs 8", {"learning_rate": 1e-3, "num_envs": 8}),
+        ("--learning_rate=1e-3 --num_envs=8", {"learning_rate": 1e-3, "num_envs": 8}),
+        ("--num-envs 16", {"num_envs": 16}),  # the preset's own value: given all the same
+        ("--num-envs 8 --num-envs 4", {"num_envs": 4}),
+        ("--dtype bfloat16", {"dtype": "bfloat16"}),
+        ("--hidden 32 16", {"hidden": (32, 16)}),
+        ("--hidden=32", {"hidden": (32,)}),
+        ("--clip-values", {"clip_values": True}),
+        ("--no-clip-values", {"clip_values": False}),
+        ("--no_clip_values --clip_values", {"clip_values": True}),
+        ("--max-grad-norm inf", {"max_grad_norm": math.inf}),
+        ("--discount 1", {"discount": 1.0}),
+        ("--entropy-coefficient -0.5", {"entropy_coefficient": -0.5}),
+    ],
+)
+def test_fields_of_the_agent(asked, words, config):
+    assert run(f"{CARTPOLE} {words}") == 0
+    assert asked[0][1] == {"config": config, "env_options": {}, "eval_env_options": {}}
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ("--env.num-levels 200 --env.start_level=5", {"num_levels": 200, "start_level": 5}),
+        ("--env.distribution-mode easy", {"distribution_mode": "easy"}),
+        ("--env.no-use-backgrounds", {"use_backgrounds": False}),
+        ("--env.paint-vel-info", {"paint_vel_info": True}),
+    ],
+)
+def test_options_of_the_environment(asked, words, options):
+    assert run(f"train ppg procgen/coinrun --preset quick {words}") == 0
+    assert asked == [
+        (("ppg", "procgen/coinrun"), {"preset": "quick", "config": {}, "env_options": options, "eval_env_options": {}})
+    ]
+
+
+def test_options_of_the_evaluations_environment(asked):
+    line = "train ppg procgen/coinrun --env.num-levels 200 --eval-every 8192 --eval-env.num-levels 0"
+    assert run(line) == 0
+    assert asked[0][1]["env_options"] == {"num_levels": 200}
+    assert asked[0][1]["eval_env_options"] == {"num_levels": 0}
+
+
+def test_the_commands_own_flags(asked):
+    line = "train --seeds 2 ppo --quiet gymnax/CartPole-v1 --seed 5 --steps 1000 --out x --resume --overwrite"
+    assert run(f"{line} --log tensorboard wandb --log-every 3 --checkpoint-seconds 1.5 --preset classic") == 0
+    expected = {
+        **{"seeds": 2, "quiet": True, "seed": 5, "steps": 1000, "out": "x", "resume": True, "overwrite": True},
+        **{"log": ("tensorboard", "wandb"), "log_every": 3, "checkpoint_seconds": 1.5, "preset": "classic"},
+    }
+    assert asked == [
+        (("ppo", "gymnax/CartPole-v1"), expected | {"config": {}, "env_options": {}, "eval_env_options": {}})
+    ]
+
+
+def test_flags_before_the_names(asked):
+    assert run("train --preset=classic --log tensorboard ppo gymnax/CartPole-v1 --learning-rate 1e-2") == 0
+    assert asked[0][0] == ("ppo", "gymnax/CartPole-v1")
+    assert asked[0][1] == {
+        **{"preset": "classic", "log": ("tensorboard",), "config": {"learning_rate": 1e-2}},
+        **{"env_options": {}, "eval_env_options": {}},
+    }
+
+
+def test_an_agent_without_help_texts():
+    @dataclasses.dataclass
+    class Mine:
+        beta: float = 0.5
+
+    (given,) = flags.parse([flags.Group(Mine, Mine(), "mine")], ["--beta", "2"], "purerl train mine x", "")
+    assert given == {"beta": 2.0}
+
+
+def test_a_field_with_the_name_of_a_flag_is_refused():
+    @dataclasses.dataclass
+    class Mine:
+        seed: int = 0
+
+    general = flags.Group(main._Train, main._Train())
+    with pytest.raises(PurerlError, match="field 'seed' of mine has the name of another flag"):
+        flags.parse([general, flags.Group(Mine, Mine(), "mine")], [], "purerl train mine x", "")
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("trian", ["unknown command 'trian'", "'train'"]),
+        ("ppo gymnax/CartPole-v1", ["unknown command 'ppo'", "purerl train ppo ENV"]),
+        ("train", ["missing AGENT and ENV", "purerl train AGENT ENV"]),
+        ("train ppo", ["missing ENV"]),
+        ("train pppo gymnax/CartPole-v1", ["unknown agent 'pppo'", "Did you mean 'ppo'?"]),
+        ("train pppo --help", ["unknown agent 'pppo'", "Did you mean 'ppo'?"]),
+        ("train ppo gymnax/CartPol-v1 --help", ["'gymnax/CartPol-v1'", "'gymnax/CartPole-v1'"]),
+        ("train gymnax/CartPole-v1 ppo", ["the agent comes before the environment", "train ppo gymnax/CartPole-v1"]),
+        ("train gymnax/CartPole-v1", ["the agent comes before the environment", "train AGENT gymnax/CartPole-v1"]),
+        ("train ppo CartPole-v1", ["Did you mean 'gymnax/CartPole-v1'?"]),
+        ("train ppo gymnx/CartPole-v1", ["family 'gymnx'", "Did you mean 'gymnax'?"]),
+        ("train ppo procgen/coinrum", ["'procgen/coinrum'", "Did you mean 'procgen/coinrun'?"]),
+        (f"{CARTPOLE} --preset clasic", ["no preset 'clasic'", "Did you mean 'classic'?"]),
+        (f"{CARTPOLE} --preset", ["--preset needs a value"]),
+        (f"{CARTPOLE} --learnin-rate 1", ["unknown flag '--learnin-rate'", "Did you mean '--learning-rate'?"]),
+        (f"{CARTPOLE} --learnin_rate=1", ["unknown flag '--learnin_rate'", "Did you mean '--learning-rate'?"]),
+        (f"{CARTPOLE} --policy-iterations 3", ["unknown flag '--policy-iterations'"]),  # it is ppg's
+        (f"{CARTPOLE} --max-steps 3", ["unknown flag '--max-steps'", "Did you mean '--env.max-steps'?"]),
+        (f"{CARTPOLE} --env.max-stps 3", ["unknown flag '--env.max-stps'", "Did you mean '--env.max-steps'?"]),
+        (f"{CARTPOLE} --env.num-levels 3", ["unknown flag '--env.num-levels'"]),  # it is Procgen's
+        (f"{CARTPOLE} -n 3", ["unknown flag '-n'"]),
+        (f"{CARTPOLE} extra", ["unexpected 'extra'"]),
+        ("train --sede 1 ppo gymnax/CartPole-v1", ["'--sede' before AGENT and ENV", "Did you mean '--seed'?"]),
+        ("train --learning-rate 1 ppo x", ["'--learning-rate' before AGENT and ENV, which come first"]),
+        (f"{CARTPOLE} --num-envs", ["--num-envs needs a value"]),
+        (f"{CARTPOLE} --num-envs --quiet", ["--num-envs needs a value"]),
+        (f"{CARTPOLE} --num-envs 8 4", ["unexpected '4' after --num-envs 8"]),
+        (f"{CARTPOLE} --num-envs 8.5", ["--num-envs: '8.5' is not a whole number"]),
+        (f"{CARTPOLE} --num-envs=", ["--num-envs: '' is not a whole number"]),
+        (f"{CARTPOLE} --learning-rate fast", ["--learning-rate: 'fast' is not a number"]),
+        (f"{CARTPOLE} --learning-rate nan", ["learning_rate = nan must be a number"]),
+        (f"{CARTPOLE} --hidden 64 x", ["--hidden", "'x'"]),
+        (f"{CARTPOLE} --clip-values True", ["--clip-values takes no value: write --clip-values or --no-clip-values"]),
+        (f"{CARTPOLE} --no-clip-values=1", ["--no-clip-values takes no value"]),
+        (f"{CARTPOLE} --dtype float61", ["--dtype: 'float61' is no choice", "Choices: float32, bfloat16"]),
+        (f"{CARTPOLE} --env.max-steps x", ["--env.max-steps: 'x' is not a whole number"]),
+        (f"{CARTPOLE} --log tensorbord", ["--log: 'tensorbord' is no choice", "Did you mean 'tensorboard'?"]),
+        (f"{CARTPOLE} --num-envs -8", ["num_envs = -8"]),
+        (f"{CARTPOLE} --num-envs 0", ["num_envs"]),
+        (f"{CARTPOLE} --seeds 0", ["seeds = 0"]),
+        (f"{CARTPOLE} --seed -1", ["seed = -1"]),
+        (f"{CARTPOLE} --steps 0", ["steps = 0"]),
+        (f"{CARTPOLE} --num-minibatches 7", ["num_minibatches", "7"]),
+        (f"{CARTPOLE} --network impala", ["network 'impala'"]),
+        (f"{CARTPOLE} --env.max-steps -3", ["max_steps = -3"]),
+        (f"{CARTPOLE} --resume", ["there is no run to resume", "runs/ppo-gymnax-CartPole-v1-classic-seed0"]),
+        (f"{CARTPOLE} --resume --overwrite --out x", ["--resume goes on with a run", "choose one of them"]),
+        ("train ppo procgen/coinrun --env.start-level 3", ["start_level=3", "num_levels"]),
+        ("train ppo procgen/coinrun --env.distribution-mode eazy", ["'eazy'", "Did you mean 'easy'?"]),
+        ("train ppo procgen/coinrun --env.distribution-mode memory", ["coinrun has no distribution_mode 'memory'"]),
+        ("eval", ["missing DIR"]),
+        ("eval nothing", ["no run folder nothing"]),
+        ("video nothing", ["no run folder nothing"]),
+        ("plot", ["missing DIR"]),
+        ("plot nothing", ["no run folder nothing"]),
+        ("plot nothing --out x.jpg", ["'.jpg'", ".png"]),
+        ("list", ["list what?"]),
+        ("list agent", ["'agent'", "Did you mean 'agents'?"]),
+        ("list agents ppo", ["unexpected 'ppo'"]),
+        ("list envs gymnx", ["Did you mean 'gymnax'?"]),
+        ("list presets pppg", ["unknown agent 'pppg'", "Did you mean 'ppg'?"]),
+        ("doctor --fix", ["unknown flag '--fix'"]),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(capsys, empty_folder, line, parts):
+    refused(capsys, line, *parts)
+    assert list(empty_folder.iterdir()) == []
+
+
+def test_a_missing_extra_is_named_before_anything_is_written(capsys, empty_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    refused(capsys, f"{CARTPOLE} --log tensorboard", "tensorboardX", "pip install 'purerl[tensorboard]'")
+    assert list(empty_folder.iterdir()) == []
+
+
+def test_a_file_in_the_way_of_the_run_folder(capsys, empty_folder):
+    (empty_folder / "file").write_text("mine")
+    refused(capsys, f"{CARTPOLE} --out file/run", "file/run", "--out")
+    refused(capsys, f"{CARTPOLE} --out file", "file", "--out")
+    assert (empty_folder / "file").read_text() == "mine" and len(list(empty_folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "parts"),
+    [
+        (errno.ENOSPC, ["No space left", "runs/x", "free some space"]),
+        (errno.EACCES, ["Permission denied", "runs/x", "--out"]),
+        (errno.EIO, ["Input/output error", "runs/x"]),
+    ],
+)
+def test_what_the_operating_system_refuses_is_one_line(capsys, monkeypatch, number, parts):
+    def fail(*args, **kwargs):
+        raise OSError(number, os.strerror(number), "runs/x")
+
+    monkeypatch.setattr(training, "train", fail)
+    refused(capsys, CARTPOLE, *parts)
+
+
+def test_running_out_of_memory_is_one_line(capsys, monkeypatch):
+    import jax
+
+    def fail(*args, **kwargs):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate\n 99 bytes.")
+
+    monkeypatch.setattr(training, "train", fail)
+    refused(capsys, CARTPOLE, "out of memory", "--num-envs")
+
+
+def test_a_bug_is_not_hidden(monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(training, "train", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(CARTPOLE)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        "╭─ Value error ───╮\n│ no good    │\n│ at all  │\n│ ──── │\n│ Argument helptext: ... │\n╰──────╯\n",
+        " Value error  \n ------------ \n  no good   \n  at all  \n  -------\n  Argument helptext: ... \n \n",
+    ],
+)
+def test_tyros_own_errors_are_one_line(box):
+    """What the checks before tyro do not know of: its box becomes its first paragraph."""
+    assert flags._one_line(box) == "no good at all"
+
+
+def test_an_error_that_only_tyro_finds(capsys):
+    @dataclasses.dataclass
+    class Odd:
+        pairs: tuple[tuple[int, int], ...] = ()
+
+    with pytest.raises(PurerlError, match=r"^(?!.*\n).*--odd.pairs.* \(purerl odd --help\)$"):
+        flags.parse([flags.Group(Odd, Odd(), "odd", "odd.")], ["--odd.pairs", "1", "2", "3"], "purerl odd", "")
+    assert capsys.readouterr() == ("", "")
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a small finished run."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert run(f"{CARTPOLE} {TINY} --steps 128 --out {folder} --quiet") == 0
+    return folder
+
+
+@pytest.fixture
+def copied(finished, empty_folder):
+    """A copy of it that may be damaged."""
+    return Path(shutil.copytree(finished, empty_folder / "run"))
+
+
+def test_a_run_from_the_command_line(run_cli, empty_folder):
+    done = run_cli(*f"{CARTPOLE} {TINY} --steps 100 --seeds 2 --seed 3".split())
+    assert done.code == 0, done.stderr
+    folder = empty_folder / "runs" / "ppo-gymnax-CartPole-v1-classic-seed3to4"
+    assert str(folder.relative_to(empty_folder)) in done.stdout
+    summary = json.loads((folder / "summary.json").read_text())
+    # rounded up to whole iterations of 4 x 16
+    assert (summary["agent"], summary["seeds"], summary["steps"]) == ("ppo", [3, 4], 128)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["config"]["hidden"] == [8] and config["config"]["learning_rate"] == 1e-3  # the preset's
+    assert {path.name for path in folder.iterdir()} == {
+        "checkpoints", "config.json", "figures", "metrics.jsonl", "summary.json"
+    }  # fmt: skip
+
+
+def test_a_folder_with_a_run_is_refused_and_not_touched(capsys, copied):
+    before = {path: path.stat().st_mtime_ns for path in copied.rglob("*")}
+    refused(capsys, f"{CARTPOLE} {TINY} --steps 128 --out {copied}", "already holds a run", "--resume", "--overwrite")
+    assert {path: path.stat().st_mtime_ns for path in copied.rglob("*")} == before
+
+
+def test_resume_goes_on_and_overwrite_begins_again(capsys, copied):
+    assert run(f"{CARTPOLE} {TINY} --steps 256 --out {copied} --quiet --resume") == 0
+    summary = json.loads((copied / "summary.json").read_text())
+    assert summary["steps"] == 256
+    assert run(f"{CARTPOLE} {TINY} --steps 64 --out {copied} --quiet --overwrite") == 0
+    assert json.loads((copied / "summary.json").read_text())["steps"] == 64
+    assert len((copied / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_resume_with_another_config_is_refused(capsys, copied):
+    line = f"{CARTPOLE} {TINY} --steps 128 --out {copied} --resume --learning-rate 0.5"
+    refused(capsys, line, "--resume", "learning_rate was 0.001, is 0.5")
+
+
+def damage(folder: Path, name: str) -> None:
+    """Cuts the largest file of the run's checkpoint in half, or puts another run's configuration in its place."""
+    if name == "truncated":
+        largest = max((path for path in (folder / "checkpoints").rglob("*") if path.is_file()), key=os.path.getsize)
+        largest.write_bytes(largest.read_bytes()[: os.path.getsize(largest) // 2])
+    elif name == "foreign":
+        config = json.loads((folder / "config.json").read_text())
+        config["config"]["hidden"] = [16]
+        (folder / "config.json").write_text(json.dumps(config))
+    elif name == "none":
+        shutil.rmtree(folder / "checkpoints")
+    elif name == "config":
+        config = json.loads((folder / "config.json").read_text())
+        del config["preset"]
+        (folder / "config.json").write_text(json.dumps(config))
+    elif name == "not json":
+        (folder / "config.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("truncated", "is damaged"),
+        ("foreign", "of another run"),
+        ("none", "no checkpoint"),
+        ("config", "config.json is damaged or of another purerl"),
+        ("not json", "config.json"),
+    ],
+)
+@pytest.mark.parametrize("command", ["eval", "video"])
+def test_broken_runs_are_one_line(capsys, copied, command, name, part):
+    damage(copied, name)
+    before = sorted(copied.rglob("*"))
+    refused(capsys, f"{command} {copied}", part)
+    assert sorted(copied.rglob("*")) == before
+
+
+def test_resuming_from_a_truncated_checkpoint_is_one_line(capsys, copied):
+    damage(copied, "truncated")
+    refused(capsys, f"{CARTPOLE} {TINY} --steps 256 --out {copied} --resume", "is damaged")
+
+
+def test_eval_prints_a_table_and_writes_json(capsys, copied):
+    assert run(f"eval {copied} --episodes 2 --num-envs 3 --greedy --env.max-steps 5") == 0
+    said = capsys.readouterr().out
+    result = json.loads((copied / "eval.json").read_text())
+    assert result["return"]["mean"] == 5 and result["greedy"] is True and result["per_seed"][0]["episodes"] == 6
+    assert "greedy actions" in said and str(copied / "eval.json") in said and "max_steps 5" in said
+    refused(capsys, f"eval {copied} --episodes 0", "episodes = 0")
+    refused(capsys, f"eval {copied} --learning-rate 1", "unknown flag '--learning-rate'")
+    refused(capsys, f"eval {copied} --max-steps 1 --quiet", "ended only", "raise --max-steps")
+
+
+def test_video_writes_a_gif(capsys, copied):
+    assert run(f"video {copied} --seconds 2 --frames-per-second 10 --out v.gif") == 0
+    assert "wrote v.gif: 20 steps" in capsys.readouterr().out
+    with Image.open("v.gif") as video:
+        assert video.n_frames == 20
+    refused(capsys, f"video {copied} --steps 3 --seconds 1", "--steps and --seconds")
+    refused(capsys, f"video {copied} --out v.avi", "'.avi'")
+
+
+def test_plot_says_where_the_figure_is(capsys, copied, empty_folder):
+    assert run(f"plot {copied}") == 0
+    assert capsys.readouterr().out.strip() == str(copied / "figures" / "return.png")
+    assert run(f"plot {copied} {copied} --y episode_length") == 0
+    assert capsys.readouterr().out.strip() == "episode_length.png"
+    assert (empty_folder / "episode_length.png").stat().st_size > 1000
+    refused(capsys, f"plot {copied} --y episode_retrun", "Did you mean 'episode_return'?")
+
+
+# --- signals and pipes -----------------------------------------------------------------------------------------------
+
+
+def start(*words: object, **kwargs) -> subprocess.Popen:
+    command = [sys.executable, "-m", "purerl", *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(empty_folder):
+    steps = 10**9
+    with start(*f"{CARTPOLE} {TINY} --steps {steps} --log-every 20 --out run".split()) as process:
+        rows = empty_folder / "run" / "metrics.jsonl"
+        give_up = time.monotonic() + 120
+        while not (rows.exists() and rows.stat().st_size) and process.poll() is None and time.monotonic() < give_up:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "--resume" in out + err and "Traceback" not in err
+    saved = [path.name for path in (empty_folder / "run" / "checkpoints").iterdir()]
+    assert saved and all(int(name) % 20 == 0 for name in saved)
+
+
+def test_an_interrupt_before_training_is_130(capsys, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", interrupt)
+    assert run(CARTPOLE) == 130
+    assert capsys.readouterr().err == "purerl: interrupted\n"
+
+
+def test_a_closed_pipe_is_no_error():
+    with start("list", "presets") as process:
+        process.stdout.close()  # before it has written, as `head` may
+        assert process.stderr.read() == ""
+    assert process.returncode == 141

@@ -1,0 +1,151 @@
+"""The contracts of the loops: two loops, one update; lanes are solo runs; one compilation; chunks do not matter."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from purerl import configs, registry, rng
+from purerl.envs.hosted import HostedPool
+from purerl.loops import in_graph
+from purerl.loops.host import HostLoop
+
+SIZES = {
+    "ppo": {"num_envs": 4, "rollout_length": 16, "num_minibatches": 2, "num_epochs": 2},
+    "ppg": {
+        "num_envs": 4,
+        "rollout_length": 16,
+        "num_minibatches": 2,
+        "policy_iterations": 2,
+        "auxiliary_epochs": 2,
+        "auxiliary_minibatches": 2,
+    },
+}
+# Adam's epsilon is large enough that a gradient of rounding errors does not become a whole step.
+COMMON = {
+    "network": "mlp",
+    "initializer": "orthogonal",
+    "time_limit_is_terminal": False,
+    "learning_rate": 1e-3,
+    "adam_epsilon": 1e-5,
+}
+CARTPOLE = "gymnax/CartPole-v1"
+
+
+def environment(max_steps=20):
+    family, name = registry.environment(CARTPOLE)
+    # A short time limit, so that a few updates meet both ends of games and time-outs.
+    return family.make(name, family.Options(max_steps=max_steps))
+
+
+def config_of(agent):
+    return configs.traced(registry.agent(agent).Config(**SIZES[agent] | COMMON))
+
+
+@functools.cache
+def in_graph_loop(agent):
+    return in_graph.InGraphLoop(registry.agent(agent), environment())
+
+
+def run(loop, agent, keys, iterations, chunk=None):
+    """RunState [S, ...] after `iterations`, advanced `chunk` at a time, and the metrics of each chunk."""
+    config, metrics, chunk = config_of(agent), [], chunk or iterations
+    state = loop.init(config, keys)
+    for i in range(0, iterations, chunk):
+        state, sums = loop.advance(config, state, i, iterations, min(chunk, iterations - i))
+        metrics.append(jax.device_get(sums))
+    return state, metrics
+
+
+def params(state, lane=0):
+    return jax.tree.map(lambda x: np.asarray(x[lane]), state.agent.params)
+
+
+def assert_same(a, b, **tolerance):
+    jax.tree.map(functools.partial(np.testing.assert_allclose, **tolerance), a, b)
+
+
+def largest_difference(a, b):
+    return max(jax.tree.leaves(jax.tree.map(lambda x, y: float(np.abs(x - y).max()), a, b)))
+
+
+@pytest.mark.parametrize("agent", ["ppo", "ppg"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_host_cartpole_equals_in_graph_cartpole(agent, groups):
+    """The signature test: the same parameters after 4 updates (a cycle of auxiliary phases included), two seeds."""
+    keys = rng.seed_keys(0, 2)
+    expected, expected_metrics = run(in_graph_loop(agent), agent, keys, 4)
+    with HostedPool(environment(), keys, num_envs=4, num_groups=groups) as pool:
+        state, metrics = run(HostLoop(registry.agent(agent), pool), agent, keys, 4)
+    for lane in range(2):
+        # Two programs round differently; a wrong key, row or flag shows in the first digit.
+        assert_same(params(state, lane), params(expected, lane), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(state.observation, expected.observation, atol=1e-6)
+    for name in ("episode_return", "episode_length"):
+        np.testing.assert_array_equal(metrics[0][name].total, expected_metrics[0][name].total)
+        assert metrics[0][name].count.sum() > 0
+
+
+@pytest.mark.parametrize("agent", ["ppo", "ppg"])
+def test_lane_of_a_vmapped_run_equals_the_solo_run_of_its_seed(agent):
+    """Lane i of 4 seeds is seed i, to rounding; the neighbouring seed is far away."""
+    together, _ = run(in_graph_loop(agent), agent, rng.seed_keys(5, 4), 3)
+    for lane in (0, 3):
+        alone, _ = run(in_graph_loop(agent), agent, rng.seed_keys(5 + lane, 1), 3)
+        assert_same(params(together, lane), params(alone), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(together.observation[lane], alone.observation[0], atol=1e-6)
+        other = (lane + 1) % 4
+        assert largest_difference(params(together, other), params(alone)) > 1e-2
+
+
+def test_chunking_changes_nothing_and_compiles_once():
+    """Six iterations as 6, as 3 + 3 and as 4 + 2 are the same bits from one program."""
+    agent = registry.agent("ppo")
+    loop = in_graph.InGraphLoop(agent, environment())
+    chex.clear_trace_counter()
+    traced = chex.assert_max_traces(loop._chunk.__wrapped__, n=1)
+    loop._chunk = jax.jit(traced, donate_argnums=1)
+    whole, _ = run(loop, "ppo", rng.seed_keys(0, 2), 6)
+    for chunk in (3, 4):
+        parts, _ = run(loop, "ppo", rng.seed_keys(0, 2), 6, chunk=chunk)
+        assert_same(params(parts), params(whole), rtol=0, atol=0)
+
+
+def test_adding_seeds_compiles_one_program_whatever_their_number():
+    """The traced program does not grow with the seeds: as many equations for 16 as for 2."""
+
+    def count(jaxpr):
+        return sum(1 + sum(map(count, jaxprs_in_params(equation.params))) for equation in jaxpr.eqns)
+
+    def equations(num_seeds):
+        loop, config = in_graph_loop("ppo"), config_of("ppo")
+        state = jax.eval_shape(loop._init, config, rng.seed_keys(0, num_seeds))
+        i = jax.ShapeDtypeStruct((), jnp.int32)
+        return count(jax.make_jaxpr(loop._chunk)(config, state, i, i, i).jaxpr)
+
+    assert equations(2) == equations(16) > 500
+
+
+def test_metrics_are_sums_over_the_chunk():
+    _, one = run(in_graph_loop("ppo"), "ppo", rng.seed_keys(0, 2), 4)
+    _, many = run(in_graph_loop("ppo"), "ppo", rng.seed_keys(0, 2), 4, chunk=1)
+    for name, metric in one[0].items():
+        np.testing.assert_allclose(metric.total, sum(m[name].total for m in many), rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(metric.count, sum(m[name].count for m in many))
+
+
+def test_traced_config_fields_can_be_vmapped_with_the_seeds():
+    """Two learning rates side by side are the two runs with one of them each."""
+    loop, config = in_graph_loop("ppo"), config_of("ppo")
+    keys = rng.seed_keys(0, 2)
+    rates = jnp.array([1e-3, 3e-3])
+    both = config.replace(learning_rate=rates)
+    state, _ = loop.advance(both, loop.init(both, keys), 0, 2, 2)
+    for lane in range(2):
+        single = config.replace(learning_rate=rates[lane])
+        alone, _ = loop.advance(single, loop.init(single, keys), 0, 2, 2)
+        assert_same(params(state, lane), params(alone, lane), rtol=0, atol=1e-5)

@@ -1,0 +1,206 @@
+"""videos: the frames come back out of the files, at the right size and speed."""
+
+import io
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from purerl.errors import PurerlError
+from purerl.report import videos
+
+
+def colourful(count, height=6, width=8, colours=5, seed=0):
+    """uint8 [T, H, W, 3] frames of few colours, no two frames alike."""
+    rng = np.random.default_rng(seed)
+    palette = rng.integers(0, 256, (colours, 3), dtype=np.uint8)
+    return palette[rng.integers(0, colours, (count, height, width))]
+
+
+def read_gif(path):
+    """(frames [T, H, W, 3], milliseconds of each)."""
+    frames, times = [], []
+    with Image.open(path) as image:
+        for index in range(image.n_frames):
+            image.seek(index)
+            frames.append(np.asarray(image.convert("RGB")))
+            times.append(image.info["duration"])
+        assert image.info["loop"] == 0
+    return np.stack(frames), times
+
+
+def test_a_gif_gives_the_frames_back(tmp_path):
+    frames = colourful(7)
+    path = videos.write_video(frames, tmp_path / "new" / "video.gif", frames_per_second=10, scale=3)
+    found, times = read_gif(path)
+    np.testing.assert_array_equal(found, frames.repeat(3, axis=1).repeat(3, axis=2))  # squares, nothing in between
+    assert times == [100] * 7
+    assert [p.name for p in path.parent.iterdir()] == ["video.gif"]
+
+
+@pytest.mark.parametrize(("size", "scale"), [((64, 64), 4), ((10, 10), 25), ((210, 160), 1), ((300, 20), 1)])
+def test_small_frames_are_enlarged(tmp_path, size, scale):
+    path = videos.write_video(np.zeros((1, *size, 3), np.uint8), str(tmp_path / "video.gif"))
+    with Image.open(path) as image:
+        assert image.size == (size[1] * scale, size[0] * scale)
+
+
+def test_photographic_frames_come_back_nearly(tmp_path):
+    ramp = np.stack(np.broadcast_arrays(*np.ogrid[0:256:4, 0:256:4], 128), axis=-1).astype(np.uint8)
+    found, _ = read_gif(videos.write_video(ramp[None], tmp_path / "video.gif", scale=1))
+    assert np.abs(found[0].astype(int) - ramp).mean() < 8
+
+
+def test_a_gifs_clock_does_not_drift(tmp_path):
+    """15 frames a second are 6.67 hundredths each, which a GIF cannot say: 7, 6, 7 adds up."""
+    _, times = read_gif(videos.write_video(colourful(30), tmp_path / "video.gif", frames_per_second=15))
+    assert sum(times) == 2000 and set(times) == {60, 70}
+
+
+def test_frames_that_stand_still_keep_their_time(tmp_path):
+    frames = np.repeat(colourful(2), 5, axis=0)
+    _, times = read_gif(videos.write_video(frames, tmp_path / "video.gif", frames_per_second=10))
+    assert sum(times) == 1000
+
+
+def test_an_mp4_gives_the_frames_back(tmp_path):
+    """Odd sizes are padded to even ones. Skipped where there is no ffmpeg."""
+    ffmpeg = videos.find_ffmpeg()
+    if ffmpeg is None:
+        pytest.skip("there is no ffmpeg here")
+    frames = np.zeros((10, 5, 7, 3), np.uint8)
+    frames[:5, :, :, 0] = 200
+    frames[5:, :, :, 2] = 200
+    path = videos.write_video(frames, tmp_path / "video.mp4", frames_per_second=5, scale=5)
+    command = [ffmpeg, "-loglevel", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    raw = subprocess.run(command, check=True, capture_output=True).stdout
+    found = np.frombuffer(raw, np.uint8).reshape(10, 26, 36, 3).astype(int)
+    assert np.abs(found[:, :25, :35] - frames.repeat(5, axis=1).repeat(5, axis=2)).mean() < 12
+    assert [p.name for p in tmp_path.iterdir()] == ["video.mp4"]
+    told = subprocess.run([ffmpeg, "-i", str(path)], capture_output=True, text=True).stderr
+    assert "Duration: 00:00:02.00" in told  # 10 frames, 5 a second
+
+
+def test_without_ffmpeg_the_fix_and_the_alternative_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(PurerlError, match=r"pip install imageio-ffmpeg, or write a \.gif"):
+        videos.write_video(colourful(2), tmp_path / "video.mp4")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_ffmpeg_of_a_package_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(
+        sys.modules, "imageio_ffmpeg", types.SimpleNamespace(get_ffmpeg_exe=lambda: "/somewhere/ffmpeg")
+    )
+    assert videos.find_ffmpeg() == "/somewhere/ffmpeg"
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_an_ffmpeg_that_fails_pretended(tmp_path, monkeypatch, reads):
+    program = tmp_path / "bin" / "ffmpeg"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n{'cat > /dev/null' if reads else ''}\necho 'no such encoder' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(videos, "find_ffmpeg", lambda: str(program))
+    with pytest.raises(PurerlError, match=r"no such encoder.*write a \.gif"):
+        videos.write_video(colourful(50, 64, 64), tmp_path / "video.mp4")
+    assert not (tmp_path / "video.mp4").exists()
+
+
+def test_what_cannot_be_written(tmp_path):
+    with pytest.raises(PurerlError, match=r"use \.gif or \.mp4"):
+        videos.write_video(colourful(2), tmp_path / "video.avi")
+    with pytest.raises(PurerlError, match="at most 50"):
+        videos.write_video(colourful(2), tmp_path / "video.gif", frames_per_second=60)
+    with pytest.raises(PurerlError, match="above 0"):
+        videos.write_video(colourful(2), tmp_path / "video.gif", frames_per_second=0)
+    with pytest.raises(ValueError, match="enlarge"):
+        videos.write_video(colourful(2), tmp_path / "video.gif", scale=0)
+    for bad in (colourful(2)[0], colourful(2).astype(float), colourful(2)[..., :1], colourful(2)[:0]):
+        with pytest.raises(ValueError, match=r"uint8 \[T, H, W, 3\]"):
+            videos.write_video(bad, tmp_path / "video.gif")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PurerlError, match="in the way"):
+        videos.write_video(colourful(2), tmp_path / "file" / "video.gif")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+# --- observations ----------------------------------------------------------------------------------------------------
+
+
+def test_images_are_shown_as_they_are():
+    image = colourful(1, 64, 64)[0]
+    np.testing.assert_array_equal(videos.observation_to_frame(image), image)
+    grey = image[..., :1]
+    for observation in (grey, grey[..., 0]):
+        np.testing.assert_array_equal(videos.observation_to_frame(observation), np.repeat(grey, 3, axis=-1))
+
+
+def test_of_a_stack_of_frames_the_last_is_shown():
+    images = colourful(2, 8, 8)
+    stacked = np.concatenate(images, axis=-1)
+    np.testing.assert_array_equal(videos.observation_to_frame(stacked), images[1])
+    stack = np.random.default_rng(0).integers(0, 256, (8, 8, 4), dtype=np.uint8)
+    np.testing.assert_array_equal(videos.observation_to_frame(stack)[..., 1], stack[..., 3])
+
+
+@pytest.mark.parametrize("dtype", [bool, np.float32, np.int32])
+def test_channels_get_colours_and_the_first_is_on_top(dtype):
+    stack = np.zeros((2, 3, 4), dtype)
+    stack[0, 1, 2] = 1
+    stack[1, 2, [1, 3]] = 1
+    frame = videos.observation_to_frame(stack)
+    assert frame.dtype == np.uint8 and frame.shape == (2, 3, 3)
+    assert tuple(frame[0, 1]) == videos.CHANNEL_COLOURS[2] and tuple(frame[1, 2]) == videos.CHANNEL_COLOURS[1]
+    assert (frame.sum(axis=-1) > 0).sum() == 2
+
+
+def test_brightness_is_the_value_and_never_depends_on_other_pixels():
+    stack = np.zeros((1, 4, 1), np.float32)
+    stack[0, :, 0] = [0.5, 1, 7, np.nan]
+    frame = videos.observation_to_frame(stack)
+    full = np.array(videos.CHANNEL_COLOURS[0])
+    np.testing.assert_array_equal(frame[0], [full // 2, full, full, [0, 0, 0]])
+
+
+@pytest.mark.parametrize("count", [1, 4, 8, 10, 16])
+def test_channel_colours_differ_from_each_other_and_from_black(count):
+    colours = np.array([(0, 0, 0), *videos.channel_colours(count)])
+    assert len(colours) == count + 1
+    distances = [np.abs(a - b).max() for i, a in enumerate(colours) for b in colours[:i]]
+    assert min(distances) >= 40
+
+
+def test_vectors_become_bars():
+    frame = videos.observation_to_frame(np.array([1.0, -1.0, 0.0, 1e30, np.nan], np.float32))
+    height, width = videos.BAR_HEIGHT, 64 // 5
+    assert frame.shape == (height, 5 * width, 3) and frame.dtype == np.uint8
+    columns = [frame[:, i * width] for i in range(5)]
+    up = [(column == videos.BAR_COLOURS["positive"]).all(axis=-1) for column in columns]
+    down = [(column == videos.BAR_COLOURS["negative"]).all(axis=-1) for column in columns]
+    # 31 rows on either side of the middle line; 1 / (1 + 1) is half of them.
+    assert [int(rows.sum()) for rows in up] == [16, 0, 0, 31, 0]
+    assert [int(rows.sum()) for rows in down] == [0, 16, 0, 0, 0]
+    assert np.flatnonzero(up[0]).max() < height // 2 <= np.flatnonzero(down[1]).min()
+    assert (columns[4] == (213, 0, 0)).all()
+
+
+def test_numbers_and_long_vectors_have_a_picture_too():
+    assert videos.observation_to_frame(np.int32(3)).shape == (64, 64, 3)
+    assert videos.observation_to_frame(np.zeros(1000)).shape == (64, 2000, 3)
+    with pytest.raises(PurerlError, match="cannot draw"):
+        videos.observation_to_frame(np.zeros((2, 2, 2, 2)))
+    with pytest.raises(PurerlError, match="cannot draw"):
+        videos.observation_to_frame(np.zeros(0))
+
+
+def test_a_frame_of_every_kind_can_be_written(tmp_path):
+    for observation in (np.zeros((10, 10, 4), bool), np.zeros(4, np.float32), np.zeros((64, 64, 3), np.uint8)):
+        frame = videos.observation_to_frame(observation)
+        data = videos.write_video(np.stack([frame, frame]), tmp_path / "video.gif").read_bytes()
+        assert Image.open(io.BytesIO(data)).format == "GIF"

@@ -1,0 +1,239 @@
+"""Cells: each is the run that it would be alone, however they are dealt out, and whatever happens in between."""
+
+import jax
+import numpy as np
+import pytest
+
+from purerl import configs
+from purerl.errors import PurerlError
+from purerl.runs import checkpoint, files, programs, run_folder, sinks
+from purerl.runs.plan import make_plan, seed_keys
+from purerl.runs.policy import open_run
+from purerl.runs.programs import Cell
+from purerl.runs.train import train
+from purerl.runs.trainer import Trainer
+
+SMALL = {"num_envs": 4, "rollout_length": 16, "num_minibatches": 2}
+RATES = (1e-3, 3e-3, 1e-2)
+UPDATES = 4
+STEPS = UPDATES * 64
+
+
+def cartpole(**kwargs):
+    config = SMALL | kwargs.pop("config", {})
+    return make_plan("ppo", "gymnax/CartPole-v1", **({"seeds": 3, "steps": STEPS} | kwargs), config=config)
+
+
+def make_cells(folder, **kwargs):
+    """Three learning rates at one epoch and one rate at two: two programs, of 9 and of 3 lanes."""
+    found = [
+        Cell(cartpole(config={"learning_rate": rate, "num_epochs": 1}), folder / f"{rate}", **kwargs) for rate in RATES
+    ]
+    return [*found, Cell(cartpole(config={"num_epochs": 2}), folder / "epochs", **kwargs)]
+
+
+def run_cells(folder, **kwargs):
+    found = make_cells(folder)
+    programs.run(found, folder / "work", quiet=True, log_every=1, **kwargs)
+    return found
+
+
+def params_of(folder):
+    _, _, _, _, load = open_run(folder)
+    return load().params
+
+
+def rows_of(folder):
+    rows = sinks.read_rows(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k not in ("wall_time", "steps_per_second")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Cells that were trained without a break."""
+    return run_cells(tmp_path_factory.mktemp("finished"))
+
+
+def test_a_cell_is_its_solo_run(finished, tmp_path):
+    """The same parameters up to rounding, the same episodes, and a run folder that can be gone on with."""
+    for cell in (finished[1], finished[3]):
+        config = SMALL | {name: getattr(cell.plan.config, name) for name in ("learning_rate", "num_epochs")}
+        solo = train(
+            "ppo", "gymnax/CartPole-v1", seeds=3, steps=STEPS, config=config, out=tmp_path / cell.folder.name,
+            log_every=1, quiet=True,
+        )  # fmt: skip
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), params_of(cell.folder), solo.state.agent.params
+        )
+        mine, theirs = rows_of(cell.folder), rows_of(solo.folder)
+        assert [row["episode_return"] for row in mine] == [row["episode_return"] for row in theirs]
+        assert run_folder.load(cell.folder)["config"].keys() == run_folder.load(solo.folder)["config"].keys()
+        assert run_folder.load(cell.folder)["summary"]["seeds"] == [0, 1, 2]
+        assert not (cell.folder.parent / "work" / "0000").exists()
+
+
+def test_a_finished_cell_goes_on_as_an_ordinary_run(finished, tmp_path):
+    """`purerl train --resume` with more steps: optimizer and environments are in the cell's own checkpoint."""
+    steady = {"anneal_learning_rate": False}
+    cell = Cell(cartpole(config=steady), tmp_path / "cell")
+    programs.run(
+        [cell, Cell(cartpole(config=steady | {"clip": 0.3}), tmp_path / "other")], tmp_path / "work", quiet=True
+    )
+    kwargs = {"seeds": 3, "config": SMALL | steady, "quiet": True}
+    longer = train("ppo", "gymnax/CartPole-v1", out=cell.folder, steps=2 * STEPS, resume=True, **kwargs)
+    whole = train("ppo", "gymnax/CartPole-v1", out=tmp_path / "whole", steps=2 * STEPS, **kwargs)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), longer.state.agent.params, whole.state.agent.params
+    )
+
+
+class Killed(Exception):
+    pass
+
+
+def stop(patch, owner, name, after):
+    """Makes the function fail instead of being called for the (after + 1)th time."""
+    original, calls = getattr(owner, name), iter(range(10**6))
+
+    def failing(*args, **kwargs):
+        if next(calls) == after:
+            raise Killed
+        return original(*args, **kwargs)
+
+    patch.setattr(owner, name, failing)
+
+
+@pytest.mark.parametrize(
+    "owner, name, after",
+    [
+        (Trainer, "_advance", 2),  # in the midst of the first program
+        (Trainer, "_advance", UPDATES + 1),  # in the midst of the second
+        (Trainer, "_save_lanes", 1),  # while the first one's cells are written
+        (run_folder, "create", 2),  # while its folders are made
+        (programs, "_remove", 0),  # when all of its cells are finished
+    ],
+)
+def test_cut_short_and_continued_is_the_same(owner, name, after, finished, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        stop(patch, owner, name, after)
+        run_cells(tmp_path, checkpoint_seconds=0)
+    for mine, whole in zip(run_cells(tmp_path, checkpoint_seconds=0), finished, strict=True):
+        assert rows_of(mine.folder) == rows_of(whole.folder)
+        jax.tree.map(np.testing.assert_array_equal, params_of(mine.folder), params_of(whole.folder))
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_finished_cells_are_not_trained_again(finished, monkeypatch):
+    left_over = finished[0].folder.parent / "work" / ".finished-0000"  # of a kill in the midst of its removal
+    left_over.mkdir()
+    monkeypatch.setattr(programs, "train_program", lambda *_, **__: pytest.fail("a finished cell was trained again"))
+    run_cells(finished[0].folder.parent)
+    assert not left_over.exists()
+
+
+def test_a_folder_of_another_run_is_refused(finished, tmp_path):
+    other = Cell(cartpole(config={"learning_rate": 0.5, "num_epochs": 1}), finished[0].folder)
+    with pytest.raises(PurerlError, match=r"holds another run: config learning_rate was 0.001, is 0.5"):
+        programs.run([other], tmp_path)
+    with pytest.raises(PurerlError, match="same folder"):
+        programs.run([finished[0], finished[0]], tmp_path)
+
+
+def test_lanes_are_filled_up_to_the_devices():
+    assert jax.device_count() == 2
+    plans = [cartpole(config={"learning_rate": rate}) for rate in RATES]
+    assert programs._lanes(plans[0], 9) == 10
+    assert programs._lanes(plans[0], 1) == 1
+    merged = programs.together(plans, 10, programs._varying(plans))
+    assert merged.seeds == (0, 1, 2) * 3 + (2,)
+    assert merged.config.learning_rate.tolist() == np.float32(np.repeat([*RATES, RATES[-1]], [3, 3, 3, 1])).tolist()
+    assert merged.config.clip == plans[0].config.clip
+
+
+def test_memory_decides_the_number_of_programs(tmp_path):
+    plans = [cartpole(seeds=2, config={"learning_rate": rate}) for rate in np.linspace(1e-4, 1e-2, 8).tolist()]
+    group = [Cell(plan, tmp_path / str(i)) for i, plan in enumerate(plans)]
+    whole = programs.together(plans, 16, ["learning_rate"])
+    need = programs._loop(whole).program_bytes(configs.traced(whole.config), seed_keys(whole))
+    state = jax.eval_shape(programs._loop(whole)._init, configs.traced(whole.config), seed_keys(whole))
+    assert need > sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.agent))
+    assert programs._most_that_fit(group, ["learning_rate"], need) == 8
+    assert programs._most_that_fit(group, ["learning_rate"], need // 2) == 4
+    with pytest.raises(PurerlError, match=r"one cell of 2 seeds takes .* fewer --seeds"):
+        programs._most_that_fit(group, ["learning_rate"], need // 9)
+    paths = programs._deal(group, tmp_path / "work", need // 3, None, 0, 300)
+    dealt = [files.read_json(path / programs.PROGRAM) for path in paths]
+    assert [len(program["cells"]) for program in dealt] == [2, 2, 2, 2]
+    assert [program["lanes"] for program in dealt] == [4] * 4
+
+
+def test_programs_of_one_shape_compile_once(tmp_path):
+    """Four cells as two programs of two: the second takes the first one's executables."""
+    config = {"hidden": (24,)}
+    found = [
+        Cell(cartpole(seeds=2, config=config | {"learning_rate": rate}), tmp_path / f"{rate}") for rate in (*RATES, 0.1)
+    ]
+    programs.run(found, tmp_path / "work", cells_per_program=2, quiet=True)
+    compiled = [run_folder.load(cell.folder)["summary"]["compiled_programs"] for cell in found]
+    assert compiled[0] == compiled[1] > 0
+    assert compiled[2] == compiled[3] == 0
+
+
+def test_a_lane_that_diverges_leaves_the_others_alone(tmp_path):
+    """A learning rate of 1e38 makes the loss no number; train() refuses that, a cell says so in its rows."""
+    found = [Cell(cartpole(config={"learning_rate": rate}), tmp_path / f"{rate}") for rate in (1e-3, 1e38)]
+    programs.run(found, tmp_path / "work", quiet=True, log_every=1)
+    summaries = [run_folder.load(cell.folder)["summary"] for cell in found]
+    assert [summary["diverged_seeds"] for summary in summaries] == [[], [0, 1, 2]]
+    assert not any("diverged" in row for row in rows_of(found[0].folder))
+    with pytest.raises(PurerlError, match="of seed 0 is nan"):
+        train("ppo", "gymnax/CartPole-v1", steps=STEPS, config=SMALL | {"learning_rate": 1e38}, out=tmp_path / "solo", quiet=True)  # fmt: skip # noqa: E501
+
+
+def test_evaluations_play_the_evaluation_environment(tmp_path):
+    """Episodes of the evaluation are cut at 7 steps, those of training are not."""
+    how = {"eval_every": 128, "eval_episodes": 2, "eval_env_options": {"max_steps": 7}}
+    found = [Cell(cartpole(config={"learning_rate": rate}), tmp_path / f"{rate}", **how) for rate in RATES[:2]]
+    programs.run(found, tmp_path / "work", quiet=True, log_every=1)
+    played = [row["evaluation_return"] for row in rows_of(found[1].folder)]
+    assert {value for value in played if value is not None} == {7.0}
+    assert [value is not None for value in played] == [False] * 3 + [True] * 3 + [False] * 3 + [True] * 3
+    assert max(row["episode_return"] or 0 for row in rows_of(found[1].folder)) > 7
+
+
+def test_cells_on_host_games(tmp_path):
+    """Two learning rates of one seed in one Procgen pool: each goes on from its own checkpoint with its own levels.
+
+    The rates are small because lanes are equal up to rounding, which large steps of Adam let change an action.
+    """
+    pytest.importorskip("cffi", reason="procgen is not installed")
+    config = {"num_envs": 4, "rollout_length": 8, "num_minibatches": 2, "network": "nature", "policy_iterations": 2}
+    config |= {"auxiliary_epochs": 1, "auxiliary_minibatches": 2, "anneal_learning_rate": False}
+    plan = lambda rate: make_plan(  # noqa: E731
+        "ppg", "procgen/coinrun", steps=64, seeds=2, preset="quick", config=config | {"learning_rate": rate}
+    )
+    found = [Cell(plan(rate), tmp_path / f"{rate}") for rate in (1e-6, 1e-5)]
+    programs.run(found, tmp_path / "work", quiet=True)
+    with checkpoint.Checkpoints(found[1].folder / "checkpoints") as saved:
+        assert saved.latest() == 2
+    kwargs = {"preset": "quick", "seeds": 2, "config": config | {"learning_rate": 1e-5}, "quiet": True}
+    longer = train("ppg", "procgen/coinrun", out=found[1].folder, steps=128, resume=True, **kwargs)
+    whole = train("ppg", "procgen/coinrun", out=tmp_path / "whole", steps=128, **kwargs)
+    np.testing.assert_array_equal(longer.state.observation, whole.state.observation)
+    for mine, alone in zip(*(jax.tree.leaves(run.state.agent.params) for run in (longer, whole)), strict=True):
+        np.testing.assert_allclose(mine, alone, atol=1e-4)  # the two cells' differ by 3e-3
+    with pytest.raises(PurerlError, match="use --cells-per-program"):
+        programs.run([Cell(plan(1e-2), tmp_path / "new")], tmp_path / "work", max_memory=10**9)
+
+
+@pytest.mark.parametrize(
+    "text, size", [("8GB", 8 * 10**9), ("1.5 GiB", 3 * 2**29), ("800mb", 8 * 10**8), ("1000", 1000), ("2KiB", 2048)]
+)
+def test_amounts_of_memory(text, size):
+    assert programs.parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "8 apples", "-1GB", "nan", "0"])
+def test_amounts_that_are_none(text):
+    with pytest.raises(PurerlError, match="memory"):
+        programs.parse_bytes(text)

@@ -1,0 +1,221 @@
+"""Whole runs: resume is exact, a kill loses nothing, bad numbers stop a run, files say what happened."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from purerl import configs, registry
+from purerl.errors import PurerlError
+from purerl.runs import sinks
+from purerl.runs.plan import Plan
+from purerl.runs.train import train
+from purerl.runs.trainer import Trainer, final_returns
+
+AGENTS = {
+    "ppo": {"num_envs": 4, "rollout_length": 16, "num_minibatches": 2},
+    "ppg": {
+        "num_envs": 4,
+        "rollout_length": 16,
+        "num_minibatches": 2,
+        "policy_iterations": 4,
+        "auxiliary_minibatches": 2,
+    },
+}
+CARTPOLE = "gymnax/CartPole-v1"
+
+
+def run(agent, folder, iterations, env=CARTPOLE, **kwargs):
+    config = AGENTS[agent] | kwargs.pop("config", {})
+    steps = iterations * config["num_envs"] * config["rollout_length"]
+    return train(agent, env, steps=steps, out=folder, config=config, quiet=True, log_every=1, **kwargs)
+
+
+def as_numpy(tree):
+    unwrap = lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
+    return jax.tree.map(lambda x: np.asarray(unwrap(x)), tree)
+
+
+def assert_same_bits(a, b):
+    jax.tree.map(np.testing.assert_array_equal, as_numpy(a), as_numpy(b))
+
+
+class Stopping:
+    """Makes a run stop after an iteration, as a kill between two rows would: nothing is saved after it."""
+
+    def __init__(self, monkeypatch, iteration):
+        advance = Trainer._advance
+
+        def stopping(trainer, state, started):
+            if trainer.iteration == iteration:
+                raise Killed
+            return advance(trainer, state, started)
+
+        monkeypatch.setattr(Trainer, "_advance", stopping)
+
+
+class Killed(Exception):
+    pass
+
+
+def stopped_run(monkeypatch, iteration, *args, **kwargs):
+    with monkeypatch.context() as patch:
+        Stopping(patch, iteration)
+        with pytest.raises(Killed):
+            run(*args, **kwargs)
+
+
+@pytest.mark.parametrize("agent", ["ppo", "ppg"])
+def test_resume_in_graph_is_exact(agent, tmp_path, monkeypatch):
+    """run(6) == run(3) + kill + resume + run(3), bit for bit, in the middle of a PPG cycle, annealing included."""
+    kwargs = {"seeds": 2, "config": {"anneal_learning_rate": True}, "checkpoint_seconds": 0}
+    whole = run(agent, tmp_path / "whole", 6, **kwargs)
+    stopped_run(monkeypatch, 3, agent, tmp_path / "parts", 6, **kwargs)
+    resumed = run(agent, tmp_path / "parts", 6, resume=True, **kwargs)
+    assert_same_bits(whole.state, resumed.state)
+    rows = [sinks.read_rows(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts")]
+    for row in (row for half in rows for row in half):
+        del row["wall_time"], row["steps_per_second"]
+    assert rows[0] == rows[1]
+
+
+def test_resume_on_procgen_is_exact(tmp_path, monkeypatch):
+    """The same with real games: levels, RNGs and frames continue where they were."""
+    pytest.importorskip("cffi", reason="procgen is not installed")
+    config = {"network": "nature", "policy_iterations": 2, "auxiliary_epochs": 1}
+    kwargs = {"env": "procgen/coinrun", "seeds": 2, "checkpoint_seconds": 0, "preset": "procgen-easy", "config": config}
+    whole = run("ppg", tmp_path / "whole", 4, **kwargs)
+    stopped_run(monkeypatch, 2, "ppg", tmp_path / "parts", 4, **kwargs)
+    resumed = run("ppg", tmp_path / "parts", 4, resume=True, **kwargs)
+    assert_same_bits(whole.state, resumed.state)
+
+
+def test_a_killed_process_can_be_resumed(tmp_path):
+    """SIGKILL at some moment of a run that saves with every row; what is left loads and finishes."""
+    # Not annealed, because the runs below are planned to be shorter than the killed one.
+    steady = AGENTS["ppo"] | {"anneal_learning_rate": False}
+    script = (
+        "import purerl, sys; purerl.train('ppo', 'gymnax/CartPole-v1', steps=64 * 4000, out=sys.argv[1], quiet=True,"
+        f"log_every=1, checkpoint_seconds=0, config={steady!r})"
+    )
+    folder = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, "-c", script, str(folder)], env=os.environ)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(list(folder.glob("checkpoints/[0-9]*"))) < 2:
+        time.sleep(0.05)
+    time.sleep(0.37)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    killed_at = max(row["iteration"] for row in sinks.read_rows(folder / "metrics.jsonl"))
+    resumed = run("ppo", folder, killed_at + 3, resume=True, config=steady)
+    rows = sinks.read_rows(folder / "metrics.jsonl")
+    assert [row["iteration"] for row in rows] == list(range(1, killed_at + 4))
+    whole = run("ppo", tmp_path / "whole", killed_at + 3, config=steady)
+    assert_same_bits(whole.state.agent.params, resumed.state.agent.params)
+
+
+def test_a_lane_on_procgen_equals_its_solo_run(tmp_path):
+    """Two seeds of real games in one pool are the two solo runs, to rounding; the other seed is far away."""
+    pytest.importorskip("cffi", reason="procgen is not installed")
+    # Adam's epsilon is large enough that a gradient of rounding errors does not become a whole step.
+    config = {"network": "nature", "policy_iterations": 2, "auxiliary_epochs": 1, "adam_epsilon": 1e-5}
+    kwargs = {"env": "procgen/coinrun", "preset": "procgen-easy", "config": config}
+    together = run("ppg", tmp_path / "both", 2, seeds=2, seed=3, **kwargs)
+    alone = run("ppg", tmp_path / "one", 2, seed=4, **kwargs)
+    lane = lambda i: jax.tree.leaves(as_numpy(jax.tree.map(lambda x: x[i], together.state.agent.params)))  # noqa: E731
+    solo = jax.tree.leaves(as_numpy(jax.tree.map(lambda x: x[0], alone.state.agent.params)))
+    assert max(np.abs(a - b).max() for a, b in zip(lane(1), solo, strict=True)) < 1e-4
+    assert max(np.abs(a - b).max() for a, b in zip(lane(0), solo, strict=True)) > 1e-2
+    np.testing.assert_array_equal(together.state.observation[1], alone.state.observation[0])
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+    agent = registry.agent("ppo")
+
+    def poisoned(config, spec, state, rollout, key, clock):
+        state, metrics = agent.update(config, spec, state, rollout, key, clock)
+        bad = clock.iteration >= 3
+        return state, {n: m.replace(total=jax.numpy.where(bad, np.nan, m.total)) for n, m in metrics.items()}
+
+    monkeypatch.setitem(registry._agents, "poisoned", agent._replace(name="poisoned", update=poisoned))
+    monkeypatch.setitem(AGENTS, "poisoned", AGENTS["ppo"])
+    with pytest.raises(PurerlError, match=r"at step 256 \(iteration 4\); the checkpoint of iteration 3 is kept"):
+        run("poisoned", tmp_path / "run", 6, checkpoint_seconds=0)
+
+
+def test_summary_has_what_it_promises(tmp_path):
+    summary = run("ppo", tmp_path / "run", 2, seeds=2).summary
+    on_disk = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert on_disk == json.loads(json.dumps(summary))
+    promised = "agent env preset seeds steps compile_seconds train_seconds steps_per_second final_return"
+    promised += " peak_memory_bytes device versions git_commit"
+    assert set(promised.split()) <= set(summary)
+    assert set(summary["final_return"]) >= {"iqm", "mean", "per_seed"}
+    assert summary["compile_seconds"] > 0.1
+    header = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert header["protocol"]["time_limit_is_terminal"] is False
+    assert Plan.from_dict(header).config == configs.build(registry.agent("ppo").Config, header["config"], "ppo")
+    assert (tmp_path / "run" / "figures" / "return.png").stat().st_size > 1000
+
+
+def test_final_returns_are_of_the_last_tenth():
+    rows = [
+        {"seed": 0, "step": 80, "episode_return": 100.0, "episodes": 50},
+        {"seed": 0, "step": 95, "episode_return": 1.0, "episodes": 1},
+        {"seed": 0, "step": 100, "episode_return": 4.0, "episodes": 2},
+        {"seed": 1, "step": 100, "episode_return": None, "episodes": 0},
+    ]
+    assert final_returns(rows, (0, 1), 100) == [3.0, None]
+
+
+def test_resume_refuses_another_config(tmp_path):
+    run("ppo", tmp_path / "run", 2)
+    with pytest.raises(PurerlError, match=r"config differs .* learning_rate was .*, is 0.5"):
+        run("ppo", tmp_path / "run", 2, resume=True, config={"learning_rate": 0.5})
+
+
+def test_a_longer_run_continues_a_finished_one(tmp_path):
+    whole = run("ppo", tmp_path / "whole", 4, config={"anneal_learning_rate": False})
+    run("ppo", tmp_path / "parts", 2, config={"anneal_learning_rate": False})
+    parts = run("ppo", tmp_path / "parts", 4, resume=True, config={"anneal_learning_rate": False})
+    assert_same_bits(whole.state.agent.params, parts.state.agent.params)
+
+
+def test_a_second_start_uses_the_compilation_cache(tmp_path):
+    """In two processes with a cache folder of their own, the second compiles nothing that took half a second."""
+    script = (
+        "import purerl, sys, json; run = purerl.train('ppo', 'gymnax/CartPole-v1', steps=64, out=sys.argv[1],"
+        "quiet=True,"
+        f"config={AGENTS['ppo']!r}); print(json.dumps(run.summary))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    environment["PURERL_CACHE"] = str(tmp_path / "cache")
+
+    def summary(name):
+        command = [sys.executable, "-c", script, str(tmp_path / name)]
+        return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+
+    first, second = summary("first"), summary("second")
+    assert first["compilation_cache_hits"] == 0
+    assert second["compilation_cache_hits"] >= 1
+    assert second["compile_seconds"] < first["compile_seconds"]
+
+
+@pytest.mark.parametrize("env", [CARTPOLE, "procgen/bigfish"])
+def test_auxiliary_buffer_in_host_memory_gives_the_same_run_and_resumes(tmp_path, env, monkeypatch):
+    config = AGENTS["ppg"] | {"network": "mlp", "hidden": (8,)}
+    on_device = run("ppg", tmp_path / "device", 8, env, seeds=2, config=config)
+    config |= {"auxiliary_memory": "host"}
+    with monkeypatch.context() as patch:
+        Stopping(patch, 6)
+        with pytest.raises(Killed):
+            run("ppg", tmp_path / "host", 8, env, seeds=2, config=config, checkpoint_seconds=0)
+    on_host = run("ppg", tmp_path / "host", 8, env, seeds=2, config=config, resume=True)
+    assert on_host.state.agent.segments.observation.sharding.memory_kind == "pinned_host"
+    assert_same_bits(on_device.state, on_host.state)
