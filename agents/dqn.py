@@ -20,7 +20,7 @@ from purerl.errors import PurerlError
 from purerl.nn import initializers, layers, torsos
 from purerl.nn.q_network import QNetwork
 from purerl.ops import advantages, optimizers, value_learning
-from purerl.types import Agent, Array, Clock, EnvSpec, Metric, Rollout, static, traced
+from purerl.types import Agent, Array, Clock, EnvSpec, Inputs, Metric, Rollout, static, traced
 
 
 @struct.dataclass
@@ -80,24 +80,60 @@ def check(config: Config, spec: EnvSpec) -> None:
     if not spec.num_actions:
         raise PurerlError(f"the DQN family needs discrete actions, and {spec.name} has continuous ones: use ppo or ppg")
     torsos.resolve_torso(config.network, spec)
-    value_learning.check(config)
+    value_learning.check_periods(
+        num_envs=config.num_envs,
+        rollout_length=config.rollout_length,
+        train_period=config.train_period,
+        target_period=config.target_period,
+        positive={name: getattr(config, name) for name in ("batch_size", "num_steps", "epsilon_decay_steps")},
+    )
     replay.check(config.replay_size, config.num_envs, config.rollout_length, config.num_steps, spec)
+
+
+def optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
+    """The optimizer with the pull towards the target network in it."""
+    return optimizers.value_optimizer(
+        config.optimizer,
+        config.learning_rate,
+        epsilon=config.optimizer_epsilon,
+        max_grad_norm=config.max_grad_norm,
+        proximal_coefficient=config.proximal_coefficient,
+    )
+
+
+def epsilon(config: Config, clock: Clock, explore: bool) -> Array:
+    """Share of random actions, [], in training or in evaluation."""
+    if not explore:
+        return config.epsilon_evaluation
+    return value_learning.epsilon_schedule(
+        clock.iteration.astype(jnp.float32) * (config.num_envs * config.rollout_length),
+        initial=config.epsilon_initial,
+        final=config.epsilon_final,
+        begin=config.learning_starts,
+        decay_steps=config.epsilon_decay_steps,
+    )
 
 
 def init(config: Config, spec: EnvSpec, key: Array) -> State:
     """State at the start of training: the target network is the network."""
     params = network(config, spec).init(key, jnp.zeros((1, *spec.observation_shape), spec.observation_dtype))
     ring = replay.init(spec, config.num_envs, config.replay_size // config.num_envs)
-    return State(params, jax.tree.map(jnp.copy, params), optimizers.value_optimizer(config).init(params), ring)
+    return State(params, jax.tree.map(jnp.copy, params), optimizer(config).init(params), ring)
 
 
 def act(
-    config: Config, spec: EnvSpec, state: State, observation: Array, keys: Array, clock: Clock, explore: bool
-) -> tuple[Array, None]:
+    config: Config,
+    spec: EnvSpec,
+    state: State,
+    memory: tuple[()],
+    inputs: Inputs,
+    keys: Array,
+    clock: Clock,
+    explore: bool,
+) -> tuple[Array, tuple[()], None]:
     """Epsilon-greedy actions [N]; with the epsilon of evaluation if not `explore`."""
-    q = network(config, spec).apply(state.params, observation)
-    epsilon = value_learning.epsilon(config, clock) if explore else config.epsilon_evaluation
-    return value_learning.epsilon_greedy(keys, q, epsilon), None
+    q = network(config, spec).apply(state.params, inputs.observation)
+    return value_learning.epsilon_greedy(keys, q, epsilon(config, clock, explore)), memory, None
 
 
 def loss(
@@ -105,10 +141,10 @@ def loss(
 ) -> tuple[Array, dict[str, Metric]]:
     """h(theta, w): the mean loss of r + gamma max_a Q(s', a; theta) - Q(s, a; w)."""
     q_network = network(config, spec)
-    q = value_learning.chosen(q_network.apply(params, batch.observation), batch.action)
+    q = value_learning.batched_index(q_network.apply(params, batch.observation), batch.action)
     q_next = q_network.apply(target_params, batch.next_observation)
     selector = q_network.apply(params, batch.next_observation) if config.double else q_next
-    target = batch.reward + batch.discount * value_learning.chosen(q_next, jnp.argmax(selector, axis=-1))
+    target = batch.reward + batch.discount * value_learning.batched_index(q_next, jnp.argmax(selector, axis=-1))
     error = value_learning.temporal_difference_loss(jax.lax.stop_gradient(target) - q, config.loss)
     total = mean = jnp.mean(batch.weight * error)
     if config.proximal == "penalty":
@@ -123,7 +159,7 @@ def update(
     terminated, _ = advantages.episode_ends(rollout, config.time_limit_is_terminal, bootstraps_from_rows=True)
     ring = replay.add(state.replay, rollout, spec=spec, iteration=clock.iteration, terminated=terminated)
     span = replay.span(clock.iteration + 1, config.rollout_length, ring.reward.shape[1])
-    optimizer = optimizers.value_optimizer(config)
+    gradient_transformation = optimizer(config)
 
     def gradient_step(carry, key, due):
         params, target_params, optimizer_state = carry
@@ -138,20 +174,31 @@ def update(
             reward_clip=config.reward_clip,
         )
         gradients, terms = jax.grad(loss, argnums=2, has_aux=True)(config, spec, params, target_params, batch)
-        updates, optimizer_state = optimizer.update(gradients, optimizer_state, params, anchor=target_params)
+        updates, optimizer_state = gradient_transformation.update(
+            gradients, optimizer_state, params, anchor=target_params
+        )
         params = optax.apply_updates(params, updates)
         target_params, distance = value_learning.next_target(due, params, target_params)
         return (params, target_params, optimizer_state), terms | {"target_distance": distance}
 
     carry = state.params, state.target_params, state.optimizer
-    carry, metrics = value_learning.gradient_steps(config, clock, rng.stream(key, "replay"), carry, gradient_step)
+    carry, metrics = value_learning.gradient_steps(
+        gradient_step,
+        carry,
+        rng.stream(key, "replay"),
+        clock,
+        transitions=config.num_envs * config.rollout_length,
+        train_period=config.train_period,
+        target_period=config.target_period,
+        learning_starts=config.learning_starts,
+    )
     return State(*carry, ring), metrics
 
 
-def interrupt(config: Config, state: State, iteration: Array) -> State:
-    """The state behind a restart of the games: no window may reach over it."""
-    return state.replace(replay=replay.interrupt(state.replay, iteration, config.rollout_length))
+def on_env_restart(config: Config, state: State, iteration: Array) -> State:
+    """The state after a restart of the environments: no window of steps may reach over it."""
+    return state.replace(replay=replay.mark_restart(state.replay, iteration, config.rollout_length))
 
 
-AGENT = Agent("dqn", Config, check, init, act, update, interrupt=interrupt, plays_greedily=True)
+AGENT = Agent("dqn", Config, check, init, act, update, on_env_restart=on_env_restart, plays_greedily=True)
 PRO = AGENT._replace(name="dqn-pro", defaults={"proximal_coefficient": 0.05})

@@ -10,6 +10,7 @@ each is named where it is made.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -22,7 +23,7 @@ from purerl import rng
 from purerl.buffers import offload
 from purerl.nn import heads, initializers, layers, torsos
 from purerl.ops import advantages, distributions, losses, minibatches, normalizers, optimizers
-from purerl.types import Agent, Array, Clock, EnvSpec, Metric, Rollout, static, traced
+from purerl.types import Agent, Array, Clock, EnvSpec, Inputs, Metric, Rollout, static, traced
 
 
 @struct.dataclass
@@ -84,7 +85,6 @@ class Segments:
 
     observation: Array
     value_target: Array
-    valid: Array
 
 
 @struct.dataclass
@@ -111,6 +111,20 @@ class Output:
     auxiliary_value: Array | None
 
 
+def make_torso(config: Config, spec: EnvSpec) -> Callable[..., nn.Module]:
+    """The torso of a config. Raises PurerlError if it does not fit the observations."""
+    return torsos.make_torso(
+        config.network,
+        spec,
+        initializer=config.initializer,
+        pooling=config.pooling,
+        channels=config.channels,
+        hidden=config.hidden,
+        activation=config.activation,
+        dtype=config.dtype,
+    )
+
+
 class Network(nn.Module):
     """Section 2 and 3.6. dual: disjoint policy and value networks. detach: one network whose value head cannot reach
     the trunk, in both phases (code; the paper lets the gradient through in the auxiliary phase). shared: PPO's trunk.
@@ -121,7 +135,7 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, observation: Array) -> Output:
-        torso = torsos.torso_of(self.config, self.spec)
+        torso = make_torso(self.config, self.spec)
         if self.config.architecture == "dual":
             features, value_features = torsos.TorsoPair(torso, ("policy", "value"), name="torsos")(observation)
         else:
@@ -141,9 +155,18 @@ def network(config: Config, spec: EnvSpec) -> Network:
     return Network(jax.tree.map(lambda _: 0.0, config), spec)
 
 
+def adam(config: Config, clock: Clock | None = None) -> optax.GradientTransformation:
+    """The policy phase's optimizer at a time of the run."""
+    anneals = config.anneal_learning_rate and clock is not None
+    learning_rate = optimizers.annealed(config.learning_rate, clock) if anneals else config.learning_rate
+    return optimizers.adam(learning_rate, epsilon=config.adam_epsilon, max_grad_norm=config.max_grad_norm)
+
+
 def auxiliary_adam(config: Config) -> optax.GradientTransformation:
     """The auxiliary phase's own Adam over all parameters: its moments never mix with the policy phase's."""
-    return optimizers.adam(config.replace(learning_rate=config.auxiliary_learning_rate, anneal_learning_rate=False))
+    return optimizers.adam(
+        config.auxiliary_learning_rate, epsilon=config.adam_epsilon, max_grad_norm=config.max_grad_norm
+    )
 
 
 def check(config: Config, spec: EnvSpec) -> None:
@@ -151,13 +174,13 @@ def check(config: Config, spec: EnvSpec) -> None:
     minibatches.check_division("num_envs", config.num_envs, "num_minibatches", config.num_minibatches)
     if config.auxiliary_epochs:
         minibatches.check_division("num_envs", config.num_envs, "auxiliary_minibatches", config.auxiliary_minibatches)
-    torsos.check_torso(config, spec)
+    make_torso(config, spec)
 
 
 def init(config: Config, spec: EnvSpec, key: Array) -> State:
     """State at the start of training."""
     params = network(config, spec).init(key, jnp.zeros((1, *spec.observation_shape), spec.observation_dtype))
-    adam_state = optimizers.adam(config).init(params)
+    adam_state = adam(config).init(params)
     stored = config.policy_iterations if config.auxiliary_epochs else 0
     rows = (stored, config.num_envs, config.rollout_length)
     return State(
@@ -171,19 +194,25 @@ def init(config: Config, spec: EnvSpec, key: Array) -> State:
                 config.auxiliary_memory, (*rows, *spec.observation_shape), spec.observation_dtype
             ),
             value_target=jnp.zeros(rows, jnp.float32),
-            valid=jnp.ones(rows, jnp.bool_),
         ),
     )
 
 
 def act(
-    config: Config, spec: EnvSpec, state: State, observation: Array, keys: Array, clock: Clock, explore: bool
-) -> tuple[Array, advantages.ActorCriticExtras]:
+    config: Config,
+    spec: EnvSpec,
+    state: State,
+    memory: tuple[()],
+    inputs: Inputs,
+    keys: Array,
+    clock: Clock,
+    explore: bool,
+) -> tuple[Array, tuple[()], advantages.ActorCriticExtras]:
     """Samples actions [N] (or takes the most likely ones, if not `explore`)."""
     policy = distributions.for_spec(spec)
-    output = network(config, spec).apply(state.params, observation)
+    output = network(config, spec).apply(state.params, inputs.observation)
     action = jax.vmap(policy.sample)(keys, output.policy) if explore else policy.mode(output.policy)
-    return action, advantages.ActorCriticExtras(policy.log_prob(output.policy, action), output.value)
+    return action, memory, advantages.ActorCriticExtras(policy.log_prob(output.policy, action), output.value)
 
 
 def policy_loss(
@@ -197,13 +226,13 @@ def policy_loss(
     else:
         surrogate = -batch.advantage * jnp.exp(log_ratio)
         surrogate = surrogate + config.kl_coefficient * losses.quadratic_kl_penalty(log_ratio)
-    surrogate = losses.masked_mean(surrogate, batch.valid)
-    entropy = losses.masked_mean(policy.entropy(output.policy), batch.valid)
+    surrogate = losses.mean(surrogate)
+    entropy = losses.mean(policy.entropy(output.policy))
     return surrogate - config.entropy_coefficient * entropy, {
         "policy_loss": surrogate,
         "entropy": entropy,
-        "approximate_kl": losses.masked_mean(jnp.expm1(log_ratio) - log_ratio, batch.valid),
-        "clipped_fraction": losses.masked_mean(jnp.abs(jnp.expm1(log_ratio)) > config.clip, batch.valid),
+        "approximate_kl": losses.mean(jnp.expm1(log_ratio) - log_ratio),
+        "clipped_fraction": losses.mean(jnp.abs(jnp.expm1(log_ratio)) > config.clip),
     }
 
 
@@ -211,7 +240,7 @@ def value_loss(
     config: Config, spec: EnvSpec, output: Output, batch: advantages.ActorCriticBatch
 ) -> tuple[Array, dict[str, Array]]:
     """L^value, half the mean squared error (eq. 2)."""
-    error = losses.masked_mean(losses.squared_value_error(output.value, batch.value_target), batch.valid)
+    error = losses.mean(losses.squared_value_error(output.value, batch.value_target))
     return config.value_coefficient * error, {"value_loss": error}
 
 
@@ -232,19 +261,31 @@ def policy_phase(
     Minibatches are whole environments, [T, N / num_minibatches] (code).
     """
     apply = network(config, spec).apply
+    time_outs = advantages.bootstraps_time_outs(rollout, config.time_limit_is_terminal)
     normalizer, batch, metrics = advantages.actor_critic_batch(
-        config, state.reward_normalizer, rollout, lambda o: apply(state.params, o).value
+        rollout,
+        rollout.observation,
+        state.reward_normalizer,
+        last_value=apply(state.params, rollout.last.observation).value,
+        final_value=apply(state.params, rollout.final_observation).value if time_outs else None,
+        time_limit_is_terminal=config.time_limit_is_terminal,
+        discount=config.discount,
+        trace_decay=config.trace_decay,
+        reward_scaling=config.scale_rewards,
+        reward_discount=config.reward_discount,
+        reward_clip=config.reward_clip,
+        normalize=config.normalize_advantages == "rollout",
     )
-    adam = optimizers.adam(config, clock)
+    optimizer = adam(config, clock)
 
     def passes(loss, params, optimizer_state, num_epochs, stream):
         def gradient_step(carry, environments):
             params, optimizer_state = carry
             minibatch = minibatches.take(batch, environments, axis=1)
             gradients, terms = jax.grad(
-                lambda p: loss(config, spec, apply(p, minibatch.observation), minibatch), has_aux=True
+                lambda p: loss(config, spec, apply(p, minibatch.inputs), minibatch), has_aux=True
             )(params)
-            updates, optimizer_state = adam.update(gradients, optimizer_state, params)
+            updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
             return (optax.apply_updates(params, updates), optimizer_state), terms
 
         carry, terms = minibatches.shuffled_epochs(
@@ -277,25 +318,23 @@ def policy_phase(
 
 def store(config: Config, segments: Segments, batch: advantages.ActorCriticBatch, slot: Array) -> Segments:
     """Line 8: puts a rollout [T, N] with its value targets in slot [] of the buffer, whole segments contiguous."""
-    valid = jnp.ones(batch.value_target.shape, jnp.bool_) if batch.valid is None else batch.valid
-    new = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), Segments(batch.observation, batch.value_target, valid))
+    new = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), Segments(batch.inputs, batch.value_target))
     return Segments(
         observation=offload.write(config.auxiliary_memory, segments.observation, new.observation, slot),
         value_target=offload.write("device", segments.value_target, new.value_target, slot),
-        valid=offload.write("device", segments.valid, new.valid, slot),
     )
 
 
 def auxiliary_loss(
-    config: Config, spec: EnvSpec, output: Output, old_policy: Any, value_target: Array, valid: Array
+    config: Config, spec: EnvSpec, output: Output, old_policy: Any, value_target: Array
 ) -> tuple[Array, dict[str, Array]]:
     """L^joint = L^aux + beta_clone KL[pi_old, pi], plus L^value (lines 11 and 12; code: in one gradient step)."""
-    kl = losses.masked_mean(distributions.for_spec(spec).kl(old_policy, output.policy), valid)
-    value = losses.masked_mean(losses.squared_value_error(output.value, value_target), valid)
+    kl = losses.mean(distributions.for_spec(spec).kl(old_policy, output.policy))
+    value = losses.mean(losses.squared_value_error(output.value, value_target))
     terms = {"auxiliary_kl": kl, "auxiliary_true_value_loss": value}
     total = config.clone_coefficient * kl + value
     if output.auxiliary_value is not None:
-        auxiliary = losses.masked_mean(losses.squared_value_error(output.auxiliary_value, value_target), valid)
+        auxiliary = losses.mean(losses.squared_value_error(output.auxiliary_value, value_target))
         terms["auxiliary_value_loss"] = auxiliary
         total = total + auxiliary
     return total, terms
@@ -314,24 +353,23 @@ def auxiliary_phase(
         return Segments(
             observation=offload.read(config.auxiliary_memory, segments.observation, slots),
             value_target=offload.read("device", segments.value_target, slots),
-            valid=offload.read("device", segments.valid, slots),
         )
 
     # Line 9: pi_old is the policy at the start of the auxiliary phase, not the one that acted.
     grouped = jnp.arange(num_segments).reshape(num_groups, -1)
     old_policy = jax.lax.map(lambda indices: apply(params, take(indices).observation).policy, grouped)
     old_policy = jax.tree.map(lambda x: x.reshape(num_segments, *x.shape[2:]), old_policy)
-    adam = auxiliary_adam(config)
+    optimizer = auxiliary_adam(config)
 
     def gradient_step(carry, indices):
         params, optimizer_state = carry
         batch, old = take(indices), minibatches.take(old_policy, indices)
 
         def loss(p):
-            return auxiliary_loss(config, spec, apply(p, batch.observation), old, batch.value_target, batch.valid)
+            return auxiliary_loss(config, spec, apply(p, batch.observation), old, batch.value_target)
 
         gradients, terms = jax.grad(loss, has_aux=True)(params)
-        updates, optimizer_state = adam.update(gradients, optimizer_state, params)
+        updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
         return (optax.apply_updates(params, updates), optimizer_state), terms
 
     (params, optimizer_state), terms = minibatches.shuffled_epochs(

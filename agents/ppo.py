@@ -6,6 +6,7 @@ shuffled transitions, value clipping, gradients clipped to a global norm, reward
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -14,9 +15,9 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from purerl.nn import heads, initializers, layers, torsos
+from purerl.nn import heads, initializers, layers, recurrent, torsos
 from purerl.ops import advantages, distributions, losses, minibatches, normalizers, optimizers
-from purerl.types import Agent, Array, Clock, EnvSpec, Metric, Rollout, static, traced
+from purerl.types import Agent, Array, Clock, EnvSpec, Inputs, Metric, Rollout, static, traced
 
 
 @struct.dataclass
@@ -35,6 +36,10 @@ class Config:
     anneal_learning_rate: bool = static(False, help="linearly to 0 over the run")
     network: torsos.TorsoName = static("auto", help="torso; auto chooses by the observations")
     share_torso: bool = static(True, help="one torso for policy and value")
+    recurrent: recurrent.RecurrentName = static(
+        "none", help="gru: memory after each torso; minibatches are then whole environments, replayed from their memory"
+    )
+    recurrent_size: int = static(128, help="units of each recurrent core")
     channels: tuple[int, ...] = static((16, 32, 32), help="channels of the IMPALA stacks")
     hidden: tuple[int, ...] = static((64, 64), help="widths of the MLP")
     activation: Literal["tanh", "relu"] = static("tanh", help="of the MLP")
@@ -67,21 +72,45 @@ class State:
     reward_normalizer: normalizers.RewardNormalizer
 
 
+def make_torso(config: Config, spec: EnvSpec) -> Callable[..., nn.Module]:
+    """The torso of a config. Raises PurerlError if it does not fit the observations."""
+    return torsos.make_torso(
+        config.network,
+        spec,
+        initializer=config.initializer,
+        pooling=config.pooling,
+        channels=config.channels,
+        hidden=config.hidden,
+        activation=config.activation,
+        dtype=config.dtype,
+    )
+
+
 class Network(nn.Module):
-    """Observations [..., *shape] to policy parameters [..., A] and values [...]."""
+    """Policy parameters [..., A], values [...] and memories of what the network is applied to: observations
+    [..., *shape], or, if it is recurrent, Inputs [T, N, ...] and the memory [N, size] of each core before them.
+    """
 
     config: Config
     spec: EnvSpec
 
     @nn.compact
-    def __call__(self, observation: Array) -> tuple[Any, Array]:
-        torso = torsos.torso_of(self.config, self.spec)
-        if self.config.share_torso:
-            features = value_features = torso(name="torso")(observation)
+    def __call__(self, inputs: Any, memory: tuple[Array, ...] = ()) -> tuple[Any, Array, tuple[Array, ...]]:
+        config = self.config
+        torso = make_torso(config, self.spec)
+        observation = inputs if config.recurrent == "none" else inputs.observation
+        if config.share_torso:
+            features = (torso(name="torso")(observation),)
         else:
-            features, value_features = torsos.TorsoPair(torso, ("policy", "value"), name="torsos")(observation)
-        policy = heads.PolicyHead(self.spec, self.config.initializer, name="policy")(features)
-        return policy, heads.ValueHead(self.config.initializer, name="value")(value_features)
+            features = torsos.TorsoPair(torso, ("policy", "value"), name="torsos")(observation)
+        if config.recurrent == "gru":
+            cores = [recurrent.GRU(config.recurrent_size, name=f"core{i}") for i in range(len(features))]
+            features = memory = tuple(
+                core(before, recurrent.context(x, inputs, self.spec), inputs.is_first)
+                for core, before, x in zip(cores, memory, features, strict=True)
+            )
+        policy = heads.PolicyHead(self.spec, config.initializer, name="policy")(features[0])
+        return policy, heads.ValueHead(config.initializer, name="value")(features[-1]), memory
 
 
 def network(config: Config, spec: EnvSpec) -> Network:
@@ -89,59 +118,109 @@ def network(config: Config, spec: EnvSpec) -> Network:
     return Network(jax.tree.map(lambda _: 0.0, config), spec)
 
 
+def by_environment(config: Config) -> bool:
+    """Whether minibatches are whole environments [T, n] rather than shuffled transitions."""
+    return config.shuffle == "environments" or config.recurrent != "none"
+
+
 def check(config: Config, spec: EnvSpec) -> None:
     """Raises PurerlError if the sizes cannot work, before anything is built."""
-    items = config.num_envs * (config.rollout_length if config.shuffle == "transitions" else 1)
-    what = "num_envs x rollout_length" if config.shuffle == "transitions" else "num_envs"
+    items = config.num_envs * (1 if by_environment(config) else config.rollout_length)
+    what = "num_envs" if by_environment(config) else "num_envs x rollout_length"
     minibatches.check_division(what, items, "num_minibatches", config.num_minibatches)
-    torsos.check_torso(config, spec)
+    make_torso(config, spec)
+
+
+def init_memory(config: Config, spec: EnvSpec) -> tuple[Array, ...]:
+    """The state of each recurrent core at an episode's start, [size]; nothing without one."""
+    cores = {"none": 0, "gru": 1 if config.share_torso else 2}[config.recurrent]
+    return (jnp.zeros(config.recurrent_size, jnp.float32),) * cores
 
 
 def init(config: Config, spec: EnvSpec, key: Array) -> State:
     """State at the start of training."""
-    params = network(config, spec).init(key, jnp.zeros((1, *spec.observation_shape), spec.observation_dtype))
-    return State(params, optimizers.adam(config).init(params), normalizers.init_reward_normalizer(config.num_envs))
+    observation = jnp.zeros((1, *spec.observation_shape), spec.observation_dtype)
+    if config.recurrent == "none":
+        params = network(config, spec).init(key, observation)
+    else:
+        inputs = jax.tree.map(lambda x: x[None], Inputs.at_start(spec, observation))
+        memory = jax.tree.map(lambda x: x[None], init_memory(config, spec))
+        params = network(config, spec).init(key, inputs, memory)
+    return State(params, adam(config).init(params), normalizers.init_reward_normalizer(config.num_envs))
+
+
+def adam(config: Config, clock: Clock | None = None) -> optax.GradientTransformation:
+    """The optimizer at a time of the run."""
+    anneals = config.anneal_learning_rate and clock is not None
+    learning_rate = optimizers.annealed(config.learning_rate, clock) if anneals else config.learning_rate
+    return optimizers.adam(learning_rate, epsilon=config.adam_epsilon, max_grad_norm=config.max_grad_norm)
 
 
 def act(
-    config: Config, spec: EnvSpec, state: State, observation: Array, keys: Array, clock: Clock, explore: bool
-) -> tuple[Array, advantages.ActorCriticExtras]:
+    config: Config,
+    spec: EnvSpec,
+    state: State,
+    memory: tuple[Array, ...],
+    inputs: Inputs,
+    keys: Array,
+    clock: Clock,
+    explore: bool,
+) -> tuple[Array, tuple[Array, ...], advantages.ActorCriticExtras]:
     """Samples actions [N] (or takes the most likely ones, if not `explore`)."""
+    if config.recurrent == "none":
+        parameters, value, _ = network(config, spec).apply(state.params, inputs.observation)
+    else:  # one step of time
+        out = network(config, spec).apply(state.params, jax.tree.map(lambda x: x[None], inputs), memory)
+        parameters, value, memory = jax.tree.map(lambda x: x[0], out)
     policy = distributions.for_spec(spec)
-    parameters, value = network(config, spec).apply(state.params, observation)
     action = jax.vmap(policy.sample)(keys, parameters) if explore else policy.mode(parameters)
-    return action, advantages.ActorCriticExtras(policy.log_prob(parameters, action), value)
+    return action, memory, advantages.ActorCriticExtras(policy.log_prob(parameters, action), value)
+
+
+def bootstrap_values(config: Config, spec: EnvSpec, params: Any, rollout: Rollout) -> tuple[Array, Array | None]:
+    """Values [N] of what follows the rollout, and [T, N] of the final observations (None where they do not count)."""
+    apply = network(config, spec).apply
+    time_outs = advantages.bootstraps_time_outs(rollout, config.time_limit_is_terminal)
+    if config.recurrent == "none":
+        final_value = apply(params, rollout.final_observation)[1] if time_outs else None
+        return apply(params, rollout.last.observation)[1], final_value
+    last_value = apply(params, jax.tree.map(lambda x: x[None], rollout.last), rollout.last_memory)[1][0]
+    if not time_outs:
+        return last_value, None
+    # Each final observation is one step of time, after the memory of its row.
+    memories = apply(params, rollout.inputs(), rollout.memory)[2]
+    memories = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), memories)
+    final_inputs = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), rollout.final_inputs())
+    return last_value, apply(params, final_inputs, memories)[1].reshape(rollout.reward.shape)
 
 
 def loss(
-    config: Config, spec: EnvSpec, params: Any, batch: advantages.ActorCriticBatch
+    config: Config, spec: EnvSpec, params: Any, batch: advantages.ActorCriticBatch, memory: tuple[Array, ...] = ()
 ) -> tuple[Array, dict[str, Array]]:
     """Clipped surrogate, value and entropy terms of one minibatch (eq. 9 of the paper), and its metrics."""
     policy = distributions.for_spec(spec)
-    parameters, value = network(config, spec).apply(params, batch.observation)
+    parameters, value, _ = network(config, spec).apply(params, batch.inputs, memory)
     advantage = batch.advantage
     if config.normalize_advantages == "minibatch":
-        advantage = losses.normalize_advantages(advantage, batch.valid)
+        advantage = losses.normalize_advantages(advantage)
     # L^CLIP (eq. 7)
     log_ratio = policy.log_prob(parameters, batch.action) - batch.log_prob
-    policy_loss = losses.masked_mean(losses.clipped_surrogate(log_ratio, advantage, config.clip), batch.valid)
+    policy_loss = losses.mean(losses.clipped_surrogate(log_ratio, advantage, config.clip))
     # L^VF, with the value clipping of the Baselines code
     if config.clip_values:
         value_error = losses.clipped_squared_value_error(value, batch.value, batch.value_target, config.value_clip)
     else:
         value_error = losses.squared_value_error(value, batch.value_target)
-    value_loss = losses.masked_mean(value_error, batch.valid)
+    value_loss = losses.mean(value_error)
     # S[pi]
-    entropy = losses.masked_mean(policy.entropy(parameters), batch.valid)
+    entropy = losses.mean(policy.entropy(parameters))
     total = policy_loss + config.value_coefficient * value_loss - config.entropy_coefficient * entropy
-    approximate_kl = losses.masked_mean(jnp.expm1(log_ratio) - log_ratio, batch.valid)
-    clipped = losses.masked_mean(jnp.abs(jnp.expm1(log_ratio)) > config.clip, batch.valid)
     return total, {
         "policy_loss": policy_loss,
         "value_loss": value_loss,
         "entropy": entropy,
-        "approximate_kl": approximate_kl,
-        "clipped_fraction": clipped,
+        "approximate_kl": losses.mean(jnp.expm1(log_ratio) - log_ratio),
+        "clipped_fraction": losses.mean(jnp.abs(jnp.expm1(log_ratio)) > config.clip),
     }
 
 
@@ -149,19 +228,33 @@ def update(
     config: Config, spec: EnvSpec, state: State, rollout: Rollout, key: Array, clock: Clock
 ) -> tuple[State, dict[str, Metric]]:
     """One PPO iteration: epochs of minibatch gradient steps on a rollout [T, N]."""
+    last_value, final_value = bootstrap_values(config, spec, state.params, rollout)
     normalizer, batch, metrics = advantages.actor_critic_batch(
-        config, state.reward_normalizer, rollout, lambda o: network(config, spec).apply(state.params, o)[1]
+        rollout,
+        rollout.observation if config.recurrent == "none" else rollout.inputs(),
+        state.reward_normalizer,
+        last_value=last_value,
+        final_value=final_value,
+        time_limit_is_terminal=config.time_limit_is_terminal,
+        discount=config.discount,
+        trace_decay=config.trace_decay,
+        reward_scaling=config.scale_rewards,
+        reward_discount=config.reward_discount,
+        reward_clip=config.reward_clip,
+        normalize=config.normalize_advantages == "rollout",
     )
-    if config.shuffle == "transitions":
+    axis, num_items = 1, config.num_envs
+    if not by_environment(config):
         batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
-    axis, num_items = (0, batch.action.shape[0]) if config.shuffle == "transitions" else (1, config.num_envs)
-    adam = optimizers.adam(config, clock)
+        axis, num_items = 0, batch.action.shape[0]
+    optimizer = adam(config, clock)
 
     def gradient_step(carry, indices):
         params, optimizer_state = carry
         minibatch = minibatches.take(batch, indices, axis)
-        gradients, terms = jax.grad(loss, argnums=2, has_aux=True)(config, spec, params, minibatch)
-        updates, optimizer_state = adam.update(gradients, optimizer_state, params)
+        memory = minibatches.take(rollout.memory, indices)
+        gradients, terms = jax.grad(loss, argnums=2, has_aux=True)(config, spec, params, minibatch, memory)
+        updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
         return (optax.apply_updates(params, updates), optimizer_state), terms
 
     (params, optimizer_state), terms = minibatches.shuffled_epochs(
@@ -176,4 +269,4 @@ def update(
     return State(params, optimizer_state, normalizer), metrics
 
 
-AGENT = Agent("ppo", Config, check, init, act, update)
+AGENT = Agent("ppo", Config, check, init, act, update, init_memory)

@@ -15,13 +15,12 @@ import optax
 from flax import struct
 
 from purerl import rng
-from purerl.agents import dqn
 from purerl.buffers import prioritized, replay
 from purerl.errors import PurerlError
 from purerl.nn import initializers, layers, torsos
 from purerl.nn.q_network import QNetwork
 from purerl.ops import advantages, optimizers, value_learning
-from purerl.types import Agent, Array, Clock, EnvSpec, Metric, Rollout, static, traced
+from purerl.types import Agent, Array, Clock, EnvSpec, Inputs, Metric, Rollout, static, traced
 
 
 @struct.dataclass
@@ -99,9 +98,43 @@ def network(config: Config, spec: EnvSpec) -> QNetwork:
 
 def check(config: Config, spec: EnvSpec) -> None:
     """Raises PurerlError if the sizes cannot work, before anything is built."""
-    dqn.check(config, spec)
+    if not spec.num_actions:
+        raise PurerlError(f"the DQN family needs discrete actions, and {spec.name} has continuous ones: use ppo or ppg")
+    torsos.resolve_torso(config.network, spec)
+    value_learning.check_periods(
+        num_envs=config.num_envs,
+        rollout_length=config.rollout_length,
+        train_period=config.train_period,
+        target_period=config.target_period,
+        positive={name: getattr(config, name) for name in ("batch_size", "num_steps", "epsilon_decay_steps")},
+    )
+    replay.check(config.replay_size, config.num_envs, config.rollout_length, config.num_steps, spec)
     if config.atoms == 1:
         raise PurerlError("atoms = 1 is no distribution: use 0 for plain values, or 51")
+
+
+def optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
+    """The optimizer with the pull towards the target network in it."""
+    return optimizers.value_optimizer(
+        config.optimizer,
+        config.learning_rate,
+        epsilon=config.optimizer_epsilon,
+        max_grad_norm=config.max_grad_norm,
+        proximal_coefficient=config.proximal_coefficient,
+    )
+
+
+def epsilon(config: Config, clock: Clock, explore: bool) -> Array:
+    """Share of random actions, [], in training or in evaluation."""
+    if not explore:
+        return config.epsilon_evaluation
+    return value_learning.epsilon_schedule(
+        clock.iteration.astype(jnp.float32) * (config.num_envs * config.rollout_length),
+        initial=config.epsilon_initial,
+        final=config.epsilon_final,
+        begin=config.learning_starts,
+        decay_steps=config.epsilon_decay_steps,
+    )
 
 
 def init(config: Config, spec: EnvSpec, key: Array) -> State:
@@ -109,8 +142,7 @@ def init(config: Config, spec: EnvSpec, key: Array) -> State:
     params = network(config, spec).init(key, jnp.zeros((1, *spec.observation_shape), spec.observation_dtype))
     ring = replay.init(spec, config.num_envs, config.replay_size // config.num_envs)
     priorities = prioritized.init(ring.reward.size) if config.prioritized else None
-    optimizer = optimizers.value_optimizer(config).init(params)
-    return State(params, jax.tree.map(jnp.copy, params), optimizer, ring, priorities)
+    return State(params, jax.tree.map(jnp.copy, params), optimizer(config).init(params), ring, priorities)
 
 
 def support(config: Config) -> Array:
@@ -124,13 +156,19 @@ def values(config: Config, out: Array) -> Array:
 
 
 def act(
-    config: Config, spec: EnvSpec, state: State, observation: Array, keys: Array, clock: Clock, explore: bool
-) -> tuple[Array, None]:
+    config: Config,
+    spec: EnvSpec,
+    state: State,
+    memory: tuple[()],
+    inputs: Inputs,
+    keys: Array,
+    clock: Clock,
+    explore: bool,
+) -> tuple[Array, tuple[()], None]:
     """Epsilon-greedy actions [N], each environment with noise of its own; no noise if not `explore`."""
     noise = jax.vmap(lambda k: rng.stream(k, "noise"))(keys) if config.noisy and explore else None
-    q = values(config, network(config, spec).apply(state.params, observation, noise))
-    epsilon = value_learning.epsilon(config, clock) if explore else config.epsilon_evaluation
-    return value_learning.epsilon_greedy(keys, q, epsilon), None
+    q = values(config, network(config, spec).apply(state.params, inputs.observation, noise))
+    return value_learning.epsilon_greedy(keys, q, epsilon(config, clock, explore)), memory, None
 
 
 def losses_of(
@@ -139,10 +177,10 @@ def losses_of(
     """The loss of each transition [B], and the values [B] of its actions."""
     q_network = network(config, spec)
     online, target = (rng.stream(key, name) if config.noisy else None for name in ("online", "target"))
-    out = value_learning.chosen(q_network.apply(params, batch.observation, online), batch.action)
+    out = value_learning.batched_index(q_network.apply(params, batch.observation, online), batch.action)
     out_next = q_network.apply(target_params, batch.next_observation, target)
     selector = q_network.apply(params, batch.next_observation, online) if config.double else out_next
-    out_next = value_learning.chosen(out_next, jnp.argmax(values(config, selector), axis=-1))
+    out_next = value_learning.batched_index(out_next, jnp.argmax(values(config, selector), axis=-1))
     if not config.atoms:
         error = jax.lax.stop_gradient(batch.reward + batch.discount * out_next) - out
         return value_learning.temporal_difference_loss(error, config.loss), out
@@ -215,7 +253,7 @@ def update(
             num_steps=config.num_steps,
             spec=spec,
         )
-    optimizer = optimizers.value_optimizer(config)
+    gradient_transformation = optimizer(config)
 
     def gradient_step(carry, key, due):
         params, target_params, optimizer_state, priorities = carry
@@ -231,7 +269,9 @@ def update(
         gradients, (each, terms) = jax.grad(loss, argnums=2, has_aux=True)(
             config, spec, params, target_params, batch, importance, rng.stream(key, "noise")
         )
-        updates, optimizer_state = optimizer.update(gradients, optimizer_state, params, anchor=target_params)
+        updates, optimizer_state = gradient_transformation.update(
+            gradients, optimizer_state, params, anchor=target_params
+        )
         params = optax.apply_updates(params, updates)
         if priorities is not None:
             # Dopamine: the root of the loss, not of the error
@@ -243,10 +283,22 @@ def update(
 
     carry = state.params, state.target_params, state.optimizer, priorities
     (*carry, priorities), metrics = value_learning.gradient_steps(
-        config, clock, rng.stream(key, "replay"), carry, gradient_step
+        gradient_step,
+        carry,
+        rng.stream(key, "replay"),
+        clock,
+        transitions=config.num_envs * config.rollout_length,
+        train_period=config.train_period,
+        target_period=config.target_period,
+        learning_starts=config.learning_starts,
     )
     return State(*carry, ring, priorities), metrics
 
 
-AGENT = Agent("rainbow", Config, check, init, act, update, interrupt=dqn.interrupt, plays_greedily=True)
+def on_env_restart(config: Config, state: State, iteration: Array) -> State:
+    """The state after a restart of the environments: no window of steps may reach over it."""
+    return state.replace(replay=replay.mark_restart(state.replay, iteration, config.rollout_length))
+
+
+AGENT = Agent("rainbow", Config, check, init, act, update, on_env_restart=on_env_restart, plays_greedily=True)
 PRO = AGENT._replace(name="rainbow-pro", defaults={"proximal_coefficient": 0.05})

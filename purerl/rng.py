@@ -33,12 +33,51 @@ def at(key: jax.Array, index: jax.Array | int) -> jax.Array:
     return jax.random.fold_in(key, index)
 
 
-def per_environment(key: jax.Array, num_envs: int, first: int = 0) -> jax.Array:
+def per_environment(key: jax.Array, num_envs: int, first: jax.Array | int = 0) -> jax.Array:
     """One key for each environment first .. first + num_envs - 1, shape [N].
 
     Environment n has the same key whether it is stepped in a batch of all environments or in half of them.
     """
     return jax.vmap(lambda n: jax.random.fold_in(key, n))(first + jnp.arange(num_envs, dtype=jnp.uint32))
+
+
+# --- the streams of the loops ----------------------------------------------------------------------------------------
+# A lane equals its solo run, and an environment on the host equals itself in the graph, because all of them draw here.
+
+
+def init_key(key: jax.Array) -> jax.Array:
+    """Key [] of the agent's first state."""
+    return stream(key, "init")
+
+
+def reset_keys(key: jax.Array, num_envs: int, first: jax.Array | int = 0) -> jax.Array:
+    """Keys [N] with which environments first .. first + N - 1 are made."""
+    return per_environment(at(stream(key, "reset"), 0), num_envs, first)
+
+
+def step_keys(key: jax.Array, step: jax.Array | int, num_envs: int, first: jax.Array | int = 0) -> jax.Array:
+    """Keys [N] of environments first .. first + N - 1 at their `step`-th step, counted through the whole run."""
+    return per_environment(at(stream(key, "environment"), step), num_envs, first)
+
+
+def action_keys(
+    key: jax.Array, iteration: jax.Array | int, t: jax.Array | int, num_envs: int, first: jax.Array | int = 0
+) -> jax.Array:
+    """Keys [N] with which environments first .. first + N - 1 act at step t of an iteration."""
+    return per_environment(at(at(stream(key, "act"), iteration), t), num_envs, first)
+
+
+def update_key(key: jax.Array, iteration: jax.Array | int) -> jax.Array:
+    """Key [] of an iteration's update."""
+    return at(stream(key, "update"), iteration)
+
+
+def evaluation_key(key: jax.Array, number: jax.Array | int) -> jax.Array:
+    """Base key [] of an evaluation, apart from all of training's random numbers."""
+    return at(stream(key, "evaluation"), number)
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
 
 
 def words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -56,5 +95,5 @@ def unit(words: jax.Array) -> jax.Array:
 
 
 def below(words: jax.Array, bound: jax.Array | int) -> jax.Array:
-    """Words to int32 in [0, bound), each alike up to a share of bound / 2**32."""
+    """Words to int32 in [0, bound), uniformly up to a share of bound / 2**32."""
     return (words % jnp.asarray(bound).astype(jnp.uint32)).astype(jnp.int32)

@@ -69,8 +69,6 @@ class TimeStep:
       truncated: bool, the episode was cut off by a time limit.
       final_observation: the observation the action truly led to (equal to `observation` unless the episode ended), or
         None where the environment hides it.
-      valid: bool, False where the row is an auto-reset step that took no action: neither learned from nor counted.
-        None means that every row is valid.
       life_lost: bool, a life was lost and the game goes on: some papers learn from it as from an end, though the
         episode and its return go on. None where the environment does not tell.
     """
@@ -80,7 +78,6 @@ class TimeStep:
     terminated: Array | np.ndarray
     truncated: Array | np.ndarray
     final_observation: Array | np.ndarray | None = None
-    valid: Array | np.ndarray | None = None
     life_lost: Array | np.ndarray | None = None
 
 
@@ -139,6 +136,41 @@ class Pool(Protocol):
 
 
 @struct.dataclass
+class Inputs:
+    """What an agent may look at when it acts, [N, ...] (and [T, N, ...] when it learns).
+
+    Attributes:
+      observation: in the environment's dtype.
+      is_first: bool, the observation is the first one of an episode.
+      last_action: int32 [N], or float32 [N, A], the action before; 0 where `is_first`.
+      last_reward: float32, the raw reward of that action; 0 where `is_first`.
+    """
+
+    observation: Array
+    is_first: Array
+    last_action: Array
+    last_reward: Array
+
+    @classmethod
+    def at_start(cls, spec: EnvSpec, observation: Array) -> Inputs:
+        """The inputs [N, ...] of first observations [N, ...]."""
+        num_envs = observation.shape[0]
+        dtype = jnp.int32 if spec.num_actions else jnp.float32
+        return cls(
+            observation,
+            jnp.ones(num_envs, jnp.bool_),
+            jnp.zeros((num_envs, *spec.action_shape), dtype),
+            jnp.zeros(num_envs, jnp.float32),
+        )
+
+    @classmethod
+    def after(cls, observation: Array, action: Array, reward: Array, done: Array) -> Inputs:
+        """The inputs after `action` gave `reward` and led to `observation`, which begins an episode where `done`."""
+        action_done = done.reshape(*done.shape, *[1] * (action.ndim - done.ndim))
+        return cls(observation, done, jnp.where(action_done, 0, action), jnp.where(done, 0.0, reward))
+
+
+@struct.dataclass
 class Rollout:
     """T steps of N environments of one seed. Row t: at `observation[t]`, `action[t]` gave `reward[t]`.
 
@@ -148,10 +180,12 @@ class Rollout:
       reward: [T, N] float32, raw.
       terminated, truncated: [T, N] bool, of the step that `action[t]` caused.
       final_observation: [T, N, ...], where action[t] truly led; None where the environment hides it.
-      valid: [T, N] bool, or None for all valid.
-      life_lost: [T, N] bool, or None where the environment does not tell.
       extras: pytree of [T, N, ...], what the agent's `act` returned beside the action.
-      last_observation: [N, ...], the observation after the last row, to bootstrap from.
+      first: the Inputs [N, ...] of row 0.
+      last: the Inputs [N, ...] after the last row, to bootstrap from.
+      memory: the agent's Memory [N, ...] before row 0, as acting found it (see `Agent.init_memory`).
+      last_memory: the same after the last row.
+      life_lost: [T, N] bool, or None where the environment does not tell.
     """
 
     observation: Array
@@ -160,10 +194,45 @@ class Rollout:
     terminated: Array
     truncated: Array
     final_observation: Array | None
-    valid: Array | None
     extras: PyTree
-    last_observation: Array
+    first: Inputs
+    last: Inputs
+    memory: PyTree = ()
+    last_memory: PyTree = ()
     life_lost: Array | None = None
+
+    @property
+    def done(self) -> Array:
+        """bool [T, N], the episode ended with this step, by the rules or by a time limit."""
+        return self.terminated | self.truncated
+
+    def inputs(self) -> Inputs:
+        """The Inputs [T, N, ...] that each row was acted on with: what a recurrent network is replayed over."""
+
+        def shifted(first: Array, rows: Array) -> Array:
+            return jnp.concatenate([first[None], rows[:-1]])
+
+        after = Inputs.after(self.observation, self.action, self.reward, self.done)
+        return Inputs(
+            self.observation,
+            shifted(self.first.is_first, after.is_first),
+            shifted(self.first.last_action, after.last_action),
+            shifted(self.first.last_reward, after.last_reward),
+        )
+
+    def final_inputs(self) -> Inputs:
+        """The Inputs [T, N, ...] of the observations that the actions truly led to, before any reset. Only where the
+        environment shows its final observations.
+        """
+        return Inputs(self.final_observation, jnp.zeros_like(self.done), self.action, self.reward)
+
+
+@struct.dataclass
+class GaussianParameters:
+    """Independent normal distributions: mean and log standard deviation, each [..., D]."""
+
+    mean: Array
+    log_std: Array
 
 
 @struct.dataclass
@@ -191,6 +260,10 @@ class Metric:
     total: Array
     count: Array
 
+    def mean(self) -> Array:
+        """float32 []; NaN of nothing."""
+        return self.total / self.count
+
     @classmethod
     def of(cls, values: Array, mask: Array | None = None) -> Metric:
         """The metric of all `values` (any shape), or of those where `mask` (same shape) is true."""
@@ -206,17 +279,24 @@ class RunState:
 
     Attributes:
       agent: the agent's State.
-      environment: [N, ...] environment states; None for host games.
-      observation: [N, ...], the observation to act on next.
+      memory: the agent's Memory [N, ...], what acting carries from step to step; () for agents without.
+      environment: [N, ...] environment states; None for environments on the host.
+      inputs: Inputs [N, ...], what to act on next.
       episodes: running episode statistics.
       key: the seed's typed base key; constant through the run.
     """
 
     agent: PyTree
+    memory: PyTree
     environment: PyTree
-    observation: Array
+    inputs: Inputs
     episodes: PyTree
     key: Array
+
+
+def no_memory(config: Any, spec: EnvSpec) -> tuple[()]:
+    """The `init_memory` of an agent that acts without memory."""
+    return ()
 
 
 class Agent(NamedTuple):
@@ -227,12 +307,15 @@ class Agent(NamedTuple):
       Config: flax dataclass; has at least static `num_envs` and `rollout_length`.
       check: (config, spec) -> None; raises PurerlError on impossible sizes, before anything is built.
       init: (config, spec, key) -> State.
-      act: (config, spec, state, observation [N, ...], keys [N], clock, explore) -> (action [N, ...], extras).
-        `explore` is static: True in training, False for greedy evaluation.
+      act: (config, spec, state, memory [N, ...], inputs: Inputs [N, ...], keys [N], clock, explore) -> (action [N,
+        ...], memory [N, ...], extras [N, ...]). `explore` is static: True in training, False for greedy evaluation.
+        The loops put the first memory back where `inputs.is_first`, before they call this.
       update: (config, spec, state, rollout, key, clock) -> (State, {name: Metric}).
+      init_memory: (config, spec) -> Memory of one environment (no batch axis) at the start of an episode.
       acting: the fields of State that `act` reads: all that evaluation loads of a checkpoint.
-      interrupt: (config, State, iteration) -> State, of a run whose games were restarted behind that many iterations:
-        what was stored last is not followed by what comes next. None where nothing outlives a rollout.
+      adapt: (config, spec, state, rollouts, key) -> State, for meta-test adaptation inside evaluation; None for none.
+      on_env_restart: (config, State, iteration) -> State, of a run whose environments were restarted after that many
+        iterations: what was stored last is not followed by what comes next. None where nothing outlives a rollout.
       plays_greedily: whether a trained agent plays with `explore` off (the DQN family, with an epsilon of its own), not
         only when that is asked for.
       defaults: config fields whose default is another one under this name (a variant with a name of its own).
@@ -242,9 +325,11 @@ class Agent(NamedTuple):
     Config: type
     check: Callable[[Any, EnvSpec], None]
     init: Callable[[Any, EnvSpec, Array], PyTree]
-    act: Callable[..., tuple[Array, PyTree]]
+    act: Callable[..., tuple[Array, PyTree, PyTree]]
     update: Callable[..., tuple[PyTree, dict[str, Metric]]]
+    init_memory: Callable[[Any, EnvSpec], PyTree] = no_memory
     acting: tuple[str, ...] = ("params",)
-    interrupt: Callable[[Any, PyTree, Array], PyTree] | None = None
+    adapt: Callable[..., PyTree] | None = None
+    on_env_restart: Callable[[Any, PyTree, Array], PyTree] | None = None
     plays_greedily: bool = False
     defaults: Mapping[str, Any] = types.MappingProxyType({})

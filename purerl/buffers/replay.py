@@ -32,7 +32,7 @@ class Ring:
       action: [N, L] int32.
       reward: [N, L] float32, raw.
       terminated: [N, L] bool, nothing may be bootstrapped from behind the row.
-      done: [N, L] bool, an episode ends with the row (a time-out too, and a row that took no action).
+      done: [N, L] bool, an episode ends with the row (a time-out too).
       age: [N, L] uint8, steps since the episode's first observation, 255 for all beyond.
       next_age: [N] uint8, of the row to come.
     """
@@ -123,9 +123,7 @@ def add(ring: Ring, rollout: Rollout, *, spec: EnvSpec, iteration: Array, termin
     num_steps, num_envs = rollout.reward.shape
     chex.assert_shape([terminated, rollout.terminated, rollout.truncated], (num_steps, num_envs))
     cursor = span(iteration, num_steps, ring.reward.shape[1]).cursor
-    done = rollout.terminated | rollout.truncated | terminated
-    if rollout.valid is not None:  # a row that took no action is a border, and no end that anything could be learned of
-        done, terminated = done | ~rollout.valid, terminated & rollout.valid
+    done = rollout.done | terminated
 
     def following(age: Array, done: Array) -> tuple[Array, Array]:
         return jnp.where(done, jnp.uint8(0), jnp.minimum(age, jnp.uint8(254)) + jnp.uint8(1)), age
@@ -148,8 +146,8 @@ def add(ring: Ring, rollout: Rollout, *, spec: EnvSpec, iteration: Array, termin
     return jax.tree.map(write, ring.replace(next_age=None), rows).replace(next_age=next_age)
 
 
-def interrupt(ring: Ring, iteration: Array, rollout_length: int) -> Ring:
-    """The ring with an episode's border behind its newest rows, as of a time-out: the games were restarted there."""
+def mark_restart(ring: Ring, iteration: Array, rollout_length: int) -> Ring:
+    """The ring with an episode's border after its newest rows, as of a time-out: the environments restarted there."""
     length = ring.reward.shape[1]
     newest = (span(iteration, rollout_length, length).cursor - 1) % length
     return ring.replace(done=ring.done.at[:, newest].set(True), next_age=jnp.zeros_like(ring.next_age))

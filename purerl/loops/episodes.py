@@ -22,36 +22,29 @@ def init_tracker(num_envs: int) -> EpisodeTracker:
     return EpisodeTracker(jnp.zeros(num_envs, jnp.float32), jnp.zeros(num_envs, jnp.int32))
 
 
-def track(
-    tracker: EpisodeTracker, reward: Array, done: Array, valid: Array | None = None
-) -> tuple[EpisodeTracker, dict[str, Metric]]:
+def track(tracker: EpisodeTracker, reward: Array, done: Array) -> tuple[EpisodeTracker, dict[str, Metric]]:
     """Follows the episodes through a rollout.
 
     Args:
       tracker: statistics of the episodes running before the rollout, [N].
       reward: [T, N] raw rewards.
       done: [T, N] bool, the episode ended with this step.
-      valid: [T, N] bool, rows to count; None for all.
 
     Returns:
       the tracker after the rollout, and the metrics `episode_return` and `episode_length` of the episodes that ended
       in it (their `count` is the number of episodes).
     """
-    if valid is not None:
-        reward = jnp.where(valid, reward, 0)
-        done = done & valid
 
     def step(carry, row):
         return_so_far, length = carry
-        reward_t, done_t, steps_t = row
+        reward_t, done_t = row
         return_so_far = return_so_far + reward_t
-        length = length + steps_t
+        length = length + 1
         carry = jnp.where(done_t, 0, return_so_far), jnp.where(done_t, 0, length)
         return carry, (return_so_far, length)
 
-    steps = jnp.ones(done.shape, jnp.int32) if valid is None else valid.astype(jnp.int32)
     carry, (returns, lengths) = jax.lax.scan(
-        step, (tracker.return_so_far, tracker.length), (reward.astype(jnp.float32), done, steps)
+        step, (tracker.return_so_far, tracker.length), (reward.astype(jnp.float32), done)
     )
     return EpisodeTracker(*carry), {
         "episode_return": Metric.of(returns, done),

@@ -1,4 +1,4 @@
-"""The training loop for games that live on the host: a pool of S x N games feeds the very same update.
+"""The training loop for environments that live on the host: a pool of S x N games feeds the very same update.
 
 Per step and group of the pool, one jitted and donated call writes the observations into the device's rollout buffer
 and returns the actions; the other groups' games are stepped by the pool's own threads meanwhile. Observations cross to
@@ -7,7 +7,9 @@ the device once. Rewards and flags are small, are gathered on the host, and cros
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,9 +18,66 @@ import numpy as np
 from flax import struct
 
 from purerl import rng
-from purerl.loops import episodes
-from purerl.loops.in_graph import action_keys, config_axes, learn, over_seeds
-from purerl.types import Agent, Array, Clock, EnvSpec, Metric, Pool, PyTree, Rollout, RunState
+from purerl.loops import collect, episodes
+from purerl.loops import lanes as lane_ways
+from purerl.loops.lanes import Lanes
+from purerl.loops.train import learn
+from purerl.types import Agent, Array, Clock, EnvSpec, Inputs, Metric, Pool, PyTree, Rollout, RunState, TimeStep
+
+
+class Walk:
+    """Steps a pool group by group, and says what the agent may look at next in each.
+
+    Attributes:
+      columns: of each group, which of the N environments it holds.
+    """
+
+    def __init__(self, pool: Pool):
+        self.pool = pool
+        size = pool.num_envs // pool.num_groups
+        self.columns = [slice(group * size, (group + 1) * size) for group in range(pool.num_groups)]
+        self._sent: list[np.ndarray | None] = [None] * pool.num_groups
+
+    def first_inputs(self, group: int) -> Inputs:
+        """The Inputs [S, N / G, ...] of a group that has not been stepped yet, as numpy arrays."""
+        observation, spec = self.pool.reset(group), self.pool.spec
+        shape, dtype = observation.shape[:2], np.int32 if spec.num_actions else np.float32
+        return Inputs(
+            observation,
+            np.ones(shape, bool),
+            np.zeros((*shape, *spec.action_shape), dtype),
+            np.zeros(shape, np.float32),
+        )
+
+    def send(self, group: int, action: np.ndarray) -> None:
+        """Starts stepping a group with actions [S, N / G, ...]."""
+        self._sent[group] = action
+        self.pool.send(group, action)
+
+    def receive(self, group: int) -> tuple[TimeStep, Inputs]:
+        """Waits for a group's step: its TimeStep and the next Inputs, numpy arrays [S, N / G, ...]."""
+        timestep, action = self.pool.recv(group), self._sent[group]
+        done = np.asarray(timestep.terminated) | timestep.truncated
+        action_done = done.reshape(*done.shape, *[1] * (action.ndim - 2))
+        reward = np.where(done, np.float32(0), np.asarray(timestep.reward, np.float32))
+        return timestep, Inputs(timestep.observation, done, np.where(action_done, action.dtype.type(0), action), reward)
+
+
+def make_act(agent: Agent, spec: EnvSpec, explore: bool) -> Callable[..., tuple[Array, PyTree, PyTree]]:
+    """Acting for a group of one seed's environments: (config, agent state, key, memory [N, ...], inputs [n, ...],
+    iteration, t, first, clock) -> (action [n, ...], memory [N, ...], extras [n, ...]), its columns beginning at
+    `first`.
+    """
+
+    def act(config, agent_state, key, memory, inputs, iteration, t, first, clock):
+        size = inputs.is_first.shape[0]
+        part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, size), memory)
+        keys = rng.action_keys(key, iteration, t, size, first)
+        action, part, extras = collect.act(agent, spec, config, agent_state, part, inputs, keys, clock, explore)
+        memory = jax.tree.map(lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, first, 0), memory, part)
+        return action, memory, extras
+
+    return act
 
 
 @struct.dataclass
@@ -30,53 +89,120 @@ class Buffer:
     extras: PyTree
 
 
-def init_run_state(agent: Agent, spec: EnvSpec, config: Any, key: Array) -> RunState:
-    """The state of one seed before its first iteration; its observation is a placeholder until the pool is reset."""
-    return RunState(
-        agent=agent.init(config, spec, rng.stream(key, "init")),
-        environment=None,
-        observation=jnp.zeros((config.num_envs, *spec.observation_shape), spec.observation_dtype),
-        episodes=episodes.init_tracker(config.num_envs),
-        key=key,
-    )
+@dataclasses.dataclass
+class Part:
+    """Lanes that are computed together: all of a run's (`vmap`), or a single one, as its solo run would be (`map`)."""
+
+    lanes: slice
+    config: Any
+    run_state: RunState
+    memory: PyTree = None
+
+
+def split(config: Any, tree: PyTree, num_lanes: int, lanes: Lanes) -> list[tuple[slice, Any, PyTree]]:
+    """(lanes, their config, their part of `tree` [S, ...]) of each part. One part is not copied."""
+    if lanes == "vmap" or num_lanes == 1:
+        return [(slice(0, num_lanes), config, tree)]
+    slices = [slice(lane, lane + 1) for lane in range(num_lanes)]
+
+    def part(x: Any, lanes: slice) -> Any:
+        return x[lanes] if jnp.ndim(x) else x
+
+    return [(s, *(jax.tree.map(lambda x: part(x, s), y) for y in (config, tree))) for s in slices]  # noqa: B023
+
+
+def join(parts: list[PyTree]) -> PyTree:
+    """The parts' trees as one of all lanes [S, ...]."""
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+
+
+class Feedback:
+    """What the host gathers of a rollout, [S, T, N]: rewards, flags and final observations."""
+
+    def __init__(self, pool: Pool, length: int):
+        shape = (pool.num_seeds, length, pool.num_envs)
+        self.arrays: dict[str, np.ndarray | None] = {
+            "reward": np.zeros(shape, np.float32),
+            "terminated": np.zeros(shape, bool),
+            "truncated": np.zeros(shape, bool),
+            "final_observation": None,
+            "life_lost": None,
+        }
+
+    def put(self, t: int, columns: slice, timestep: TimeStep) -> None:
+        """Stores a group's step."""
+        for name, whole in self.arrays.items():
+            value = getattr(timestep, name)
+            if value is None:
+                continue
+            if whole is None:
+                shape = self.arrays["reward"].shape
+                whole = self.arrays[name] = np.zeros((*shape, *value.shape[2:]), value.dtype)
+            whole[:, t, columns] = value
+
+    def of(self, lanes: slice) -> dict[str, np.ndarray | None]:
+        """The arrays of some lanes."""
+        return {name: None if x is None else x[lanes] for name, x in self.arrays.items()}
 
 
 class HostLoop:
-    """Advances a run on host games. Holds the pool, the rollout buffer and the compiled functions; no learning state.
+    """Advances a run on a pool. Holds the pool, the rollout buffers and the compiled functions; no learning state.
+
+    Args:
+      lanes: "vmap" learns for all seeds in one batch; "map" for one after the other, each by the program of a solo run.
 
     Attributes:
       seconds: where the wall time of `advance` went, so far: "environment" (waiting for games), "device" (waiting for
         actions and updates), and the rest, "host" (Python, dispatch, bookkeeping).
     """
 
-    def __init__(self, agent: Agent, pool: Pool):
-        self.agent, self.pool, self.spec = agent, pool, pool.spec
+    def __init__(self, agent: Agent, pool: Pool, lanes: Lanes = "auto"):
+        self.agent, self.pool, self.spec, self.lanes = agent, pool, pool.spec, lane_ways.resolve(lanes)
         self.seconds = {"environment": 0.0, "device": 0.0, "host": 0.0}
-        self._buffer: Buffer | None = None
-        self._act = jax.jit(self._act_and_store, donate_argnums=2)
+        self._walk = Walk(pool)
+        self._buffers: dict[int, Buffer] = {}
+        self._make = lane_ways.in_turn(self._init_run_state)
+        self._act = jax.jit(self._act_and_store, donate_argnums=4)
         self._learn = jax.jit(self._learn_from, donate_argnums=1)
+        size = pool.num_envs // pool.num_groups
         self._slice = jax.jit(
-            lambda x, first: jax.lax.dynamic_slice_in_dim(x, first, pool.num_envs // pool.num_groups, axis=1)
+            lambda tree, first: jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, size, axis=1), tree)
         )
+
+    def num_lanes(self, num_seeds: int) -> int:
+        """Lanes for so many seeds."""
+        return num_seeds
 
     def init(self, config: Any, keys: Array) -> RunState:
         """RunState [S, ...] of a fresh run; resets the pool."""
-        run_state = over_seeds(lambda c, key: init_run_state(self.agent, self.spec, c, key))(config, keys)
-        return run_state.replace(observation=self._first_observations())
+        return self._make(config, keys).replace(inputs=self._first_inputs())
+
+    def _init_run_state(self, config: Any, key: Array) -> RunState:
+        """The state of one seed before its first iteration; its inputs are placeholders until the pool is reset."""
+        num_envs = config.num_envs
+        observation = jnp.zeros((num_envs, *self.spec.observation_shape), self.spec.observation_dtype)
+        return RunState(
+            agent=self.agent.init(config, self.spec, rng.init_key(key)),
+            memory=collect.first_memory(self.agent, config, self.spec, num_envs),
+            environment=None,
+            inputs=Inputs.at_start(self.spec, observation),
+            episodes=episodes.init_tracker(num_envs),
+            key=key,
+        )
 
     def restarted(self, config: Any, run_state: RunState, iteration: int) -> RunState:
         """A run that goes on with new episodes, because its pool could not be restored in their midst: the episodes
-        under way are dropped, and the agent is told of the break (`Agent.interrupt`).
+        under way are dropped, and the agent is told of the break (`Agent.on_env_restart`).
         """
         state, num_envs = run_state.agent, self.pool.num_envs
-        if self.agent.interrupt is not None:
-            state = jax.vmap(lambda s: self.agent.interrupt(config, s, jnp.int32(iteration)))(state)
+        if self.agent.on_env_restart is not None:
+            state = jax.vmap(lambda s: self.agent.on_env_restart(config, s, jnp.int32(iteration)))(state)
         tracker = jax.tree.map(lambda x: jnp.stack([x] * self.pool.num_seeds), episodes.init_tracker(num_envs))
-        return run_state.replace(agent=state, observation=self._first_observations(), episodes=tracker)
+        return run_state.replace(agent=state, inputs=self._first_inputs(), episodes=tracker)
 
-    def _first_observations(self) -> Array:
-        first = [self.pool.reset(group).copy() for group in range(self.pool.num_groups)]
-        return jnp.asarray(np.concatenate(first, axis=1))
+    def _first_inputs(self) -> Inputs:
+        first = [jax.tree.map(np.copy, self._walk.first_inputs(group)) for group in range(self.pool.num_groups)]
+        return jax.tree.map(lambda *x: jnp.asarray(np.concatenate(x, axis=1)), *first)
 
     def advance(
         self, config: Any, run_state: RunState, iteration: int, total_iterations: int, num_iterations: int
@@ -84,118 +210,115 @@ class HostLoop:
         """The run after num_iterations more, and metrics {name: Metric [S]} summed over them. Donates run_state."""
         sums = None
         total = jnp.int32(total_iterations)
+        parts = [Part(*part) for part in split(config, run_state, self.pool.num_seeds, self.lanes)]
         for i in range(iteration, iteration + num_iterations):
-            run_state, metrics = self._iterate(config, run_state, jnp.int32(i), total)
+            metrics = self._iterate(parts, jnp.int32(i), total)
             sums = metrics if sums is None else jax.tree.map(jnp.add, sums, metrics)
         started = time.perf_counter()
         jax.block_until_ready(sums)
         self.seconds["device"] += time.perf_counter() - started
-        return run_state, sums
+        return join([part.run_state for part in parts]), join(sums)
 
-    def _iterate(self, config: Any, run_state: RunState, iteration: Array, total: Array):
-        pool, length, began = self.pool, config.rollout_length, time.perf_counter()
-        if self._buffer is None:
-            self._buffer = self._empty_buffer(config, run_state)
-        shape = (pool.num_seeds, length, pool.num_envs)
-        reward, terminated, truncated = np.zeros(shape, np.float32), np.zeros(shape, bool), np.zeros(shape, bool)
-        valid = life_lost = final_observation = None
+    def _iterate(self, parts: list[Part], iteration: Array, total: Array) -> list[dict[str, Metric]]:
+        walk, length, began = self._walk, parts[0].config.rollout_length, time.perf_counter()
+        groups = range(self.pool.num_groups)
+        feedback = Feedback(self.pool, length)
+        clock = Clock(iteration, total)
         waited = {"environment": 0.0, "device": 0.0}
-        group_size = pool.num_envs // pool.num_groups
-        columns = [slice(g * group_size, (g + 1) * group_size) for g in range(pool.num_groups)]
-        last: list[np.ndarray] = []
+        inputs: list[Any] = [None for _ in groups]
 
-        def receive(group: int, t: int) -> np.ndarray:
-            nonlocal valid, life_lost, final_observation
+        def receive(group: int, t: int) -> None:
             started = time.perf_counter()
-            timestep = pool.recv(group)
+            timestep, inputs[group] = walk.receive(group)
             waited["environment"] += time.perf_counter() - started
-            at = (slice(None), t, columns[group])
-            reward[at], terminated[at], truncated[at] = timestep.reward, timestep.terminated, timestep.truncated
-            if timestep.valid is not None:
-                valid = np.ones(shape, bool) if valid is None else valid
-                valid[at] = timestep.valid
-            if timestep.life_lost is not None:
-                life_lost = np.zeros(shape, bool) if life_lost is None else life_lost
-                life_lost[at] = timestep.life_lost
-            if timestep.final_observation is not None:
-                if final_observation is None:
-                    final = timestep.final_observation
-                    final_observation = np.zeros((*shape, *final.shape[2:]), final.dtype)
-                final_observation[at] = timestep.final_observation
-            return timestep.observation
+            feedback.put(t, walk.columns[group], timestep)
 
+        for part in parts:
+            part.memory = part.run_state.memory
         for t in range(length):
-            for group in range(pool.num_groups):
-                first = columns[group].start
-                observation = receive(group, t - 1) if t else self._slice(run_state.observation, first)
-                self._buffer, action = self._act(
-                    config, run_state, self._buffer, observation, iteration, total, np.int32(t), np.int32(first)
-                )
+            for group in groups:
+                if t:
+                    receive(group, t - 1)
+                actions = [self._act_for(part, inputs[group], group, t, clock) for part in parts]
                 started = time.perf_counter()
-                action = np.asarray(action)
+                actions = [np.asarray(action) for action in actions]
                 waited["device"] += time.perf_counter() - started
-                pool.send(group, action)
-        for group in range(pool.num_groups):
-            last.append(receive(group, length - 1))
-        feedback = (reward, terminated, truncated, final_observation, valid, life_lost)
-        run_state, metrics = self._learn(
-            config, run_state, self._buffer, feedback, np.concatenate(last, axis=1), iteration, total
-        )
+                walk.send(group, actions[0] if len(actions) == 1 else np.concatenate(actions))
+        for group in groups:
+            receive(group, length - 1)
+        metrics = []
+        for part in parts:
+            last = [jax.tree.map(lambda x: x[part.lanes], of_group) for of_group in inputs]  # noqa: B023
+            part.run_state, found = self._learn(
+                part.config,
+                part.run_state,
+                self._buffers[part.lanes.start],
+                feedback.of(part.lanes),
+                last,
+                part.memory,
+                clock,
+            )
+            metrics.append(found)
         for what, seconds in waited.items():
             self.seconds[what] += seconds
         self.seconds["host"] += time.perf_counter() - began - sum(waited.values())
-        return run_state, metrics
+        return metrics
 
-    def _empty_buffer(self, config: Any, run_state: RunState) -> Buffer:
+    def _act_for(self, part: Part, inputs: Inputs | None, group: int, t: int, clock: Clock) -> Array:
+        """Actions [s, N / G, ...] of a part's lanes, on their way; what they saw and did goes into their buffer."""
+        first, state, place = np.int32(self._walk.columns[group].start), part.run_state, part.lanes.start
+        # The rollout's first row is on the device already: it crossed as the last one of the rollout before.
+        on_device = inputs is None
+        inputs = self._slice(state.inputs, first) if on_device else jax.tree.map(lambda x: x[part.lanes], inputs)
+        if place not in self._buffers:
+            self._buffers[place] = self._empty_buffer(part.config, state, part.memory, inputs)
+        self._buffers[place], part.memory, action = self._act(
+            part.config, state.agent, state.key, part.memory, self._buffers[place], inputs, np.int32(t), first, clock
+        )
+        return action
+
+    def _act_on(self, config, agent_state, key, memory, inputs, t, first, clock):
+        act = make_act(self.agent, self.spec, explore=True)
+        axes = (lane_ways.config_axes(config), 0, 0, 0, 0, None, None, None, None)
+        return jax.vmap(act, in_axes=axes)(config, agent_state, key, memory, inputs, clock.iteration, t, first, clock)
+
+    def _empty_buffer(self, config: Any, state: RunState, memory: PyTree, inputs: Inputs) -> Buffer:
         """Zeros of the shapes that acting gives, [S, T, N, ...]."""
-        clock = Clock(jnp.int32(0), jnp.int32(1))
+        zero, clock = np.int32(0), Clock(jnp.int32(0), jnp.int32(1))
+        action, _, extras = jax.eval_shape(
+            self._act_on, config, state.agent, state.key, memory, inputs, zero, zero, clock
+        )
+        sizes = (config.rollout_length, self.pool.num_envs)
+        row = Buffer(inputs.observation, action, extras)
+        return jax.tree.map(lambda x: jnp.zeros((x.shape[0], *sizes, *x.shape[2:]), x.dtype), row)
 
-        def one(config, state):
-            keys = action_keys(state.key, clock.iteration, 0, config.num_envs)
-            action, extras = self.agent.act(config, self.spec, state.agent, state.observation, keys, clock, True)
-            return Buffer(state.observation, action, extras)
-
-        shapes = jax.eval_shape(jax.vmap(one, in_axes=(config_axes(config), 0)), config, run_state)
-        length = config.rollout_length
-        return jax.tree.map(lambda x: jnp.zeros((x.shape[0], length, *x.shape[1:]), x.dtype), shapes)
-
-    def _act_and_store(self, config, run_state, buffer, observation, iteration, total, t, first):
+    def _act_and_store(self, config, agent_state, key, memory, buffer, inputs, t, first, clock):
         """Acts for one group [S, n] at step t and writes what it saw and did into the buffer's columns from `first`."""
-        clock = Clock(iteration, total)
-
-        def one(config, state, key, observation):
-            keys = action_keys(key, iteration, t, observation.shape[0], first)
-            action, extras = self.agent.act(config, self.spec, state, observation, keys, clock, True)
-            return Buffer(observation, action, extras)
-
-        row = jax.vmap(one, in_axes=(config_axes(config), 0, 0, 0))(config, run_state.agent, run_state.key, observation)
+        action, memory, extras = self._act_on(config, agent_state, key, memory, inputs, t, first, clock)
         zero = jnp.int32(0)
 
         def write(whole, part):
             corner = (zero, t, first, *[zero] * (part.ndim - 2))
             return jax.lax.dynamic_update_slice(whole, part[:, None], corner)
 
-        return jax.tree.map(write, buffer, row), row.action
+        return jax.tree.map(write, buffer, Buffer(inputs.observation, action, extras)), memory, action
 
-    def _learn_from(self, config, run_state, buffer, feedback, last_observation, iteration, total):
-        clock = Clock(iteration, total)
+    def _learn_from(self, config, run_state, buffer, feedback, last, last_memory, clock):
+        last = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *last)
 
-        def one(config, state, buffer, feedback, last):
-            reward, terminated, truncated, final_observation, valid, life_lost = feedback
+        def one(config, state, buffer, feedback, last, last_memory):
             rollout = Rollout(
                 observation=buffer.observation,
                 action=buffer.action,
-                reward=reward,
-                terminated=terminated,
-                truncated=truncated,
-                final_observation=final_observation,
-                valid=valid,
                 extras=buffer.extras,
-                last_observation=last,
-                life_lost=life_lost,
+                first=state.inputs,
+                last=last,
+                memory=state.memory,
+                last_memory=last_memory,
+                **feedback,
             )
-            state = state.replace(observation=last)
+            state = state.replace(inputs=last, memory=last_memory)
             return learn(self.agent, self.spec, config, state, rollout, clock)
 
-        in_axes = (config_axes(config), 0, 0, 0, 0)
-        return jax.vmap(one, in_axes=in_axes)(config, run_state, buffer, feedback, last_observation)
+        in_axes = (lane_ways.config_axes(config), 0, 0, 0, 0, 0)
+        return jax.vmap(one, in_axes=in_axes)(config, run_state, buffer, feedback, last, last_memory)

@@ -34,6 +34,12 @@ def seed_mesh(num_seeds: int) -> Mesh:
     return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:count])
 
 
+def spread_evenly(num_lanes: int) -> int:
+    """The least number of lanes from `num_lanes` on that uses all devices evenly (or one device for each lane)."""
+    devices = min(jax.device_count(), num_lanes)
+    return -(-num_lanes // devices) * devices
+
+
 def place(tree: PyTree, mesh: Mesh) -> PyTree:
     """A tree of [S, ...] arrays, its seeds spread over the mesh, each array in the kind of memory that it is in."""
     return jax.tree.map(

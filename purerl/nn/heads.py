@@ -9,10 +9,7 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from purerl.nn.initializers import InitializerName, head_init
-from purerl.ops.distributions import GaussianParameters
-from purerl.types import Array, EnvSpec
-
-# --- Heads -----------------------------------------------------------------------------------------------------------
+from purerl.types import Array, EnvSpec, GaussianParameters
 
 
 class PolicyHead(nn.Module):

@@ -272,24 +272,3 @@ def resolve_torso(name: TorsoName, spec: EnvSpec) -> TorsoName:
             f"{spec.observation_shape}; use network {fitting}, or auto"
         )
     return name
-
-
-def torso_of(config: Any, spec: EnvSpec) -> Callable[..., nn.Module]:
-    """`make_torso` from the fields of an agent's config: network, initializer, pooling, channels, hidden, activation
-    and dtype.
-    """
-    return make_torso(
-        config.network,
-        spec,
-        initializer=config.initializer,
-        pooling=config.pooling,
-        channels=config.channels,
-        hidden=config.hidden,
-        activation=config.activation,
-        dtype=config.dtype,
-    )
-
-
-def check_torso(config: Any, spec: EnvSpec) -> None:
-    """Raises PurerlError if `torso_of` would, before anything is built."""
-    torso_of(config, spec)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import struct
 
 from purerl.ops import losses, normalizers, returns
-from purerl.types import Array, Metric, Rollout
+from purerl.types import Array, Metric, PyTree, Rollout
 
 RewardScaling = Literal["none", "per-step", "per-rollout"]
 
@@ -24,15 +23,16 @@ class ActorCriticExtras:
 
 @struct.dataclass
 class ActorCriticBatch:
-    """What actor-critic gradient steps learn from, [T, N, ...]."""
+    """What actor-critic gradient steps learn from, [T, N, ...]. `inputs` is what the network is applied to:
+    observations, or the Inputs of a recurrent network.
+    """
 
-    observation: Array
+    inputs: PyTree
     action: Array
     log_prob: Array
     value: Array
     advantage: Array
     value_target: Array
-    valid: Array | None
 
 
 def episode_ends(
@@ -45,7 +45,7 @@ def episode_ends(
     the row before instead (a replay, `bootstraps_from_rows`). A lost life is an end where the environment
     tells of it (an option of Atari).
     """
-    done = rollout.terminated | rollout.truncated
+    done = rollout.done
     hidden = rollout.final_observation is None and not bootstraps_from_rows
     terminated = done if time_limit_is_terminal or hidden else rollout.terminated
     if rollout.life_lost is not None:
@@ -53,24 +53,25 @@ def episode_ends(
     return terminated, done
 
 
-def next_values(
-    rollout: Rollout, value: Array, value_function: Callable[[Array], Array], time_limit_is_terminal: bool
-) -> Array:
+def next_values(rollout: Rollout, value: Array, last_value: Array, final_value: Array | None) -> Array:
     """Values [T, N] of the states that the actions truly led to.
 
-    The next row's value, except behind a time-out, where the final observation (not the new episode's first one) is
+    The next row's value, except after a time-out, where the final observation (not the new episode's first one) is
     valued. Rows that end an episode for good hold a value too, which GAE masks.
 
     Args:
       rollout: [T, N] rollout.
       value: [T, N], the values of `rollout.observation`.
-      value_function: observations [..., *shape] -> values [...], under the parameters that gave `value`.
-      time_limit_is_terminal: as in `episode_ends`.
+      last_value: [N], the values of `rollout.last`.
+      final_value: [T, N], the values of `rollout.final_inputs()`; None where time-outs are not bootstrapped.
     """
-    following = jnp.concatenate([value[1:], value_function(rollout.last_observation)[None]])
-    if time_limit_is_terminal or rollout.final_observation is None:
-        return following
-    return jnp.where(rollout.truncated, value_function(rollout.final_observation), following)
+    following = jnp.concatenate([value[1:], last_value[None]])
+    return following if final_value is None else jnp.where(rollout.truncated, final_value, following)
+
+
+def bootstraps_time_outs(rollout: Rollout, time_limit_is_terminal: bool) -> bool:
+    """Whether the values of final observations are needed, and can be had."""
+    return not time_limit_is_terminal and rollout.final_observation is not None
 
 
 def scale_rewards(
@@ -89,43 +90,51 @@ def scale_rewards(
         "per-step": normalizers.normalize_rewards_per_step,
         "per-rollout": normalizers.normalize_rewards_per_rollout,
     }[scaling]
-    return normalize(state, rollout.reward, done, discount=discount, clip=clip, valid=rollout.valid)
+    return normalize(state, rollout.reward, done, discount=discount, clip=clip)
 
 
 def actor_critic_batch(
-    config: Any,
-    normalizer: normalizers.RewardNormalizer,
     rollout: Rollout,
-    value_function: Callable[[Array], Array],
+    inputs: PyTree,
+    normalizer: normalizers.RewardNormalizer,
+    *,
+    last_value: Array,
+    final_value: Array | None,
+    time_limit_is_terminal: bool,
+    discount: Array | float,
+    trace_decay: Array | float,
+    reward_scaling: RewardScaling = "none",
+    reward_discount: Array | float = 0.99,
+    reward_clip: Array | float = 10.0,
+    normalize: bool = False,
 ) -> tuple[normalizers.RewardNormalizer, ActorCriticBatch, dict[str, Metric]]:
     """Scaled rewards, bootstrapped values, advantages and value targets of a rollout.
 
     Args:
-      config: reads scale_rewards, reward_discount, reward_clip, time_limit_is_terminal, discount, trace_decay and
-        normalize_advantages ("rollout" normalises here; the value targets always come from the raw advantages).
-      normalizer: reward statistics before the rollout.
       rollout: [T, N], its extras an ActorCriticExtras.
-      value_function: observations [..., *shape] -> values [...], under the parameters that acted.
+      inputs: [T, N, ...], what the network is applied to.
+      normalizer: reward statistics before the rollout.
+      last_value, final_value: as in `next_values`, under the parameters that acted.
+      time_limit_is_terminal: as in `episode_ends`.
+      discount, trace_decay: gamma and lambda of GAE.
+      reward_scaling, reward_discount, reward_clip: as in `scale_rewards`.
+      normalize: whether the advantages are normalised over the rollout; the value targets always come from the raw
+        ones.
 
     Returns:
       the reward statistics after the rollout, the batch [T, N], and metrics.
     """
-    terminated, done = episode_ends(rollout, config.time_limit_is_terminal)
+    terminated, done = episode_ends(rollout, time_limit_is_terminal)
     normalizer, reward = scale_rewards(
-        config.scale_rewards, normalizer, rollout, done, discount=config.reward_discount, clip=config.reward_clip
+        reward_scaling, normalizer, rollout, done, discount=reward_discount, clip=reward_clip
     )
-    value = rollout.extras.value
-    value_next = next_values(rollout, value, value_function, config.time_limit_is_terminal)
+    value, log_prob = rollout.extras.value, rollout.extras.log_prob
+    value_next = next_values(rollout, value, last_value, final_value)
     advantage = returns.generalized_advantage_estimation(
-        reward, value, value_next, terminated, done, config.discount, config.trace_decay
+        reward, value, value_next, terminated, done, discount, trace_decay
     )
     value_target = advantage + value
-    if config.normalize_advantages == "rollout":
-        advantage = losses.normalize_advantages(advantage, rollout.valid)
-    metrics = {"value_target": Metric.of(value_target, rollout.valid)}
-    log_prob = rollout.extras.log_prob
-    return (
-        normalizer,
-        ActorCriticBatch(rollout.observation, rollout.action, log_prob, value, advantage, value_target, rollout.valid),
-        metrics,
-    )
+    if normalize:
+        advantage = losses.normalize_advantages(advantage)
+    batch = ActorCriticBatch(inputs, rollout.action, log_prob, value, advantage, value_target)
+    return normalizer, batch, {"value_target": Metric.of(value_target)}

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from purerl.errors import PurerlError
-from purerl.types import Array, EnvSpec
+from purerl.types import Array, EnvSpec, GaussianParameters
 
 
 class Distribution(NamedTuple):
@@ -72,14 +71,6 @@ def categorical_kl(p_logits: Array, q_logits: Array) -> Array:
 def categorical_mode(logits: Array) -> Array:
     """The most likely actions, int32 [...], of logits [..., A]; the first of equals."""
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-
-
-@struct.dataclass
-class GaussianParameters:
-    """Independent normal distributions: mean and log standard deviation, each [..., D]."""
-
-    mean: Array
-    log_std: Array
 
 
 def _float32(params: GaussianParameters) -> tuple[Array, Array]:

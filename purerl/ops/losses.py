@@ -8,24 +8,9 @@ import jax.numpy as jnp
 from purerl.types import Array
 
 
-def masked_mean(x: Array, mask: Array | None = None) -> Array:
-    """The mean of all entries, or of those that count.
-
-    Args:
-      x: [...] values; booleans and integers are counted as float32.
-      mask: [...] bool, True for the entries that count; None for all.
-
-    Returns:
-      float32 []; 0 where nothing counts.
-    """
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        x = x.astype(jnp.float32)
-    if mask is None:
-        return jnp.mean(x, dtype=jnp.float32)
-    chex.assert_equal_shape([x, mask])
-    chex.assert_type(mask, bool)
-    total = jnp.sum(jnp.where(mask, x, 0), dtype=jnp.float32)
-    return total / jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1.0)
+def mean(x: Array) -> Array:
+    """The mean of all entries, float32 []; booleans and integers are counted as float32."""
+    return jnp.mean(x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32), dtype=jnp.float32)
 
 
 def clipped_surrogate(log_ratio: Array, advantage: Array, clip: Array | float) -> Array:
@@ -101,18 +86,16 @@ def clipped_squared_value_error(value: Array, old_value: Array, target: Array, c
     return 0.5 * jnp.maximum(jnp.square(value - target), jnp.square(clipped - target))
 
 
-def normalize_advantages(advantage: Array, mask: Array | None = None, epsilon: float = 1e-8) -> Array:
+def normalize_advantages(advantage: Array, epsilon: float = 1e-8) -> Array:
     """Advantages of mean 0 and (population) standard deviation 1.
 
     Args:
       advantage: [...] advantages.
-      mask: [...] bool, True for the entries that count; None for all.
       epsilon: added to the standard deviation.
 
     Returns:
-      [...] advantages, (A - mean) / (std + epsilon) over all axes; 0 where the mask is False.
+      [...] advantages, (A - mean) / (std + epsilon) over all axes.
     """
     chex.assert_type(advantage, float)
-    centred = advantage - masked_mean(advantage, mask)
-    normalized = centred / (jnp.sqrt(masked_mean(jnp.square(centred), mask)) + epsilon)
-    return normalized if mask is None else jnp.where(mask, normalized, 0)
+    centred = advantage - mean(advantage)
+    return centred / (jnp.sqrt(mean(jnp.square(centred))) + epsilon)

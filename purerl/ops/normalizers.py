@@ -48,12 +48,11 @@ class _Moments:
     count: Array
 
 
-def _moments(x: Array, mask: Array) -> _Moments:
-    """The moments of x [...] where mask [...]."""
-    count = jnp.sum(mask, dtype=jnp.float32)
-    share = 1.0 / jnp.maximum(count, 1.0)
-    mean = jnp.sum(jnp.where(mask, x, 0.0)) * share
-    return _Moments(mean, jnp.sum(jnp.where(mask, jnp.square(x - mean), 0.0)) * share, count)
+def _moments(x: Array) -> _Moments:
+    """The moments of x [...]."""
+    share = 1.0 / x.size
+    mean = jnp.sum(x) * share
+    return _Moments(mean, jnp.sum(jnp.square(x - mean)) * share, jnp.float32(x.size))
 
 
 def _merge(a: _Moments, b: _Moments) -> _Moments:
@@ -67,19 +66,11 @@ def _merge(a: _Moments, b: _Moments) -> _Moments:
     return _Moments(a.mean + share_b * delta, a.variance + share_b * (b.variance - a.variance) + between, count)
 
 
-def _check(state: RewardNormalizer, reward: Array, done: Array, valid: Array | None) -> tuple[Array, Array, Array]:
-    """(reward, done, valid) [T, N] with rows that are not valid made harmless."""
+def _check(state: RewardNormalizer, reward: Array, done: Array) -> None:
     chex.assert_rank(reward, 2)
     chex.assert_shape(state.discounted_return, reward.shape[1:])
-    valid = jnp.ones(reward.shape, jnp.bool_) if valid is None else valid
-    chex.assert_equal_shape([reward, done, valid])
-    chex.assert_type([reward, done, valid], [float, bool, bool])
-    return jnp.where(valid, reward, 0).astype(jnp.float32), done & valid, valid
-
-
-def _follow(discounted_return: Array, reward: Array, valid: Array, discount: Array | float) -> Array:
-    """The discounted returns [N] one step on. Rows that are not valid are no step."""
-    return jnp.where(valid, discount * discounted_return + reward, discounted_return)
+    chex.assert_equal_shape([reward, done])
+    chex.assert_type([reward, done], [float, bool])
 
 
 def _scale(reward: Array, variance: Array, clip: Array | float, epsilon: float) -> Array:
@@ -93,7 +84,6 @@ def normalize_rewards_per_step(
     discount: Array | float = 0.99,
     clip: Array | float = 10.0,
     epsilon: float = 1e-8,
-    valid: Array | None = None,
 ) -> tuple[RewardNormalizer, Array]:
     """Scales each step's rewards by the statistics up to and including that step.
 
@@ -107,25 +97,22 @@ def normalize_rewards_per_step(
       discount: of the followed return, scalar.
       clip: largest scaled reward, scalar.
       epsilon: added to the variance.
-      valid: [T, N] bool, rows to learn from; None for all.
 
     Returns:
-      the statistics after the rollout, and the scaled rewards [T, N] (0 in rows that are not valid).
+      the statistics after the rollout, and the scaled rewards [T, N].
     """
-    reward, done, valid = _check(state, reward, done, valid)
+    _check(state, reward, done)
     before = _Moments(state.mean, state.variance, state.count)
 
-    def step(carry: tuple[Array, _Moments], row: tuple[Array, Array, Array]) -> tuple[tuple[Array, _Moments], Array]:
+    def step(carry: tuple[Array, _Moments], row: tuple[Array, Array]) -> tuple[tuple[Array, _Moments], Array]:
         discounted_return, rollout = carry
-        reward_t, done_t, valid_t = row
-        discounted_return = _follow(discounted_return, reward_t, valid_t, discount)
-        rollout = _merge(rollout, _moments(discounted_return, valid_t))
+        reward_t, done_t = row
+        discounted_return = discount * discounted_return + reward_t
+        rollout = _merge(rollout, _moments(discounted_return))
         return (jnp.where(done_t, 0, discounted_return), rollout), _merge(before, rollout).variance
 
     nothing = _Moments(jnp.float32(0), jnp.float32(0), jnp.float32(0))
-    (discounted_return, rollout), variance = jax.lax.scan(
-        step, (state.discounted_return, nothing), (reward, done, valid)
-    )
+    (discounted_return, rollout), variance = jax.lax.scan(step, (state.discounted_return, nothing), (reward, done))
     after = _merge(before, rollout)
     state = RewardNormalizer(discounted_return, after.mean, after.variance, after.count)
     return state, _scale(reward, variance[:, None], clip, epsilon)
@@ -138,7 +125,6 @@ def normalize_rewards_per_rollout(
     discount: Array | float = 0.99,
     clip: Array | float = 10.0,
     epsilon: float = 1e-8,
-    valid: Array | None = None,
 ) -> tuple[RewardNormalizer, Array]:
     """Scales a whole rollout's rewards by the statistics that already include it.
 
@@ -152,19 +138,18 @@ def normalize_rewards_per_rollout(
       discount: of the followed return, scalar.
       clip: largest scaled reward, scalar.
       epsilon: added to the variance.
-      valid: [T, N] bool, rows to learn from; None for all.
 
     Returns:
-      the statistics after the rollout, and the scaled rewards [T, N] (0 in rows that are not valid).
+      the statistics after the rollout, and the scaled rewards [T, N].
     """
-    reward, done, valid = _check(state, reward, done, valid)
+    _check(state, reward, done)
 
-    def step(discounted_return: Array, row: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        reward_t, done_t, valid_t = row
-        discounted_return = _follow(discounted_return, reward_t, valid_t, discount)
+    def step(discounted_return: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
+        reward_t, done_t = row
+        discounted_return = discount * discounted_return + reward_t
         return jnp.where(done_t, 0, discounted_return), discounted_return
 
-    discounted_return, returns = jax.lax.scan(step, state.discounted_return, (reward, done, valid))
-    after = _merge(_Moments(state.mean, state.variance, state.count), _moments(returns, valid))
+    discounted_return, returns = jax.lax.scan(step, state.discounted_return, (reward, done))
+    after = _merge(_Moments(state.mean, state.variance, state.count), _moments(returns))
     state = RewardNormalizer(discounted_return, after.mean, after.variance, after.count)
     return state, _scale(reward, after.variance, clip, epsilon)

@@ -14,19 +14,19 @@ from purerl.types import Array, Clock, PyTree
 ValueOptimizerName = Literal["adam", "adam-tensorflow", "rmsprop"]
 
 
-def annealed(config: Any, clock: Clock | None) -> Array:
-    """The learning rate, going linearly to 0 over the run if `config.anneal_learning_rate`."""
-    if config.anneal_learning_rate and clock is not None:
-        return config.learning_rate * (1 - clock.fraction_done())
-    return config.learning_rate
+def annealed(learning_rate: Array | float, clock: Clock) -> Array:
+    """A learning rate that goes linearly to 0 over the run."""
+    return learning_rate * (1 - clock.fraction_done())
 
 
-def adam(config: Any, clock: Clock | None = None) -> optax.GradientTransformation:
-    """Adam on gradients clipped to a global norm (`config.max_grad_norm`; inf for none), step size by `annealed`."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm),
-        optax.adam(annealed(config, clock), eps=config.adam_epsilon),
-    )
+def adam(
+    learning_rate: Array | float,
+    *,
+    epsilon: Array | float = 1e-8,
+    max_grad_norm: Array | float = float("inf"),
+) -> optax.GradientTransformation:
+    """Adam on gradients clipped to a global norm (inf for none)."""
+    return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=epsilon))
 
 
 def centered_rmsprop(
@@ -83,17 +83,31 @@ def proximal_penalty(coefficient: Array | float, params: PyTree, anchor: PyTree)
     return 0.5 * coefficient * sum(jax.tree.leaves(squares))
 
 
-def value_optimizer(config: Any) -> optax.GradientTransformationExtraArgs:
-    """The optimizer of the DQN family: `config.optimizer` on gradients clipped to `config.max_grad_norm`, then the
-    proximal pull with m = learning_rate / proximal_coefficient. `update` takes `anchor=`, the target parameters.
+def value_optimizer(
+    name: ValueOptimizerName,
+    learning_rate: Array | float,
+    *,
+    epsilon: Array | float,
+    max_grad_norm: Array | float = float("inf"),
+    proximal_coefficient: Array | float = float("inf"),
+) -> optax.GradientTransformationExtraArgs:
+    """The optimizer of the DQN family, on gradients clipped to a global norm, then the proximal pull.
+
+    Args:
+      name: "adam", "adam-tensorflow" (see `tensorflow_adam`) or "rmsprop" (see `centered_rmsprop`).
+      learning_rate: a, step size.
+      epsilon: of the optimizer.
+      max_grad_norm: inf for no clipping.
+      proximal_coefficient: c of `proximal_pull`, whose m is a / c; inf for no pull.
+
+    Returns:
+      a transformation whose `update` takes the parameters, and `anchor=`, the target parameters.
     """
     base = {
-        "adam": lambda: optax.adam(config.learning_rate, eps=config.optimizer_epsilon),
-        "adam-tensorflow": lambda: tensorflow_adam(config.learning_rate, config.optimizer_epsilon),
-        "rmsprop": lambda: centered_rmsprop(config.learning_rate, epsilon=config.optimizer_epsilon),
-    }[config.optimizer]()
+        "adam": lambda: optax.adam(learning_rate, eps=epsilon),
+        "adam-tensorflow": lambda: tensorflow_adam(learning_rate, epsilon),
+        "rmsprop": lambda: centered_rmsprop(learning_rate, epsilon=epsilon),
+    }[name]()
     return optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm),
-        base,
-        proximal_pull(config.learning_rate / config.proximal_coefficient),
+        optax.clip_by_global_norm(max_grad_norm), base, proximal_pull(learning_rate / proximal_coefficient)
     )

@@ -12,22 +12,36 @@ import optax
 
 from purerl import rng
 from purerl.errors import PurerlError
+from purerl.ops.repeat import repeat
 from purerl.types import Array, Clock, Metric, PyTree
 
 LossName = Literal["huber", "squared"]
 
 
-def epsilon(config: Any, clock: Clock) -> Array:
-    """Share of random actions, float32 []: from `epsilon_initial` to `epsilon_final` in a line over
-    `epsilon_decay_steps` transitions, which begins when learning does (Dopamine's schedule).
+def epsilon_schedule(
+    transitions: Array,
+    *,
+    initial: Array | float,
+    final: Array | float,
+    begin: int,
+    decay_steps: Array | float,
+) -> Array:
+    """Share of random actions: from `initial` to `final` in a line over `decay_steps` transitions after `begin`.
+
+    With `begin` where learning starts this is Dopamine's schedule.
+
+    Args:
+      transitions: float32 [], so far.
+
+    Returns:
+      float32 [].
     """
-    transitions = clock.iteration.astype(jnp.float32) * (config.num_envs * config.rollout_length)
-    done = jnp.clip((transitions - config.learning_starts) / config.epsilon_decay_steps, 0.0, 1.0)
-    return config.epsilon_initial + done * (config.epsilon_final - config.epsilon_initial)
+    done = jnp.clip((transitions - begin) / decay_steps, 0.0, 1.0)
+    return initial + done * (final - initial)
 
 
 def epsilon_greedy(keys: Array, q: Array, epsilon: Array | float) -> Array:
-    """The action of the highest value, or with probability epsilon any action, each alike.
+    """The action of the highest value, or with probability epsilon one drawn uniformly.
 
     Args:
       keys: [N] typed keys.
@@ -46,7 +60,7 @@ def epsilon_greedy(keys: Array, q: Array, epsilon: Array | float) -> Array:
     return jax.vmap(one)(keys, q)
 
 
-def chosen(q: Array, action: Array) -> Array:
+def batched_index(q: Array, action: Array) -> Array:
     """The entries of the actions: q [B, A, ...] and action [B] to [B, ...]."""
     # As fast as a gather on few actions, and its gradient is not a scatter (slow on accelerators).
     mask = jax.nn.one_hot(action, q.shape[1], dtype=jnp.bool_).reshape(*q.shape[:2], *[1] * (q.ndim - 2))
@@ -81,31 +95,42 @@ def categorical_projection(atoms: Array, probabilities: Array, support: Array) -
     return probabilities @ jnp.clip(1.0 - distance, 0.0, 1.0)
 
 
-def check(config: Any) -> None:
-    """Raises PurerlError unless gradient steps and target copies fall on whole iterations."""
-    rollout = config.num_envs * config.rollout_length
-    for name in ("train_period", "target_period", "batch_size", "num_steps", "epsilon_decay_steps"):
-        if getattr(config, name) < 1:
+def check_periods(
+    *, num_envs: int, rollout_length: int, train_period: int, target_period: int, positive: dict[str, float]
+) -> None:
+    """Raises PurerlError unless gradient steps and target copies fall on whole iterations.
+
+    Args:
+      num_envs, rollout_length: of an iteration.
+      train_period, target_period: transitions for each gradient step and each target copy.
+      positive: {name: value} of more numbers that must be at least 1.
+    """
+    rollout = num_envs * rollout_length
+    for name, value in {"train_period": train_period, "target_period": target_period, **positive}.items():
+        if value < 1:
             raise PurerlError(f"{name} must be at least 1")
-    if rollout % config.train_period:
+    if rollout % train_period:
         raise PurerlError(
-            f"num_envs x rollout_length = {rollout} must be a multiple of train_period = {config.train_period}: "
+            f"num_envs x rollout_length = {rollout} must be a multiple of train_period = {train_period}: "
             f"each iteration makes a whole number of gradient steps"
         )
-    if config.target_period % config.train_period:
-        near = max(1, round(config.target_period / config.train_period)) * config.train_period
+    if target_period % train_period:
+        near = max(1, round(target_period / train_period)) * train_period
         raise PurerlError(
-            f"target_period = {config.target_period} must be a multiple of train_period = {config.train_period}: "
-            f"try {near}"
+            f"target_period = {target_period} must be a multiple of train_period = {train_period}: try {near}"
         )
 
 
 def gradient_steps(
-    config: Any,
-    clock: Clock,
-    key: Array,
-    carry: Any,
     step: Callable[[Any, Array, Array], tuple[Any, dict[str, Metric]]],
+    carry: Any,
+    key: Array,
+    clock: Clock,
+    *,
+    transitions: int,
+    train_period: int,
+    target_period: int,
+    learning_starts: int,
 ) -> tuple[Any, dict[str, Metric]]:
     """The gradient steps that an iteration owes: one for every `train_period` transitions, none while there are no more
     than `learning_starts` of them. After every `target_period` transitions the target network is renewed.
@@ -113,20 +138,20 @@ def gradient_steps(
     The number of steps is a loop bound, not a branch: it is never batched, and nothing in the carry is copied.
 
     Args:
-      config: reads num_envs, rollout_length, train_period, target_period and learning_starts.
-      clock: of the iteration whose rollout has just been stored.
-      key: typed key [].
-      carry: what the steps change.
       step: (carry, key [], due) -> (carry, {name: Metric}); `due` is bool [], whether the step's result is the next
         target.
+      carry: what the steps change.
+      key: typed key [].
+      clock: of the iteration whose rollout has just been stored.
+      transitions: of one iteration, of all environments.
+      train_period, target_period, learning_starts: in transitions.
 
     Returns:
       the carry, and the metrics of all steps.
     """
-    rollout = config.num_envs * config.rollout_length
-    owed = rollout // config.train_period
-    per_copy = config.target_period // config.train_period
-    learning = clock.iteration >= config.learning_starts // rollout
+    owed = transitions // train_period
+    per_copy = target_period // train_period
+    learning = clock.iteration >= learning_starts // transitions
     # Steps since the last copy: iterations are counted modulo a copy's, so that nothing overflows.
     before = (clock.iteration % per_copy) * owed
 
@@ -139,11 +164,11 @@ def gradient_steps(
 
     shapes = jax.eval_shape(step, carry, key, before == 0)[1]
     sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return jax.lax.fori_loop(0, jnp.where(learning, owed, 0), one, (carry, sums))
+    return repeat(jnp.where(learning, owed, 0), owed, one, (carry, sums))
 
 
 def next_target(due: Array, params: PyTree, target_params: PyTree) -> tuple[PyTree, Metric]:
-    """The target network behind a gradient step that gave `params`: those, where `due`.
+    """The target network after a gradient step that gave `params`: those, where `due`.
 
     Returns:
       its parameters, and the distance |theta_k+1 - theta_k| over all of them from the target network before, where
@@ -155,5 +180,5 @@ def next_target(due: Array, params: PyTree, target_params: PyTree) -> tuple[PyTr
 
     # A loop of no turn or one: a branch would copy one or the other every time, this copies nothing until it is due.
     carry = target_params, jnp.zeros((), jnp.float32)
-    target_params, distance = jax.lax.fori_loop(0, due.astype(jnp.int32), renew, carry)
+    target_params, distance = repeat(due.astype(jnp.int32), 1, renew, carry)
     return target_params, Metric(distance, due.astype(jnp.float32))

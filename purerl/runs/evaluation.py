@@ -16,20 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from purerl import configs, registry, rng
 from purerl import statistics as stats
 from purerl.errors import PurerlError
-from purerl.loops import compilation, in_graph
+from purerl.loops import compilation, play
 from purerl.runs import checkpoint, files, provenance, run_folder
 from purerl.runs.plan import Plan, seed_keys
 from purerl.runs.policy import open_run
-from purerl.types import Agent, Array, Clock, Environment, EnvSpec, Pool, PyTree, RunState
+from purerl.types import PyTree, RunState
 
-# Steps of each environment in one call of the compiled program.
-BLOCK_LENGTH = 128
 # Longer than any episode of the families here (Atari: 27,000 steps of four frames).
 MOST_STEPS_PER_EPISODE = 30_000
 
@@ -40,25 +37,6 @@ class Episodes:
 
     returns: np.ndarray
     lengths: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """T steps of the environments `columns` of all seeds.
-
-    Attributes:
-      columns: slice of the N environments, n of them.
-      observation: [S, T, n, ...], what was acted on; None where it was not asked for.
-      reward: float32 [S, T, n], raw.
-      done: bool [S, T, n], the episode ended with this step.
-      valid: bool [S, T, n], rows that are steps at all; None for all.
-    """
-
-    columns: slice
-    observation: np.ndarray | None
-    reward: np.ndarray
-    done: np.ndarray
-    valid: np.ndarray | None
 
 
 # --- playing ---------------------------------------------------------------------------------------------------------
@@ -75,19 +53,23 @@ class Player:
     """
 
     def __init__(self, plan: Plan, *, num_envs: int, greedy: bool = False, observations: bool = False):
-        self._plan, self._num_envs, self._observations = plan, num_envs, observations
-        self._agent, self._config = registry.agent(plan.agent), configs.traced(plan.config)
-        self._family, self._id = registry.environment(plan.env)
-        axes = in_graph.config_axes(self._config)
-        if registry.is_host(self._family):
-            act = _actor(self._agent, self._family.spec(self._id, plan.options), greedy)
-            self._act = jax.jit(jax.vmap(act, in_axes=(axes, 0, 0, 0, None, None)))
+        self._plan = plan
+        agent, config = registry.agent(plan.agent), configs.traced(plan.config)
+        family, env_id = registry.environment(plan.env)
+        how = {
+            "num_envs": num_envs,
+            "explore": not (greedy or agent.plays_greedily),
+            "observations": observations,
+            "lanes": plan.lanes,
+        }
+        self._on_host = registry.is_host(family)
+        if self._on_host:
+            make_pool = functools.partial(family.make_pool, env_id, plan.options)
+            self._player = play.PoolPlayer(agent, family.spec(env_id, plan.options), config, make_pool, **how)
         else:
-            environment = self._family.make(self._id, plan.options)
-            self._begin, block = _in_graph(self._agent, environment, num_envs, greedy, observations)
-            self._block = jax.jit(jax.vmap(block, in_axes=(axes, 0, 0, 0, None)))
+            self._player = play.GraphPlayer(agent, family.make(env_id, plan.options), config, **how)
 
-    def play(self, agent_state: PyTree, seed: int = 0) -> Iterator[Block]:
+    def play(self, agent_state: PyTree, seed: int = 0) -> Iterator[play.Block]:
         """Plays on and on, from first observations.
 
         Args:
@@ -97,101 +79,22 @@ class Player:
         Yields:
           Blocks without end; those of the same columns are consecutive in time. Close the iterator to free host games.
         """
-        keys = _keys(self._plan, seed)
-        if not registry.is_host(self._family):
-            carry, start = self._begin(keys), 0
-            while True:
-                carry, rows = self._block(self._config, agent_state, keys, carry, jnp.int32(start))
-                yield Block(slice(0, self._num_envs), *jax.device_get(rows))
-                start += BLOCK_LENGTH
-        groups, seeds = 2 if self._num_envs % 2 == 0 else 1, pool_seeds(self._plan.seeds, seed)
-        with self._family.make_pool(self._id, self._plan.options, seeds, self._num_envs, groups) as pool:
-            act = functools.partial(self._act, self._config, agent_state, keys)
-            yield from _play_pool(pool, act, self._observations)
-
-
-def _keys(plan: Plan, seed: int) -> Array:
-    """Typed base keys [S] of an evaluation, a stream of their own under each seed's key."""
-    return jax.vmap(lambda key: rng.at(rng.stream(key, "evaluation"), seed))(seed_keys(plan))
+        keys = jax.vmap(lambda key: rng.evaluation_key(key, seed))(seed_keys(self._plan))
+        if self._on_host:
+            return self._player.play(agent_state, keys, pool_seeds(self._plan.seeds, seed))
+        return self._player.play(agent_state, keys)
 
 
 def pool_seeds(training_seeds: tuple[int, ...], seed: int) -> list[int]:
     """Seeds of an evaluation's host games: different for different seeds, and none that the run was trained with."""
     taken, found = set(training_seeds), {}
     for number in dict.fromkeys(training_seeds):
-        chosen = zlib.crc32(f"evaluation {seed} of {number}".encode()) % 2**31
-        while chosen in taken:
-            chosen = (chosen + 1) % 2**31
-        taken.add(chosen)
-        found[number] = chosen
+        candidate = zlib.crc32(f"evaluation {seed} of {number}".encode()) % 2**31
+        while candidate in taken:
+            candidate = (candidate + 1) % 2**31
+        taken.add(candidate)
+        found[number] = candidate
     return [found[number] for number in training_seeds]
-
-
-def _actor(agent: Agent, spec: EnvSpec, greedy: bool) -> Callable[..., Array]:
-    """(config, state, key, observation [n, ...], t, first) -> actions [n, ...] of one seed at step t."""
-    end_of_training = Clock(jnp.int32(1), jnp.int32(1))
-    explore = not (greedy or agent.plays_greedily)
-
-    def act(config: Any, state: PyTree, key: Array, observation: Array, t: Array, first: Array | int = 0) -> Array:
-        keys = in_graph.action_keys(key, 0, t, observation.shape[0], first)
-        return agent.act(config, spec, state, observation, keys, end_of_training, explore)[0]
-
-    return act
-
-
-def _in_graph(
-    agent: Agent, environment: Environment, num_envs: int, greedy: bool, observations: bool
-) -> tuple[Callable[[Array], PyTree], Callable[..., tuple[PyTree, PyTree]]]:
-    """(begin, block): keys [S] -> carry [S, ...], and a block of steps of one seed."""
-    act = _actor(agent, environment.spec, greedy)
-
-    @jax.jit
-    def begin(keys: Array):
-        reset_keys = jax.vmap(lambda key: rng.per_environment(rng.at(rng.stream(key, "reset"), 0), num_envs))(keys)
-        return jax.vmap(jax.vmap(environment.reset))(reset_keys)
-
-    def block(config: Any, state: PyTree, key: Array, carry: PyTree, start: Array):
-        def step(carry, t):
-            environment_state, observation = carry
-            action = act(config, state, key, observation, t)
-            keys_step = rng.per_environment(rng.at(rng.stream(key, "environment"), t), num_envs)
-            environment_state, timestep = jax.vmap(environment.step)(keys_step, environment_state, action)
-            row = (
-                observation if observations else None,
-                timestep.reward,
-                timestep.terminated | timestep.truncated,
-                timestep.valid,
-            )
-            return (environment_state, timestep.observation), row
-
-        return jax.lax.scan(step, carry, start + jnp.arange(BLOCK_LENGTH, dtype=jnp.int32))
-
-    return begin, block
-
-
-def _play_pool(pool: Pool, act: Callable[..., Array], observations: bool) -> Iterator[Block]:
-    """Blocks of one step; `act` is (observation [S, n, ...], t, first) -> actions [S, n, ...]."""
-    size = pool.num_envs // pool.num_groups
-    columns = [slice(group * size, (group + 1) * size) for group in range(pool.num_groups)]
-    acted_on: list[np.ndarray | None] = [None] * pool.num_groups
-
-    def send(group: int, observation: np.ndarray, t: int) -> None:
-        if observations:
-            acted_on[group] = observation[:, None].copy()  # the pool will write over it
-        first = np.int32(columns[group].start)
-        pool.send(group, np.asarray(act(observation, np.int32(t), first)))
-
-    for group in range(pool.num_groups):
-        send(group, pool.reset(group), 0)
-    t = 0
-    while True:
-        t += 1
-        for group in range(pool.num_groups):
-            timestep = pool.recv(group)
-            done = np.asarray(timestep.terminated) | timestep.truncated
-            valid = None if timestep.valid is None else np.array(timestep.valid)[:, None]
-            yield Block(columns[group], acted_on[group], np.array(timestep.reward)[:, None], done[:, None], valid)
-            send(group, timestep.observation, t)
 
 
 # --- counting --------------------------------------------------------------------------------------------------------
@@ -214,17 +117,16 @@ class EpisodeBook:
         self._length = np.zeros((num_seeds, num_envs), np.int64)
         self._episodes = episodes
 
-    def add(self, block: Block) -> None:
+    def add(self, block: play.Block) -> None:
         """Follows the episodes through a block of consecutive steps."""
-        valid = np.ones(block.done.shape, bool) if block.valid is None else block.valid
         for t in range(block.done.shape[1]):
-            self._add_step(block.columns, block.reward[:, t], block.done[:, t] & valid[:, t], valid[:, t])
+            self._add_step(block.columns, block.reward[:, t], block.done[:, t])
         self.steps[block.columns] += block.done.shape[1]
 
-    def _add_step(self, columns: slice, reward: np.ndarray, done: np.ndarray, valid: np.ndarray) -> None:
+    def _add_step(self, columns: slice, reward: np.ndarray, done: np.ndarray) -> None:
         returns, lengths, ended = self._return[:, columns], self._length[:, columns], self.ended[:, columns]
-        returns += np.where(valid, reward, 0)
-        lengths += valid
+        returns += reward
+        lengths += 1
         if not done.any():
             return
         s, n = np.nonzero(done & (ended < self._episodes))

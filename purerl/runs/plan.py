@@ -10,6 +10,7 @@ import jax
 
 from purerl import configs, registry, rng
 from purerl.errors import PurerlError
+from purerl.loops.lanes import Lanes
 from purerl.runs import provenance
 
 
@@ -23,6 +24,7 @@ class Plan:
       options: the environment family's Options.
       seeds: the seeds, one lane of the vmapped run each; a seed may come again, in lanes of other settings (`cells`).
       steps: environment steps of each seed, a whole number of iterations.
+      lanes: how the seeds run on their device, see `loops.lanes`.
     """
 
     agent: str
@@ -32,6 +34,7 @@ class Plan:
     options: Any
     seeds: tuple[int, ...]
     steps: int
+    lanes: Lanes = "vmap"
 
     @property
     def steps_per_iteration(self) -> int:
@@ -51,6 +54,7 @@ class Plan:
             "preset": self.preset,
             "seeds": list(self.seeds),
             "steps": self.steps,
+            "lanes": self.lanes,
             "config": configs.to_dict(self.config),
             "env_options": configs.to_dict(self.options),
         }
@@ -68,6 +72,7 @@ class Plan:
                 options=configs.from_dict(family.Options, values["env_options"], values["env"]),
                 seeds=tuple(values["seeds"]),
                 steps=values["steps"],
+                lanes=values.get("lanes", "vmap"),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise PurerlError(

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from purerl import configs, registry, rng
-from purerl.loops import in_graph
+from purerl.loops import lanes
 from purerl.runs import checkpoint, run_folder
 from purerl.runs.plan import Plan, seed_keys
 from purerl.types import Agent, EnvSpec
@@ -29,7 +29,7 @@ def open_run(folder: str | Path) -> tuple[Plan, Agent, EnvSpec, Any, Callable[[]
     config = configs.traced(the_plan.config)
 
     def load() -> Any:
-        initial = in_graph.over_seeds(lambda c, key: agent.init(c, spec, rng.stream(key, "init")))
+        initial = lanes.in_turn(lambda c, key: agent.init(c, spec, rng.init_key(key)))
         template = jax.eval_shape(initial, config, seed_keys(the_plan))
         with checkpoint.Checkpoints(folder / "checkpoints") as saved:
             parts = {name: saved.restore_part(f"run/agent/{name}", getattr(template, name)) for name in agent.acting}

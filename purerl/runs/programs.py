@@ -347,16 +347,16 @@ def train_program(path: str | os.PathLike, *, quiet: bool = True, part: str = ""
 
 
 @functools.lru_cache(maxsize=1)
-def _in_graph_loop(agent: str, env: str, options: Any) -> in_graph.InGraphLoop:
+def _in_graph_loop(agent: str, env: str, options: Any, lanes: str) -> in_graph.InGraphLoop:
     """A loop that the next program may have use for: with the same static fields it need not compile again."""
     family, env_id = registry.environment(env)
-    return in_graph.InGraphLoop(registry.agent(agent), family.make(env_id, options))
+    return in_graph.InGraphLoop(registry.agent(agent), family.make(env_id, options), lanes)
 
 
 def _loop(plan: Plan) -> in_graph.InGraphLoop | host.HostLoop:
     if registry.is_host(registry.environment(plan.env)[0]):
         return make_loop(plan)
-    return _in_graph_loop(plan.agent, plan.env, plan.options)
+    return _in_graph_loop(plan.agent, plan.env, plan.options, plan.lanes)
 
 
 def _train_on_ray(programs: Sequence[Path]) -> None:

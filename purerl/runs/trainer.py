@@ -39,10 +39,11 @@ def make_loop(the_plan: Plan) -> in_graph.InGraphLoop | host.HostLoop:
     agent = registry.agent(the_plan.agent)
     family, env_id = registry.environment(the_plan.env)
     if not registry.is_host(family):
-        return in_graph.InGraphLoop(agent, family.make(env_id, the_plan.options))
+        return in_graph.InGraphLoop(agent, family.make(env_id, the_plan.options), the_plan.lanes)
     num_envs = the_plan.config.num_envs
     groups = 2 if num_envs % 2 == 0 else 1
-    return host.HostLoop(agent, family.make_pool(env_id, the_plan.options, the_plan.seeds, num_envs, groups))
+    pool = family.make_pool(env_id, the_plan.options, the_plan.seeds, num_envs, groups)
+    return host.HostLoop(agent, pool, the_plan.lanes)
 
 
 def close(loop: in_graph.InGraphLoop | host.HostLoop) -> None:

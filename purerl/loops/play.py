@@ -1,0 +1,190 @@
+"""Plays with an agent, without learning: in the graph or on a pool, in blocks of steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purerl.loops import collect, host
+from purerl.loops import lanes as lane_ways
+from purerl.loops.lanes import Lanes
+from purerl.types import Agent, Array, Clock, Environment, EnvSpec, Pool, PyTree, RunState
+
+# Steps of each environment in one call of the compiled program.
+BLOCK_LENGTH = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """T steps of the environments `columns` of all seeds.
+
+    Attributes:
+      columns: slice of the N environments, n of them.
+      observation: [S, T, n, ...], what was acted on; None where it was not asked for.
+      reward: float32 [S, T, n], raw.
+      done: bool [S, T, n], the episode ended with this step.
+    """
+
+    columns: slice
+    observation: np.ndarray | None
+    reward: np.ndarray
+    done: np.ndarray
+
+
+def acting_part(agent: Agent, state: PyTree) -> PyTree:
+    """The fields of an agent's State that acting reads, the others None: no replay is copied to play a game."""
+    if not dataclasses.is_dataclass(state):
+        return state
+    return state.replace(**{f.name: None for f in dataclasses.fields(state) if f.name not in agent.acting})
+
+
+def _end_of_training() -> Clock:
+    """What an agent is told of the clock in evaluation."""
+    return Clock(jnp.int32(1), jnp.int32(1))
+
+
+class GraphPlayer:
+    """Plays in environments in the graph, with an agent whose parameters may change between plays; it compiles once.
+
+    Args:
+      agent, environment: who plays in what.
+      config: the agent's config, its traced fields arrays.
+      num_envs: N, environments of each seed.
+      explore: as in `Agent.act`.
+      observations: whether blocks carry them.
+      lanes: how seeds run on their device, see `lanes`.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        environment: Environment,
+        config: Any,
+        *,
+        num_envs: int,
+        explore: bool,
+        observations: bool = False,
+        lanes: Lanes = "auto",
+    ):
+        self._agent, self._config, self._num_envs = agent, config, num_envs
+
+        def begin(config: Any, agent_state: PyTree, key: Array) -> RunState:
+            return collect.begin(agent, environment, config, agent_state, key, num_envs)
+
+        def block(config: Any, run_state: RunState, start: Array) -> tuple[RunState, tuple]:
+            run_state, rows = collect.collect(
+                agent,
+                environment,
+                config,
+                run_state,
+                _end_of_training(),
+                length=BLOCK_LENGTH,
+                iteration=0,
+                first_t=start,
+                explore=explore,
+            )
+            return run_state, (rows.observation if observations else None, rows.reward, rows.done)
+
+        def blocks(config: Any, run_state: RunState, start: Array) -> tuple[RunState, tuple]:
+            if lane_ways.resolve(lanes) == "map":
+                return lane_ways.one_by_one(lambda c, s: block(c, s, start), config, run_state)
+            return jax.vmap(block, in_axes=(lane_ways.config_axes(config), 0, None))(config, run_state, start)
+
+        self._begin, self._block = lane_ways.in_turn(begin), jax.jit(blocks)
+
+    def play(self, agent_state: PyTree, keys: Array) -> Iterator[Block]:
+        """Plays on and on, from first observations.
+
+        Args:
+          agent_state: the agent's State [S, ...], as far as `act` reads it.
+          keys: typed base keys [S] of everything random.
+
+        Yields:
+          Blocks without end; those of the same columns are consecutive in time.
+        """
+        run_state, start = self._begin(self._config, acting_part(self._agent, agent_state), keys), 0
+        while True:
+            run_state, rows = self._block(self._config, run_state, jnp.int32(start))
+            yield Block(slice(0, self._num_envs), *jax.device_get(rows))
+            start += BLOCK_LENGTH
+
+
+class PoolPlayer:
+    """Plays on the host: the interface of `GraphPlayer`, but `play` also takes the seeds of the games.
+
+    Args:
+      agent, config, num_envs, explore, observations, lanes: as in `GraphPlayer`.
+      spec: of the environment.
+      make_pool: (seeds of the games, num_envs, num_groups) -> Pool.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        spec: EnvSpec,
+        config: Any,
+        make_pool: Callable[[Sequence[int], int, int], Pool],
+        *,
+        num_envs: int,
+        explore: bool,
+        observations: bool = False,
+        lanes: Lanes = "auto",
+    ):
+        self._agent, self._config, self._make_pool = agent, config, make_pool
+        self._num_envs, self._observations, self._lanes = num_envs, observations, lane_ways.resolve(lanes)
+        act = host.make_act(agent, spec, explore)
+
+        def several(config, agent_state, key, memory, inputs, t, first):
+            axes = (lane_ways.config_axes(config), 0, 0, 0, 0, None, None, None, None)
+            clock, zero = _end_of_training(), jnp.int32(0)
+            found = jax.vmap(act, in_axes=axes)(config, agent_state, key, memory, inputs, zero, t, first, clock)
+            return found[:2]
+
+        self._act = jax.jit(several)
+        self._memory = lane_ways.in_turn(lambda c, key: collect.first_memory(agent, c, spec, num_envs))
+
+    def play(self, agent_state: PyTree, keys: Array, seeds: Sequence[int]) -> Iterator[Block]:
+        """Plays on and on, from first observations. Close the iterator to free the games.
+
+        Args:
+          agent_state, keys: as in `GraphPlayer.play`.
+          seeds: of the games, S of them.
+
+        Yields:
+          Blocks of one step, group after group.
+        """
+        groups = 2 if self._num_envs % 2 == 0 else 1
+        state = acting_part(self._agent, agent_state), keys, self._memory(self._config, keys)
+        parts = [[*part] for part in host.split(self._config, state, keys.shape[0], self._lanes)]
+        with self._make_pool(seeds, self._num_envs, groups) as pool:
+            walk = host.Walk(pool)
+            acted_on: list[np.ndarray | None] = [None] * groups
+
+            def send(group: int, inputs: Any, t: int) -> None:
+                if self._observations:
+                    acted_on[group] = inputs.observation[:, None].copy()  # the pool will write over it
+                actions = []
+                for part in parts:
+                    lanes, config, (agent_part, key, memory) = part
+                    mine = jax.tree.map(lambda x: x[lanes], inputs)  # noqa: B023
+                    first = np.int32(walk.columns[group].start)
+                    action, memory = self._act(config, agent_part, key, memory, mine, np.int32(t), first)
+                    part[2] = agent_part, key, memory
+                    actions.append(action)
+                walk.send(group, np.concatenate([np.asarray(action) for action in actions]))
+
+            for group in range(groups):
+                send(group, walk.first_inputs(group), 0)
+            t = 0
+            while True:
+                t += 1
+                for group in range(groups):
+                    timestep, inputs = walk.receive(group)
+                    reward, done = np.array(timestep.reward)[:, None], inputs.is_first[:, None]
+                    yield Block(walk.columns[group], acted_on[group], reward, done)
+                    send(group, inputs, t)
