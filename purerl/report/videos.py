@@ -19,7 +19,7 @@ from purerl.errors import PurerlError
 from purerl.runs import files
 
 FORMATS = (".gif", ".mp4")
-# Frames smaller than this are enlarged, as far as whole factors go.
+# Smaller frames are enlarged by the largest whole factor that stays within this.
 TARGET_PIXELS = 256
 # A GIF counts time in hundredths of a second, and browsers slow down anything shown for less than two of them.
 GIF_TICKS_PER_SECOND, GIF_MOST_FRAMES_PER_SECOND = 100, 50
@@ -113,7 +113,7 @@ def _gif_images(frames: np.ndarray, scale: int) -> Iterator[Image.Image]:
 
 
 def _gif_durations(count: int, frames_per_second: float) -> list[int]:
-    """Milliseconds per frame in whole hundredths of a second, rounded so that the errors never add up."""
+    """Milliseconds per frame, in whole hundredths of a second; rounding errors do not accumulate."""
     ends = np.round(np.arange(count + 1) * GIF_TICKS_PER_SECOND / frames_per_second).astype(int)
     return [int(ticks) * 10 for ticks in np.diff(ends)]
 
@@ -178,7 +178,7 @@ def observation_to_frame(observation: np.ndarray) -> np.ndarray:
       * bool or number [H, W, C] (MinAtar) or [H, W]: one colour per channel on black, as bright as the value, which is
         clipped to [0, 1]; the first channel with a value covers the later ones (MinAtar's first is the player).
       * any other flat vector [D] or number: one bar per entry from a middle line, up and blue for positive, down and
-        orange for negative, of height x / (1 + |x|), so that every finite value fits; NaN and infinities are red.
+        orange for negative, of height x / (1 + |x|), so that every finite value fits; NaN and infinity are red.
 
     Args:
       observation: of one environment at one step.

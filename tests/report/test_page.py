@@ -451,6 +451,21 @@ def test_colours_have_contrast_in_both_schemes():
         assert min(contrast(scheme[f"c{i}"], scheme["ground"]) for i in range(charts.COLOURS)) >= 3
 
 
+def test_the_report_imports_nothing_that_trains_or_plays():
+    allowed = r"purerl(\.report[.\w]*|\.errors|\.statistics|\.runs\.(files|run_folder|sinks|provenance))?"
+    for path in Path(report.__file__).parent.glob("*.py"):
+        for package, names in re.findall(
+            r"^\s*(?:from|import) (purerl[.\w]*)(?: import (.*))?$", path.read_text(), re.M
+        ):
+            modules = (
+                [f"{package}.{name}" for name in names.split(", ")]
+                if package in ("purerl", "purerl.runs")
+                else [package]
+            )
+            for module in modules:
+                assert re.fullmatch(allowed, module), f"{path.name} imports {module}"
+
+
 # --- files and the command -------------------------------------------------------------------------------------------
 
 
