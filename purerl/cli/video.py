@@ -1,8 +1,10 @@
-"""Records a video of a trained agent."""
+"""`purerl video`: plays the trained agent of a run and writes what it saw as a video."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,7 @@ from purerl.errors import PurerlError
 from purerl.loops import compilation
 from purerl.report import videos
 from purerl.runs import run_folder
-from purerl.runs.evaluation import Player, first_seed, open_for_evaluation
-
-# --- videos ----------------------------------------------------------------------------------------------------------
+from purerl.runs.evaluation import Block, Player, first_seed, open_for_evaluation
 
 
 def record(
@@ -42,32 +42,58 @@ def record(
     Raises:
       PurerlError: as `evaluate`, or the video cannot be written.
     """
-    folder = Path(folder)
-    path = folder / run_folder.FIGURES / "video.gif" if out is None else Path(out)
-    if path.suffix.lower() not in videos.FORMATS:  # before playing for a while
-        raise PurerlError(f"cannot write a '{path.suffix}' video ({path}); use {' or '.join(videos.FORMATS)}")
-    if path.suffix.lower() == ".mp4" and videos.find_ffmpeg() is None:
-        raise PurerlError("an MP4 needs ffmpeg: pip install imageio-ffmpeg, or write a .gif instead")
+    path = Path(folder) / run_folder.FIGURES / "video.gif" if out is None else Path(out)
     if steps < 1:
         raise PurerlError(f"a video of {steps} steps; use 1 or more")
-    compilation.enable_cache()
-    plan, state = first_seed(*open_for_evaluation(folder, env_options)[1:3])
-    frames: list[np.ndarray] = []
-    returns, running = [], 0.0
-    player = Player(plan, num_envs=1, greedy=greedy, observations=True)
-    with contextlib.closing(player.play(state, seed)) as blocks:
-        for block in blocks:
-            for t in range(block.done.shape[1]):
-                if block.valid is not None and not block.valid[0, t, 0]:
-                    continue
-                frames.append(videos.observation_to_frame(block.observation[0, t, 0]))
-                running += float(block.reward[0, t, 0])
-                if block.done[0, t, 0]:
-                    returns.append(running)
-                    running = 0.0
-                if len(frames) == steps:
-                    break
-            if len(frames) == steps:
-                break
-    videos.write_video(np.stack(frames), path, frames_per_second)
+    videos.check(path, frames_per_second)  # before playing, which takes a while
+    observations, returns = film(folder, steps=steps, greedy=greedy, seed=seed, env_options=env_options)
+    videos.write_episode(observations, path, frames_per_second)
     return {"path": str(path), "steps": steps, "returns": returns}
+
+
+# --- playing ---------------------------------------------------------------------------------------------------------
+
+
+def film(
+    folder: str | Path,
+    *,
+    steps: int,
+    greedy: bool = False,
+    seed: int = 0,
+    env_options: dict[str, Any] | None = None,
+) -> tuple[list[np.ndarray], list[float]]:
+    """Plays one environment with the agent of a run's first seed.
+
+    Args:
+      folder: of the run.
+      steps: how many steps to play, at least 1.
+      greedy, seed, env_options: as in `evaluate`.
+
+    Returns:
+      The `steps` observations that the agent acted on, and the returns of the episodes that ended meanwhile.
+
+    Raises:
+      PurerlError: as `evaluate`.
+    """
+    compilation.enable_cache()
+    _, plan, state, _ = open_for_evaluation(Path(folder), env_options)
+    plan, state = first_seed(plan, state)
+    player = Player(plan, num_envs=1, greedy=greedy, observations=True)
+    observations: list[np.ndarray] = []
+    returns, running = [], 0.0
+    with contextlib.closing(player.play(state, seed)) as blocks:
+        for observation, reward, done in itertools.islice(_steps(blocks), steps):
+            observations.append(np.array(observation))
+            running += reward
+            if done:
+                returns.append(running)
+                running = 0.0
+    return observations, returns
+
+
+def _steps(blocks: Iterable[Block]) -> Iterator[tuple[np.ndarray, float, bool]]:
+    """(observation, reward, done) of each step of the only environment, without those that only reset it."""
+    for block in blocks:
+        for t in range(block.done.shape[1]):
+            if block.valid is None or block.valid[0, t, 0]:
+                yield block.observation[0, t, 0], float(block.reward[0, t, 0]), bool(block.done[0, t, 0])
