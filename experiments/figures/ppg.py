@@ -20,12 +20,14 @@ from purerl.report import plots
 PAPER = "Cobbe et al. 2020b, arXiv 2009.04416"
 MINATAR = ("Asterix", "Breakout", "Freeway", "SpaceInvaders")  # Seaquest makes a tenth of the others' steps
 ARCHITECTURES = ("dual", "detach", "shared")
-# The published grid, cut to what a scale can show. E_V goes with E_pi.
+# The published grid, cut to what a scale can show. One field at a time is varied, all others stay as they are in PPG:
+# E_V as well when E_pi is (the value function is trained as before, by an Adam of its own where E_pi differs).
 REUSE = {
     "smoke": {"policy_epochs": (1, 2), "auxiliary_epochs": (1,), "policy_iterations": (2,)},  # two programs
     "small": {"policy_epochs": (1, 2, 4, 8), "auxiliary_epochs": (0, 1, 2, 6), "policy_iterations": (2, 8, 32)},
     "paper": {name: tuple(values) for name, values in published.PPG_SAMPLE_REUSE.items()},
 }
+VALUE_EPOCHS = {"smoke": 1, "small": 4, "paper": 1}  # E_V of the presets (and of _TINY_PPG)
 LETTERS = {"policy_epochs": "E_pi", "auxiliary_epochs": "E_aux", "policy_iterations": "N_pi"}
 _TINY = {"num_envs": 8, "rollout_length": 16, "num_minibatches": 2, "hidden": (16,)}
 _TINY_PPG = {**_TINY, "policy_iterations": 2, "policy_epochs": 1, "value_epochs": 1, "auxiliary_epochs": 1}
@@ -35,6 +37,10 @@ _PROTOCOL = {
     "small": "MinAtar, preset minatar (two MLPs of 64-64), 1M steps, 8 seeds; the paper: Procgen, hard, unlimited "
     "levels, 100M steps, IMPALA, 3 seeds",
     "paper": "Procgen, hard, unlimited levels, 100M steps, 3 seeds, preset procgen-hard",
+}
+_REUSE_PROTOCOL = {
+    scale: f"{protocol}; E_pi, E_aux and N_pi are varied one at a time, with E_V = {VALUE_EPOCHS[scale]} throughout"
+    for scale, protocol in _PROTOCOL.items()
 }
 
 
@@ -76,7 +82,7 @@ def _sample_reuse(scale: str) -> list[Cell]:
     for game in games:
         for name, values in REUSE[scale].items():
             for value in values:
-                also = {"value_epochs": value} if name == "policy_epochs" else {}
+                also = {"value_epochs": VALUE_EPOCHS[scale]} if name == "policy_epochs" else {}
                 cell = _cell("ppg", game, scale, **{name: value}, **also)
                 found[cell.name] = cell
     return list(found.values())
@@ -203,7 +209,8 @@ def _changed(data: dict[str, Any], entry: dict[str, Any]) -> set[str]:
 
 def _draw_reuse(data: dict[str, Any]) -> Drawing:
     found = reuse(data)
-    titles = {"policy_epochs": "policy epochs E_pi (= E_V)", "auxiliary_epochs": "auxiliary epochs E_aux"}
+    titles = {"policy_epochs": f"policy epochs E_pi, with E_V = {VALUE_EPOCHS[data['scale']]}"}
+    titles |= {"auxiliary_epochs": "auxiliary epochs E_aux"}
     titles |= {"policy_iterations": "policy phases before an auxiliary phase, N_pi"}
     drawing, axes = panels([titles[field] for field in found])
     for one, (field, of_field) in zip(axes, found.items(), strict=True):
@@ -314,9 +321,9 @@ FIGURES = (
     Figure(
         name="ppg/sample-reuse",
         paper=PAPER,
-        about="how often a sample is used: E_pi, E_aux and N_pi, IQM with 95% interval",
+        about="how often a sample is used: E_pi (E_V fixed), E_aux and N_pi, IQM with 95% interval",
         cells=_sample_reuse,
-        protocol=_PROTOCOL,
+        protocol=_REUSE_PROTOCOL,
         draw=_draw_reuse,
         verify=_verify_reuse,
         metrics=(),
