@@ -104,16 +104,17 @@ class State:
 
 @struct.dataclass
 class Output:
-    """Policy parameters [..., A], true value [...], auxiliary value [...] (None in the shared architecture)."""
+    """Policy parameters [..., A], true value [...], auxiliary value [...]."""
 
     policy: Any
     value: Array
-    auxiliary_value: Array | None
+    auxiliary_value: Array
 
 
 class Network(nn.Module):
     """Section 2 and 3.6. dual: disjoint policy and value networks. detach: one network whose value head cannot reach
-    the trunk, in both phases (code; the paper lets the gradient through in the auxiliary phase). shared: PPO's trunk.
+    the trunk, in both phases (code; the paper lets the gradient through in the auxiliary phase). shared: one network in
+    which all heads reach the trunk; the auxiliary one is idle where there are no auxiliary phases (code: PPO).
     """
 
     config: Config
@@ -130,8 +131,6 @@ class Network(nn.Module):
             value_features = jax.lax.stop_gradient(value_features)
         policy = heads.PolicyHead(self.spec, self.config.initializer, name="policy")(features)
         value = heads.ValueHead(self.config.initializer, name="value")(value_features)
-        if self.config.architecture == "shared":
-            return Output(policy, value, None)
         auxiliary_value = heads.ValueHead(self.config.initializer, name="auxiliary_value")(features)
         return Output(policy, value, auxiliary_value)
 
@@ -292,13 +291,9 @@ def auxiliary_loss(
     """L^joint = L^aux + beta_clone KL[pi_old, pi], plus L^value (lines 11 and 12; code: in one gradient step)."""
     kl = losses.masked_mean(distributions.for_spec(spec).kl(old_policy, output.policy), valid)
     value = losses.masked_mean(losses.squared_value_error(output.value, value_target), valid)
-    terms = {"auxiliary_kl": kl, "auxiliary_true_value_loss": value}
-    total = config.clone_coefficient * kl + value
-    if output.auxiliary_value is not None:
-        auxiliary = losses.masked_mean(losses.squared_value_error(output.auxiliary_value, value_target), valid)
-        terms["auxiliary_value_loss"] = auxiliary
-        total = total + auxiliary
-    return total, terms
+    auxiliary = losses.masked_mean(losses.squared_value_error(output.auxiliary_value, value_target), valid)
+    terms = {"auxiliary_kl": kl, "auxiliary_true_value_loss": value, "auxiliary_value_loss": auxiliary}
+    return config.clone_coefficient * kl + value + auxiliary, terms
 
 
 def auxiliary_phase(

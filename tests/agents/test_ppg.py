@@ -82,7 +82,7 @@ def phases():
     return config, run_updates(config, VECTOR, 6)
 
 
-@pytest.mark.parametrize(("architecture", "count"), [("detach", 626_513), ("dual", 1_248_657), ("shared", 626_256)])
+@pytest.mark.parametrize(("architecture", "count"), [("detach", 626_513), ("dual", 1_248_657), ("shared", 626_513)])
 def test_parameter_counts(architecture, count):
     config = configs.traced(ppg.Config(architecture=architecture))
     shapes = jax.eval_shape(
@@ -174,6 +174,7 @@ def test_gradients_stay_in_their_network():
     assert largest(gradients_of(detach, auxiliary)["torso"]) > 0
     shared = small_config(architecture="shared")
     assert largest(gradients_of(shared, value)["torso"]) > 0
+    assert largest(gradients_of(shared, auxiliary)["torso"]) > 0
 
 
 def test_optimizers_do_not_leak(phases):
@@ -232,6 +233,27 @@ def test_loss_coefficients():
     assert float(ppg.value_loss(config, VECTOR, output, batch)[0]) == 2.0
     valid = jnp.ones(5, bool)
     assert float(ppg.auxiliary_loss(config, VECTOR, output, logits, jnp.full(5, 1.0), valid)[0]) == 4.0
+
+
+@pytest.mark.parametrize("architecture", ["dual", "detach", "shared"])
+def test_the_auxiliary_loss_has_both_heads(architecture):
+    """As released, in every architecture: half the squared error of the auxiliary head and of the true one."""
+    config = small_config(architecture=architecture)
+    state = ppg.init(config, VECTOR, jax.random.key(1))
+    output = ppg.network(config, VECTOR).apply(state.params, jnp.ones((1, 3)))
+    at = jnp.array([2.0])
+    total, terms = ppg.auxiliary_loss(config, VECTOR, output, output.policy, at, jnp.ones(1, bool))
+    by_hand = sum(0.5 * (float(value[0]) - 2.0) ** 2 for value in (output.value, output.auxiliary_value))
+    assert float(output.value[0]) != float(output.auxiliary_value[0])
+    assert float(total) == pytest.approx(by_hand, rel=1e-5)
+    assert set(terms) == {"auxiliary_kl", "auxiliary_true_value_loss", "auxiliary_value_loss"}
+
+
+def test_without_auxiliary_phases_the_auxiliary_head_is_idle():
+    """PPO of the paper: architecture shared, no auxiliary epochs. The released network has the head all the same."""
+    states = run_updates(small_config(architecture="shared", auxiliary_epochs=0), VECTOR, 2)
+    first, last = (state.params["params"] for state in (states[0], states[-1]))
+    assert equal(first["auxiliary_value"], last["auxiliary_value"]) and not equal(first["torso"], last["torso"])
 
 
 def test_kl_is_from_the_old_policy_and_does_not_train_it():
