@@ -33,6 +33,7 @@ class Config:
     scale_rewards: advantages.RewardScaling = static("per-step", help="divide rewards by the std of their return")
     time_limit_is_terminal: bool = static(True, help="a time-out ends the game instead of being bootstrapped")
     anneal_learning_rate: bool = static(False, help="linearly to 0 over the run")
+    optimizer: optimizers.AdamName = static("adam", help="adam-tensorflow has TensorFlow 1's epsilon, as Baselines")
     network: torsos.TorsoName = static("auto", help="torso; auto chooses by the observations")
     share_torso: bool = static(True, help="one torso for policy and value")
     channels: tuple[int, ...] = static((16, 32, 32), help="channels of the IMPALA stacks")
@@ -100,7 +101,8 @@ def check(config: Config, spec: EnvSpec) -> None:
 def init(config: Config, spec: EnvSpec, key: Array) -> State:
     """State at the start of training."""
     params = network(config, spec).init(key, jnp.zeros((1, *spec.observation_shape), spec.observation_dtype))
-    return State(params, optimizers.adam(config).init(params), normalizers.init_reward_normalizer(config.num_envs))
+    adam = optimizers.adam(config, form=config.optimizer)
+    return State(params, adam.init(params), normalizers.init_reward_normalizer(config.num_envs))
 
 
 def act(
@@ -155,7 +157,7 @@ def update(
     if config.shuffle == "transitions":
         batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
     axis, num_items = (0, batch.action.shape[0]) if config.shuffle == "transitions" else (1, config.num_envs)
-    adam = optimizers.adam(config, clock)
+    adam = optimizers.adam(config, clock, config.optimizer)
 
     def gradient_step(carry, indices):
         params, optimizer_state = carry

@@ -11,6 +11,7 @@ import optax
 from purerl.errors import PurerlError
 from purerl.types import Array, Clock, PyTree
 
+AdamName = Literal["adam", "adam-tensorflow"]
 ValueOptimizerName = Literal["adam", "adam-tensorflow", "rmsprop"]
 
 
@@ -21,12 +22,14 @@ def annealed(config: Any, clock: Clock | None) -> Array:
     return config.learning_rate
 
 
-def adam(config: Any, clock: Clock | None = None) -> optax.GradientTransformation:
+def adam(config: Any, clock: Clock | None = None, form: AdamName = "adam") -> optax.GradientTransformation:
     """Adam on gradients clipped to a global norm (`config.max_grad_norm`; inf for none), step size by `annealed`."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm),
-        optax.adam(annealed(config, clock), eps=config.adam_epsilon),
-    )
+    rate = annealed(config, clock)
+    if form == "adam-tensorflow":
+        base = tensorflow_adam(rate, config.adam_epsilon)
+    else:
+        base = optax.adam(rate, eps=config.adam_epsilon)
+    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), base)
 
 
 def centered_rmsprop(
@@ -37,9 +40,9 @@ def centered_rmsprop(
 
 
 def tensorflow_adam(learning_rate: Array | float, epsilon: Array | float) -> optax.GradientTransformation:
-    """Adam as TensorFlow 1 has it, which trained the published Rainbow: epsilon joins the root of the raw second
-    moment, before the bias is corrected ("epsilon hat" of Kingma and Ba 2015, section 2), so it weighs far more in the
-    first thousand steps.
+    """Adam as TensorFlow 1 has it, which trained the published Rainbow, and PPO on Procgen: epsilon joins the root of
+    the raw second moment, before the bias is corrected ("epsilon hat" of Kingma and Ba 2015, section 2), so it weighs
+    far more in the first thousand steps.
     """
     decay_first, decay_second = 0.9, 0.999
     like = optax.scale_by_adam(decay_first, decay_second)

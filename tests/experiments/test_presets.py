@@ -33,6 +33,8 @@ def test_the_published_procgen_settings():
     assert (easy.steps_per_iteration, hard.steps_per_iteration) == (16_384, 65_536)
     assert (easy.options.distribution_mode, hard.options.distribution_mode) == ("easy", "hard")
     assert (easy.config.learning_rate, easy.config.adam_epsilon, easy.config.max_grad_norm) == (5e-4, 1e-5, 0.5)
+    assert easy.config.optimizer == hard.config.optimizer == "adam-tensorflow"
+    assert make_plan("ppo", "gymnax/CartPole-v1").config.optimizer == "adam"
     assert (easy.config.num_epochs, easy.config.num_minibatches, easy.config.clip_values) == (3, 8, True)
     ppg = make_plan("ppg", "procgen/coinrun", preset="procgen-hard")
     assert (ppg.config.policy_iterations, ppg.config.auxiliary_epochs, ppg.config.architecture) == (32, 6, "dual")
