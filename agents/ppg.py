@@ -36,6 +36,9 @@ class Config:
     value_epochs: int = static(1, help="E_V, passes of the value loss over each rollout")
     auxiliary_epochs: int = static(6, help="E_aux, passes of the auxiliary phase over its buffer; 0 for none")
     num_minibatches: int = static(8, help="gradient steps in one pass over a rollout")
+    final_auxiliary_phase: bool = static(
+        True, help="an auxiliary phase due at the run's very last iteration is run (code: the run ends before it)"
+    )
     auxiliary_minibatches: int = static(16, help="gradient steps in one auxiliary pass, for each rollout in the buffer")
     architecture: Literal["dual", "detach", "shared"] = static(
         "dual", help="two networks, or one (with its true value detached or not)"
@@ -47,6 +50,7 @@ class Config:
     scale_rewards: advantages.RewardScaling = static("per-rollout", help="divide rewards by the std of their return")
     time_limit_is_terminal: bool = static(True, help="a time-out ends the game instead of being bootstrapped")
     anneal_learning_rate: bool = static(False, help="policy-phase step size linearly to 0 over the run")
+    anneal_auxiliary_learning_rate: bool = static(False, help="auxiliary step size linearly to 0 over the run")
     network: torsos.TorsoName = static("auto", help="torso; auto chooses by the observations")
     channels: tuple[int, ...] = static((16, 32, 32), help="channels of the IMPALA stacks")
     hidden: tuple[int, ...] = static((64, 64), help="widths of the MLP")
@@ -140,9 +144,12 @@ def network(config: Config, spec: EnvSpec) -> Network:
     return Network(jax.tree.map(lambda _: 0.0, config), spec)
 
 
-def auxiliary_adam(config: Config) -> optax.GradientTransformation:
+def auxiliary_adam(config: Config, clock: Clock | None = None) -> optax.GradientTransformation:
     """The auxiliary phase's own Adam over all parameters: its moments never mix with the policy phase's."""
-    return optimizers.adam(config.replace(learning_rate=config.auxiliary_learning_rate, anneal_learning_rate=False))
+    mine = config.replace(
+        learning_rate=config.auxiliary_learning_rate, anneal_learning_rate=config.anneal_auxiliary_learning_rate
+    )
+    return optimizers.adam(mine, clock)
 
 
 def check(config: Config, spec: EnvSpec) -> None:
@@ -297,7 +304,13 @@ def auxiliary_loss(
 
 
 def auxiliary_phase(
-    config: Config, spec: EnvSpec, params: Any, optimizer_state: Any, segments: Segments, key: Array
+    config: Config,
+    spec: EnvSpec,
+    params: Any,
+    optimizer_state: Any,
+    segments: Segments,
+    key: Array,
+    clock: Clock | None = None,
 ) -> tuple[Any, Any, dict[str, Metric]]:
     """Lines 9 to 13: E_aux passes over the buffer in minibatches of whole segments [B, T]. Targets stay as stored."""
     apply = network(config, spec).apply
@@ -316,7 +329,7 @@ def auxiliary_phase(
     grouped = jnp.arange(num_segments).reshape(num_groups, -1)
     old_policy = jax.lax.map(lambda indices: apply(params, take(indices).observation).policy, grouped)
     old_policy = jax.tree.map(lambda x: x.reshape(num_segments, *x.shape[2:]), old_policy)
-    adam = auxiliary_adam(config)
+    adam = auxiliary_adam(config, clock)
 
     def gradient_step(carry, indices):
         params, optimizer_state = carry
@@ -350,7 +363,7 @@ def update(
     segments = store(config, state.segments, batch, clock.iteration % config.policy_iterations)
 
     def run_phase(params, optimizer_state):
-        return auxiliary_phase(config, spec, params, optimizer_state, segments, rng.stream(key, "auxiliary"))
+        return auxiliary_phase(config, spec, params, optimizer_state, segments, rng.stream(key, "auxiliary"), clock)
 
     def skip_phase(params, optimizer_state):
         shapes = jax.eval_shape(run_phase, params, optimizer_state)[2]
@@ -358,6 +371,8 @@ def update(
 
     # The clock is never batched, so this stays a branch under vmap. The buffer goes in and does not come out: no copy.
     due = (clock.iteration + 1) % config.policy_iterations == 0
+    if not config.final_auxiliary_phase:
+        due &= clock.iteration + 1 < clock.total_iterations
     params, optimizer_state, terms = jax.lax.cond(due, run_phase, skip_phase, state.params, state.auxiliary_optimizer)
     state = state.replace(params=params, auxiliary_optimizer=optimizer_state, segments=segments)
     return state, metrics | terms

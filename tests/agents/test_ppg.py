@@ -187,6 +187,35 @@ def test_optimizers_do_not_leak(phases):
     assert [adam_count(s.auxiliary_optimizer) for s in states] == [0, 0, 0, 12, 12, 12, 24]
 
 
+def test_the_last_auxiliary_phase_can_be_left_out_as_released():
+    """N_pi = 1, two iterations: the released loop ends before the second auxiliary phase."""
+    counts = {}
+    for final in (True, False):
+        states = run_updates(small_config(policy_iterations=1, final_auxiliary_phase=final), VECTOR, 2)
+        counts[final] = [adam_count(state.auxiliary_optimizer) for state in states]
+    assert counts == {True: [0, 4, 8], False: [0, 4, 4]}
+
+
+@pytest.mark.parametrize("annealed", [False, True])
+def test_the_auxiliary_step_size_can_be_annealed(annealed):
+    """Half way through the run a step is half as long (first Adam step: length = learning rate)."""
+    config = small_config(
+        policy_iterations=1, auxiliary_epochs=1, auxiliary_minibatches=1, auxiliary_learning_rate=1e-3,
+        anneal_auxiliary_learning_rate=annealed, learning_rate=0.0,
+    )  # fmt: skip
+    state = ppg.init(config, VECTOR, jax.random.key(1))
+    rollout = random_rollout(config, VECTOR, state)
+    update = jax.jit(ppg.update, static_argnums=1)
+
+    def largest_step(iteration):
+        clock = Clock(jnp.int32(iteration), jnp.int32(10))
+        new, _ = update(config, VECTOR, state, rollout, jax.random.key(2), clock)
+        return largest(jax.tree.map(lambda a, b: a - b, new.params, state.params))
+
+    assert largest_step(0) == pytest.approx(1e-3, rel=1e-2)
+    assert largest_step(5) == pytest.approx(5e-4 if annealed else 1e-3, rel=1e-2)
+
+
 def test_published_step_counts():
     """Checks 8, 9 and 14: 256 policy and 3,072 auxiliary steps a phase, 4,096 samples each, 47 phases in 100M."""
     config = ppg.Config()
