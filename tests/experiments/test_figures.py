@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from purerl import configs, registry, statistics
+from purerl.envs import procgen
 from purerl.envs.procgen_scores import mean_normalized_return
 from purerl.errors import PurerlError
 from purerl.experiments.figures import commands, dqn_pro, ppg, published
@@ -74,6 +75,23 @@ def test_sample_reuse_varies_one_field_at_a_time(scale):
     assert found == ({"policy_epochs"} if scale == "smoke" else set(ppg.REUSE[scale]))
     value_epochs = configs.to_dict(next(iter(unchanged.values())))["value_epochs"]
     assert f"with E_V = {value_epochs} throughout" in figure.protocol[scale]
+
+
+@pytest.mark.parametrize("scale", commands.SCALES)
+def test_generalization_is_tested_beyond_the_training_levels(scale):
+    """Played for real: no test level is a training level, and all others can come up."""
+    figure = FIGURES["procgen/generalization"]
+    cell = figure.cells(scale)[0]
+    levels = cell.env_options["num_levels"]
+    assert f"from {levels} on" in figure.protocol[scale]
+    pytest.importorskip("cffi", reason="procgen is not installed")
+    options = dataclasses.replace(plan_of(cell).options, **cell.eval_env_options)
+    with procgen.make_pool("coinrun", options, [0], 64, 1) as pool:
+        played = pool.level_seeds(0)
+    assert played.min() >= levels and played.max() > 2**31 * 0.9
+    first = dataclasses.replace(options, num_levels=1)
+    with procgen.make_pool("coinrun", first, [0], 1, 1) as pool:
+        assert pool.level_seeds(0).item() == levels
 
 
 def test_published_numbers_agree_with_each_other():
