@@ -103,7 +103,8 @@ class Options:
       use_monochrome_assets: whether to draw every object as a rectangle of one colour.
       restrict_themes: whether to use a single theme for objects that have several.
       use_generated_assets: whether to draw randomly generated pictures instead of those made by artists; the library
-        cannot save such games, so they cannot be trained on, and there is only a pool of one group.
+        cannot save such games, so they cannot be trained on, and there is only a pool of one group: evaluate on an
+        odd number of environments.
       paint_vel_info: whether to paint the agent's velocity in the upper left corner, where a game has one.
       use_sequential_levels: whether a solved level leads to the next one within the same episode.
       num_threads: threads that step one group of games; 0 takes one for each usable core.
@@ -156,7 +157,7 @@ def check_training(id: str, options: Options) -> None:
     if options.use_generated_assets:
         raise PurerlError(
             "Procgen games with use_generated_assets cannot be saved, as the checkpoints of a training run need: leave "
-            "it off (evaluations may have it: purerl eval RUN --env.use-generated-assets)"
+            "it off (evaluations may have it: purerl eval RUN --num-envs 1 --env.use-generated-assets)"
         )
 
 
