@@ -11,6 +11,7 @@ import optax
 from purerl.errors import PurerlError
 from purerl.types import Array, Clock, PyTree
 
+AdamName = Literal["adam", "adam-tensorflow"]
 ValueOptimizerName = Literal["adam", "adam-tensorflow", "rmsprop"]
 
 
@@ -24,9 +25,14 @@ def adam(
     *,
     epsilon: Array | float = 1e-8,
     max_grad_norm: Array | float = float("inf"),
+    form: AdamName = "adam",
 ) -> optax.GradientTransformation:
-    """Adam on gradients clipped to a global norm (inf for none)."""
-    return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=epsilon))
+    """Adam on gradients clipped to a global norm (inf for none), in optax's form or in TensorFlow 1's."""
+    if form == "adam-tensorflow":
+        base = tensorflow_adam(learning_rate, epsilon)
+    else:
+        base = optax.adam(learning_rate, eps=epsilon)
+    return optax.chain(optax.clip_by_global_norm(max_grad_norm), base)
 
 
 def centered_rmsprop(
@@ -37,9 +43,9 @@ def centered_rmsprop(
 
 
 def tensorflow_adam(learning_rate: Array | float, epsilon: Array | float) -> optax.GradientTransformation:
-    """Adam as TensorFlow 1 has it, which trained the published Rainbow: epsilon joins the root of the raw second
-    moment, before the bias is corrected ("epsilon hat" of Kingma and Ba 2015, section 2), so it weighs far more in the
-    first thousand steps.
+    """Adam as TensorFlow 1 has it, which trained the published Rainbow, and PPO on Procgen: epsilon joins the root of
+    the raw second moment, before the bias is corrected ("epsilon hat" of Kingma and Ba 2015, section 2), so it weighs
+    far more in the first thousand steps.
     """
     decay_first, decay_second = 0.9, 0.999
     like = optax.scale_by_adam(decay_first, decay_second)

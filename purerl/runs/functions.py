@@ -108,8 +108,8 @@ class Policy:
         )
         if memory is None and self.first_memory != ():
             raise PurerlError(
-                f"{self.agent.name} acts with memory: action, memory = policy(observation, key, memory), beginning with "
-                "policy.first_memory"
+                f"{self.agent.name} acts with memory: action, memory = policy(observation, key, memory), beginning "
+                "with policy.first_memory"
             )
         given = () if memory is None else memory
         one = jax.tree.map(lambda x: x[None], (given, inputs, key))
