@@ -58,8 +58,6 @@ def record(
     with contextlib.closing(player.play(state, seed)) as blocks:
         for block in blocks:
             for t in range(block.done.shape[1]):
-                if block.valid is not None and not block.valid[0, t, 0]:
-                    continue
                 frames.append(videos.observation_to_frame(block.observation[0, t, 0]))
                 running += float(block.reward[0, t, 0])
                 if block.done[0, t, 0]:
