@@ -1,4 +1,6 @@
-"""What every test runs under: two virtual CPU devices, no rank promotion, no writing outside temporary folders."""
+"""What every test runs under (two virtual CPU devices, no rank promotion, no writing outside temporary folders), and
+the specs, configs and rollouts that several of them build on.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -29,6 +32,10 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ["MPLBACKEND"] = "agg"
 
 import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+
+from purerl import configs, registry  # noqa: E402
+from purerl.types import EnvSpec, Inputs, Rollout  # noqa: E402
 
 # gymnax and optax do not survive jax_numpy_dtype_promotion="strict": see the fixture below.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -54,6 +61,89 @@ def rank_promotion() -> Iterator[None]:
     """Allows implicit rank promotion within the test, for oracles that need it (flashbax's prioritised buffer does)."""
     with jax.numpy_rank_promotion("allow"):
         yield
+
+
+# --- what agents are tested on ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def specs() -> SimpleNamespace:
+    """Environments that are nothing but a spec."""
+    return SimpleNamespace(
+        vector=EnvSpec("test/vector", (3,), "float32", 4),
+        continuous=EnvSpec("test/continuous", (3,), "float32", 0, action_shape=(2,)),
+        two_actions=EnvSpec("test/two", (3,), "float32", 2),
+        procgen=EnvSpec("test/procgen", (64, 64, 3), "uint8", 15, shows_final_observation=False),
+        atari=EnvSpec("test/atari", (4, 84, 84), "uint8", 4, stacked_frames=4),
+    )
+
+
+_TINY: dict[str, dict[str, Any]] = {
+    "ppo": {"num_envs": 4, "rollout_length": 16, "num_minibatches": 2},
+    "ppg": {
+        "num_envs": 4,
+        "rollout_length": 16,
+        "num_minibatches": 2,
+        "policy_iterations": 2,
+        "auxiliary_epochs": 2,
+        "auxiliary_minibatches": 2,
+    },
+    "dqn": {
+        "num_envs": 2,
+        "rollout_length": 4,
+        "train_period": 4,
+        "batch_size": 8,
+        "replay_size": 64,
+        "learning_starts": 32,
+        "target_period": 16,
+        "network": "mlp",
+        "hidden": (8,),
+        "learning_rate": 1e-3,
+    },
+}
+_TINY["rainbow"] = _TINY["dqn"] | {"double": True, "dueling": True, "noisy": True, "uniform_mix": 0.1}
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., dict[str, Any]]:
+    """(agent, **fields) -> the fields of a config that learns in a moment, `fields` over them."""
+    return lambda agent, **fields: _TINY[agent] | fields
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Callable[..., Any]:
+    """The same as a config, its traced fields arrays."""
+    return lambda agent, **fields: configs.traced(registry.agent(agent).Config(**_TINY[agent] | fields))
+
+
+@pytest.fixture(scope="session")
+def make_rollout() -> Callable[..., Rollout]:
+    """(spec, num_steps, num_envs, **fields) -> a Rollout of zeros in which no episode ends and whose final observations
+    are hidden, with `fields` in their places. `last_observation` is what `last` shows.
+    """
+
+    def make(spec: EnvSpec, num_steps: int, num_envs: int, last_observation: Any = None, **fields: Any) -> Rollout:
+        shape = (num_steps, num_envs)
+        values = {
+            "observation": jnp.zeros((*shape, *spec.observation_shape), spec.observation_dtype),
+            "action": jnp.zeros((*shape, *spec.action_shape), jnp.int32 if spec.num_actions else jnp.float32),
+            "reward": jnp.zeros(shape),
+            "terminated": jnp.zeros(shape, bool),
+            "truncated": jnp.zeros(shape, bool),
+            "final_observation": None,
+            "extras": None,
+        } | fields
+        values.setdefault("first", Inputs.at_start(spec, values["observation"][0]))
+        if "last" not in values:
+            shown = jnp.zeros_like(values["observation"][0]) if last_observation is None else last_observation
+            done = values["terminated"][-1] | values["truncated"][-1]
+            values["last"] = Inputs.after(shown, values["action"][-1], values["reward"][-1], done)
+        return Rollout(**values)
+
+    return make
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
 
 
 class CliResult(NamedTuple):

@@ -33,9 +33,9 @@ def _ours(capacity: int) -> tuple[Any, Callable[..., Any]]:
             terminated=row < 0,
             truncated=row < 0,
             final_observation=None,
-            valid=None,
             extras=None,
-            last_observation=None,
+            first=None,  # a replay stores rows alone
+            last=None,
         )
         ring = replay.add(ring, rollout, spec=_SPEC, iteration=iteration, terminated=rollout.terminated)
         priorities = prioritized.admit(priorities, ring, iteration=iteration, rollout_length=1, num_steps=1, spec=_SPEC)

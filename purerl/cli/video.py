@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from purerl.errors import PurerlError
-from purerl.loops import compilation
 from purerl.report import videos
 from purerl.runs import run_folder
-from purerl.runs.evaluation import Block, Player, first_seed, open_for_evaluation
+from purerl.runs.evaluation import film
 
 
 def record(
@@ -49,51 +43,3 @@ def record(
     observations, returns = film(folder, steps=steps, greedy=greedy, seed=seed, env_options=env_options)
     videos.write_episode(observations, path, frames_per_second)
     return {"path": str(path), "steps": steps, "returns": returns}
-
-
-# --- playing ---------------------------------------------------------------------------------------------------------
-
-
-def film(
-    folder: str | Path,
-    *,
-    steps: int,
-    greedy: bool = False,
-    seed: int = 0,
-    env_options: dict[str, Any] | None = None,
-) -> tuple[list[np.ndarray], list[float]]:
-    """Plays one environment with the agent of a run's first seed.
-
-    Args:
-      folder: of the run.
-      steps: how many steps to play, at least 1.
-      greedy, seed, env_options: as in `evaluate`.
-
-    Returns:
-      The `steps` observations that the agent acted on, and the returns of the episodes that ended meanwhile.
-
-    Raises:
-      PurerlError: as `evaluate`.
-    """
-    compilation.enable_cache()
-    _, plan, state, _ = open_for_evaluation(Path(folder), env_options)
-    plan, state = first_seed(plan, state)
-    player = Player(plan, num_envs=1, greedy=greedy, observations=True)
-    observations: list[np.ndarray] = []
-    returns, running = [], 0.0
-    with contextlib.closing(player.play(state, seed)) as blocks:
-        for observation, reward, done in itertools.islice(_steps(blocks), steps):
-            observations.append(np.array(observation))
-            running += reward
-            if done:
-                returns.append(running)
-                running = 0.0
-    return observations, returns
-
-
-def _steps(blocks: Iterable[Block]) -> Iterator[tuple[np.ndarray, float, bool]]:
-    """(observation, reward, done) of each step of the only environment, without those that only reset it."""
-    for block in blocks:
-        for t in range(block.done.shape[1]):
-            if block.valid is None or block.valid[0, t, 0]:
-                yield block.observation[0, t, 0], float(block.reward[0, t, 0]), bool(block.done[0, t, 0])

@@ -58,9 +58,9 @@ class Episodes:
             terminated=jnp.asarray(self.terminated[at]),
             truncated=jnp.asarray(self.truncated[at]),
             final_observation=None,
-            valid=None,
             extras=None,
-            last_observation=None,
+            first=None,
+            last=None,
         )
 
     def fill(self, spec, length, rollout_length):
@@ -179,21 +179,9 @@ def test_a_ring_that_fills_draws_from_what_is_there():
     assert set(np.asarray(row)) == set(range(17))
 
 
-def test_rows_that_took_no_action_are_borders():
-    episodes = Episodes(1, 8, end=0, cut=0)
-    rollout = episodes.rollout(VECTOR, 0, 8, episodes.observation(VECTOR))
-    terminated = jnp.zeros((8, 1), bool).at[3].set(True)
-    rollout = rollout.replace(terminated=terminated, valid=jnp.ones((8, 1), bool).at[4].set(False))
-    ring = replay.add(replay.init(VECTOR, 1, 8), rollout, spec=VECTOR, iteration=jnp.int32(0), terminated=terminated)
-    rows = jnp.arange(6)
-    found = replay.gather(ring, (0 * rows, rows), spec=VECTOR, num_steps=2, discount=0.5, reward_clip=jnp.inf)
-    np.testing.assert_array_equal(found.weight, [1, 1, 1, 1, 0, 1])
-    np.testing.assert_array_equal(ring.age[0], [0, 1, 2, 3, 0, 0, 1, 2])
-
-
 def test_no_window_reaches_over_a_restart():
     episodes = Episodes(1, 8, end=0, cut=0)
-    ring = replay.interrupt(episodes.fill(VECTOR, 8, 4), 1, 4)  # behind the first rollout
+    ring = replay.mark_restart(episodes.fill(VECTOR, 8, 4), 1, 4)  # behind the first rollout
     rows = jnp.arange(4)
     found = replay.gather(ring, (0 * rows, rows), spec=VECTOR, num_steps=2, discount=0.5, reward_clip=jnp.inf)
     np.testing.assert_array_equal(found.weight, [1, 1, 1, 0])

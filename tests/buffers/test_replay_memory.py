@@ -19,7 +19,7 @@ import pytest
 
 from purerl import rng
 from purerl.buffers import replay
-from purerl.loops import in_graph
+from purerl.loops import lanes
 from purerl.types import EnvSpec, Rollout
 
 ATARI = EnvSpec("test/atari", (4, 84, 84), "uint8", 18, stacked_frames=4)
@@ -54,9 +54,9 @@ def write(ring, iteration):
         terminated=never,
         truncated=never,
         final_observation=None,
-        valid=None,
         extras=None,
-        last_observation=None,
+        first=None,
+        last=None,
     )
     return replay.add(ring, rollout, spec=ATARI, iteration=iteration, terminated=never)
 
@@ -121,7 +121,7 @@ def measure():
     """Fills a replay, reads it back, and returns bytes and seconds."""
     rng.seed_keys(0, 1).block_until_ready()
     before, started = memory("VmRSS"), time.perf_counter()
-    init = in_graph.over_seeds(lambda _, key: replay.init(ATARI, 1, LENGTH))
+    init = lanes.in_turn(lambda _, key: replay.init(ATARI, 1, LENGTH))
     ring = jax.block_until_ready(init((), rng.seed_keys(0, 1)))
     live = sum(x.nbytes for x in jax.live_arrays())
     seconds = {"init": time.perf_counter() - started}

@@ -54,9 +54,9 @@ def ours():
             terminated=ended,
             truncated=jnp.zeros_like(ended),
             final_observation=None,
-            valid=None,
             extras=None,
-            last_observation=None,
+            first=None,
+            last=None,
         )
         ring = replay.add(ring, rollout, spec=SPEC, iteration=i, terminated=ended)
         priorities = prioritized.admit(priorities, ring, iteration=i, rollout_length=ROLLOUT, num_steps=1, spec=SPEC)

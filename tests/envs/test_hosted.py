@@ -94,7 +94,7 @@ def test_it_plays_what_a_loop_in_the_graph_plays(actions):
     assert played.terminated.any() and played.truncated.any()  # the comparison covers both ends of an episode
     for name in ("observation", "reward", "final_observation"):
         np.testing.assert_allclose(getattr(played, name).swapaxes(0, 1), getattr(steps, name), rtol=1e-6, atol=1e-6)
-    for name in ("terminated", "truncated", "valid"):
+    for name in ("terminated", "truncated", "life_lost"):
         np.testing.assert_array_equal(getattr(played, name).swapaxes(0, 1), getattr(steps, name))
 
 
@@ -146,7 +146,7 @@ def test_what_a_game_hides_stays_hidden():
     with HostedPool(echo, rng.seed_keys(0, 1), 2) as pool:
         pool.send(0, action)
         shown = pool.recv(0)
-    assert shown.final_observation is None and shown.valid is None
+    assert shown.final_observation is None and shown.life_lost is None
     np.testing.assert_array_equal(shown.observation, action)
     np.testing.assert_array_equal(shown.reward, [[3, 12]])
 

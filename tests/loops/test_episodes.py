@@ -18,13 +18,3 @@ def test_returns_carry_over_rollouts_and_reset_at_ends():
     assert float(metrics["episode_return"].total) == 5.0 + 75.0
     assert float(metrics["episode_length"].total) == 2.0 + 4.0
     np.testing.assert_array_equal(tracker.length, [0, 0])
-
-
-def test_rows_that_are_not_valid_count_for_nothing():
-    tracker = episodes.init_tracker(1)
-    reward = jnp.array([[1.0], [100.0], [2.0]])
-    done = jnp.array([[True], [True], [False]])
-    valid = jnp.array([[True], [False], [True]])
-    tracker, metrics = episodes.track(tracker, reward, done, valid)
-    assert (float(metrics["episode_return"].total), float(metrics["episode_return"].count)) == (1.0, 1.0)
-    np.testing.assert_array_equal(tracker.length, [1])

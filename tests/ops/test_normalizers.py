@@ -24,13 +24,12 @@ class SlowNormalizer:
         self.running, self.seen = np.zeros(num_envs), []
         self.discount, self.clip = discount, clip
 
-    def follow(self, reward, done, valid):
+    def follow(self, reward, done):
         for n in range(len(reward)):
-            if valid[n]:
-                self.running[n] = self.discount * self.running[n] + reward[n]
-                self.seen.append(self.running[n])
-                if done[n]:
-                    self.running[n] = 0.0
+            self.running[n] = self.discount * self.running[n] + reward[n]
+            self.seen.append(self.running[n])
+            if done[n]:
+                self.running[n] = 0.0
 
     def variance(self):
         x, prior = np.array(self.seen), 1e-4
@@ -40,22 +39,22 @@ class SlowNormalizer:
     def scale(self, reward):
         return np.clip(reward / np.sqrt(self.variance() + 1e-8), -self.clip, self.clip)
 
-    def per_step(self, reward, done, valid):
+    def per_step(self, reward, done):
         rows = []
-        for row in zip(reward, done, valid, strict=True):
+        for row in zip(reward, done, strict=True):
             self.follow(*row)
-            rows.append(self.scale(row[0]) * row[2])
+            rows.append(self.scale(row[0]))
         return np.array(rows)
 
-    def per_rollout(self, reward, done, valid):
-        for row in zip(reward, done, valid, strict=True):
+    def per_rollout(self, reward, done):
+        for row in zip(reward, done, strict=True):
             self.follow(*row)
-        return self.scale(reward) * valid
+        return self.scale(reward)
 
 
 def random_rollout(rng, shape):
     reward = rng.normal(0.3, 2.0, shape) * (rng.random(shape) < 0.4)
-    return reward.astype(np.float32), rng.random(shape) < 0.1, rng.random(shape) < 0.9
+    return reward.astype(np.float32), rng.random(shape) < 0.1
 
 
 @both
@@ -81,18 +80,16 @@ def test_the_discount_is_that_of_the_released_code():
 
 
 @both
-@pytest.mark.parametrize("masked", [False, True])
-def test_equals_the_slow_oracle_over_several_rollouts(normalize, masked):
+def test_equals_the_slow_oracle_over_several_rollouts(normalize):
     rng, slow = np.random.default_rng(0), SlowNormalizer(5, 0.9, 1.5)
     oracle = slow.per_step if normalize is normalize_rewards_per_step else slow.per_rollout
     state = init_reward_normalizer(5)
-    call = jax.jit(lambda state, reward, done, valid: normalize(state, reward, done, 0.9, 1.5, valid=valid))
+    call = jax.jit(lambda state, reward, done: normalize(state, reward, done, 0.9, 1.5))
     clipped = 0
     for _ in range(4):
-        reward, done, valid = random_rollout(rng, (11, 5))
-        valid = valid if masked else np.ones_like(valid)
-        state, scaled = call(state, jnp.asarray(reward), jnp.asarray(done), jnp.asarray(valid) if masked else None)
-        np.testing.assert_allclose(scaled, oracle(reward, done, valid), rtol=1e-4, atol=1e-5)
+        reward, done = random_rollout(rng, (11, 5))
+        state, scaled = call(state, jnp.asarray(reward), jnp.asarray(done))
+        np.testing.assert_allclose(scaled, oracle(reward, done), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(state.discounted_return, slow.running, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(state.variance, slow.variance(), rtol=1e-5)
         np.testing.assert_allclose(state.mean, np.mean(slow.seen), rtol=1e-3)
@@ -120,21 +117,12 @@ def test_the_mean_is_not_subtracted(normalize):
     assert float(scaled[2, 0]) == 0.0
 
 
-@both
-def test_rollouts_of_invalid_rows_change_nothing(normalize):
-    reward, done = jnp.full((3, 2), 5.0), jnp.ones((3, 2), bool)
-    before, _ = normalize(init_reward_normalizer(2), reward, ~done)
-    after, scaled = normalize(before, reward, done, valid=~done)
-    jax.tree.map(np.testing.assert_array_equal, before, after)
-    np.testing.assert_array_equal(scaled, 0.0)
-
-
 def test_both_agree_on_the_statistics():
     # They differ in when they are applied, not in what they are.
-    reward, done, valid = map(jnp.asarray, random_rollout(np.random.default_rng(1), (50, 4)))
+    reward, done = map(jnp.asarray, random_rollout(np.random.default_rng(1), (50, 4)))
     state = init_reward_normalizer(4)
-    step, scaled_step = normalize_rewards_per_step(state, reward, done, valid=valid)
-    rollout, scaled_rollout = normalize_rewards_per_rollout(state, reward, done, valid=valid)
+    step, scaled_step = normalize_rewards_per_step(state, reward, done)
+    rollout, scaled_rollout = normalize_rewards_per_rollout(state, reward, done)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), step, rollout)
     np.testing.assert_allclose(scaled_step[-1], scaled_rollout[-1], rtol=1e-5)
     assert float(jnp.abs(scaled_step - scaled_rollout).max()) > 0.01
@@ -163,7 +151,7 @@ def test_large_values_stay_finite(normalize):
 
 @both
 def test_seeds_can_be_vmapped(normalize):
-    reward, done, _ = (jnp.asarray(x) for x in random_rollout(np.random.default_rng(2), (3, 12, 4)))
+    reward, done = (jnp.asarray(x) for x in random_rollout(np.random.default_rng(2), (3, 12, 4)))
     states = jax.tree.map(lambda x: jnp.stack([x] * 3), init_reward_normalizer(4))
     together = jax.vmap(normalize)(states, reward, done)
     for i in range(3):
