@@ -47,7 +47,7 @@ def iterate(
     return learn(agent, environment.spec, config, run_state, rollout, clock)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Train:
     """A whole training run as a pure function of a key and a config.
 

@@ -57,7 +57,7 @@ def make_train(
     return make_pure_train(registry.agent(plan.agent), family.make(env_id, plan.options), plan.config, plan.iterations)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Policy:
     """A trained policy: `policy(observation, key) -> action`, to be jitted and vmapped.
 

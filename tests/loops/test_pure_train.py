@@ -23,7 +23,8 @@ OFF_POLICY = SMALL | {
 }
 CONFIGS = {
     "ppo": ON_POLICY | {"num_epochs": 2, "anneal_learning_rate": False},
-    "ppg": ON_POLICY | {"policy_iterations": 2, "auxiliary_minibatches": 2, "auxiliary_memory": "host"},
+    "ppg": ON_POLICY
+    | {"adam_epsilon": 1e-3, "policy_iterations": 2, "auxiliary_minibatches": 2, "auxiliary_memory": "host"},
     "dqn": OFF_POLICY | {"proximal_coefficient": 0.5},
     "rainbow": OFF_POLICY | {"atoms": 5, "noisy": True},
 }
