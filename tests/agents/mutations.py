@@ -1,6 +1,6 @@
 """Breaks PPO and PPG on purpose, one small change at a time, and shows that test_whole_updates.py notices each.
 
-    python tests/agents/mutations.py              # all of them: ten minutes
+    python tests/agents/mutations.py              # all of them: some ten minutes on idle cores
     python tests/agents/mutations.py NAME [NAME]  # some
 
 Every change is made in a copy of the tree in a temporary folder. The tests there must pass before any change, and the

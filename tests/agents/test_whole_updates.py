@@ -186,10 +186,16 @@ def permutations(key, num_items: int, num_epochs: int) -> np.ndarray:
 
 
 def assert_close(actual: dict, expected: dict, what: str, absolute: float = ABSOLUTE) -> None:
+    """Fails with the array that differs most, if any differs."""
     assert actual.keys() == expected.keys(), what
-    for name in expected:
-        message = f"{what}: {name}"
-        np.testing.assert_allclose(actual[name], expected[name], rtol=RELATIVE, atol=absolute, err_msg=message)
+
+    def excess(name: str) -> float:
+        beyond = np.abs(actual[name] - expected[name]) - RELATIVE * np.abs(expected[name]) - absolute
+        return float(np.nan_to_num(beyond, nan=np.inf).max())
+
+    worst = max(expected, key=excess)
+    message = f"{what}: {worst}"
+    np.testing.assert_allclose(actual[worst], expected[worst], rtol=RELATIVE, atol=absolute, err_msg=message)
 
 
 def assert_same_adam(state, adam, what: str) -> None:
