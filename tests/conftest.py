@@ -99,6 +99,7 @@ _TINY: dict[str, dict[str, Any]] = {
         "network": "mlp",
         "hidden": (8,),
         "learning_rate": 1e-3,
+        "proximal_coefficient": 0.1,
     },
 }
 _TINY["rainbow"] = _TINY["dqn"] | {"double": True, "dueling": True, "noisy": True, "uniform_mix": 0.1}

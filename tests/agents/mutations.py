@@ -48,7 +48,7 @@ class Mutation(NamedTuple):
 
 
 PPO, PPG = "agents/ppo.py", "agents/ppg.py"
-ROLLOUTS, OPTIMIZERS = "purerl/rollouts.py", "purerl/optimizers.py"
+OPTIMIZERS = "purerl/ops/optimizers.py"
 
 MUTATIONS = [
     # --- PPG ---
@@ -61,14 +61,14 @@ MUTATIONS = [
     Mutation(
         "ppg-clone-without-gradient",
         PPG,
-        "total = config.clone_coefficient * kl + value",
-        "total = config.clone_coefficient * jax.lax.stop_gradient(kl) + value",
+        "return config.clone_coefficient * kl + value",
+        "return config.clone_coefficient * jax.lax.stop_gradient(kl) + value",
     ),
     Mutation(
         "ppg-true-value-without-gradient",
         PPG,
-        "total = config.clone_coefficient * kl + value",
-        "total = config.clone_coefficient * kl + jax.lax.stop_gradient(value)",
+        "return config.clone_coefficient * kl + value",
+        "return config.clone_coefficient * kl + jax.lax.stop_gradient(value)",
     ),
     Mutation(
         "ppg-minibatches-over-time",
@@ -111,14 +111,14 @@ MUTATIONS = [
     Mutation(
         "ppg-no-advantage-normalisation",
         PPG,
-        "        config, state.reward_normalizer, rollout, lambda",
-        '        config.replace(normalize_advantages="none"), state.reward_normalizer, rollout, lambda',
+        'normalize=config.normalize_advantages == "rollout"',
+        "normalize=False",
     ),
     Mutation(
         "ppg-auxiliary-learning-rate-ignored",
         PPG,
-        "config.replace(learning_rate=config.auxiliary_learning_rate, anneal",
-        "config.replace(anneal",
+        "learning_rate = config.auxiliary_learning_rate",
+        "learning_rate = config.learning_rate",
     ),
     Mutation(
         "ppg-detached-value-reaches-the-torso",
@@ -148,14 +148,14 @@ MUTATIONS = [
     Mutation(
         "ppo-no-minibatch-normalisation",
         PPO,
-        "advantage = losses.normalize_advantages(advantage, batch.valid)",
+        "advantage = losses.normalize_advantages(advantage)",
         "pass",
     ),
     Mutation(
         "ppo-no-rollout-normalisation",
         PPO,
-        "        config, state.reward_normalizer, rollout, lambda",
-        '        config.replace(normalize_advantages="none"), state.reward_normalizer, rollout, lambda',
+        'normalize=config.normalize_advantages == "rollout"',
+        "normalize=False",
     ),
     Mutation("ppo-no-value-clipping", PPO, "if config.clip_values:", "if False:"),
     Mutation(
@@ -168,21 +168,22 @@ MUTATIONS = [
 
 # What both agents use, to be noticed by the tests of each.
 _SHARED = [
-    ("reward-statistics-with-gamma", ROLLOUTS, "discount=config.reward_discount", "discount=config.discount"),
-    ("reward-clip-ignored", ROLLOUTS, "clip=config.reward_clip", "clip=10.0"),
-    ("adam-epsilon-ignored", OPTIMIZERS, "eps=config.adam_epsilon", "eps=1e-8"),
-    (
-        "max-grad-norm-ignored",
-        OPTIMIZERS,
-        """\
-        optax.clip_by_global_norm(config.max_grad_norm),
-        optax.adam(annealed(""",
-        """\
-        optax.clip_by_global_norm(jnp.inf),
-        optax.adam(annealed(""",
-    ),
+    ("reward-statistics-with-gamma", "reward_discount=config.reward_discount", "reward_discount=config.discount"),
+    ("reward-clip-ignored", "reward_clip=config.reward_clip", "reward_clip=10.0"),
 ]
-MUTATIONS += [Mutation(f"{agent}-{name}", *change) for agent in ("ppg", "ppo") for name, *change in _SHARED]
+MUTATIONS += [
+    Mutation(f"{agent}-{name}", file, *change)
+    for agent, file in (("ppg", PPG), ("ppo", PPO))
+    for name, *change in _SHARED
+]
+# In the optimizer that both of them use, to be noticed by the tests of each.
+_OPTIMIZER = [
+    ("adam-epsilon-ignored", "m / (_root(v) + epsilon), first", "m / (_root(v) + 1e-8), first"),
+    ("max-grad-norm-ignored", "within = jnp.sqrt(squares) < max_norm", "within = squares >= 0"),
+]
+MUTATIONS += [
+    Mutation(f"{agent}-{name}", OPTIMIZERS, *change) for agent in ("ppg", "ppo") for name, *change in _OPTIMIZER
+]
 
 
 def problem_of(mutation: Mutation, root: Path = ROOT) -> str | None:

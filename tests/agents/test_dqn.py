@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from purerl import configs, registry, rng
+from purerl import registry, rng
 from purerl.errors import PurerlError
 from purerl.loops import in_graph
 from purerl.runs.plan import make_plan
@@ -12,23 +12,6 @@ from purerl.runs.train import train
 from purerl.runs.trainer import Trainer
 
 CARTPOLE = "gymnax/CartPole-v1"
-SMALL = {
-    "num_envs": 2,
-    "rollout_length": 4,
-    "train_period": 4,
-    "batch_size": 8,
-    "replay_size": 64,
-    "learning_starts": 32,
-    "target_period": 16,
-    "network": "mlp",
-    "hidden": (8,),
-    "learning_rate": 1e-3,
-    "proximal_coefficient": 0.1,
-}
-AGENTS = {
-    "dqn": SMALL,
-    "rainbow": SMALL | {"double": True, "dueling": True, "noisy": True, "uniform_mix": 0.1},
-}
 
 
 class Killed(Exception):
@@ -40,18 +23,24 @@ def same_bits(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(unwrap(x), unwrap(y)), a, b)
 
 
-def advanced(agent, iterations, seeds=1, first=0, **config):
-    loop = in_graph.InGraphLoop(registry.agent(agent), registry.environment(CARTPOLE)[0].make("CartPole-v1"))
-    config = configs.traced(loop.agent.Config(**AGENTS[agent] | config))
-    state = loop.init(config, rng.seed_keys(first, seeds))
-    return loop.advance(config, state, 0, 100, iterations)[0]
+@pytest.fixture
+def advanced(tiny_config):
+    """(agent, iterations, seeds=1, first=0, lanes="auto", **config) -> the RunState of these seeds."""
+
+    def advanced(agent, iterations, seeds=1, first=0, lanes="auto", **config):
+        environment = registry.environment(CARTPOLE)[0].make("CartPole-v1")
+        loop, config = in_graph.InGraphLoop(registry.agent(agent), environment, lanes), tiny_config(agent, **config)
+        state = loop.init(config, rng.seed_keys(first, seeds))
+        return loop.advance(config, state, 0, 100, iterations)[0]
+
+    return advanced
 
 
 @pytest.mark.parametrize("agent", ["dqn", "rainbow"])
-def test_resume_is_exact_with_a_full_replay(agent, tmp_path, monkeypatch):
+def test_resume_is_exact_with_a_full_replay(agent, tiny, tmp_path, monkeypatch):
     def run(folder, **kwargs):
         return train(
-            agent, CARTPOLE, seeds=2, steps=8 * 24, out=folder, config=AGENTS[agent], quiet=True, log_every=1, **kwargs
+            agent, CARTPOLE, seeds=2, steps=8 * 24, out=folder, config=tiny(agent), quiet=True, log_every=1, **kwargs
         )
 
     whole = run(tmp_path / "whole")
@@ -72,15 +61,16 @@ def test_resume_is_exact_with_a_full_replay(agent, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("agent", ["dqn", "rainbow"])
-def test_lane_is_the_solo_run(agent):
-    lanes, solo = advanced(agent, 10, seeds=3), advanced(agent, 10, first=2)
+@pytest.mark.parametrize("how", ["map", "vmap"])
+def test_lane_is_the_solo_run(agent, how, advanced):
+    lanes, solo = advanced(agent, 10, seeds=3, lanes=how), advanced(agent, 10, first=2, lanes=how)
     pairs = list(zip(*(jax.tree.leaves(s.agent.params) for s in (lanes, solo)), strict=True))
     assert max(np.abs(a[1] - b[0]).max() for a, b in pairs) > 1e-2  # a neighbour is another run
     for a, b in pairs:
-        np.testing.assert_allclose(a[2], b[0], atol=1e-5)
+        np.testing.assert_allclose(a[2], b[0], rtol=0 if how == "map" else 1e-7, atol=0 if how == "map" else 1e-5)
 
 
-def test_an_infinite_coefficient_is_the_base_agent_bit_for_bit():
+def test_an_infinite_coefficient_is_the_base_agent_bit_for_bit(advanced):
     """Check 3: over more than 100 gradient steps."""
     pro = advanced("dqn", 60, proximal_coefficient=float("inf"))
     zero = advanced("dqn", 60, proximal_coefficient=float("inf"), proximal="penalty", penalty_coefficient=0.0)
@@ -90,17 +80,18 @@ def test_an_infinite_coefficient_is_the_base_agent_bit_for_bit():
     assert not np.allclose(kernel(pro), kernel(near), atol=1e-5)
 
 
-def test_the_coefficient_can_be_swept_by_lanes():
-    lanes = advanced("dqn", 20, seeds=2, proximal_coefficient=np.array([0.1, np.inf], np.float32))
+@pytest.mark.parametrize("how", ["map", "vmap"])
+def test_the_coefficient_can_be_swept_by_lanes(how, advanced):
+    lanes = advanced("dqn", 20, seeds=2, lanes=how, proximal_coefficient=np.array([0.1, np.inf], np.float32))
     for lane, coefficient in enumerate((0.1, float("inf"))):
-        solo = advanced("dqn", 20, first=lane, proximal_coefficient=coefficient)
+        solo = advanced("dqn", 20, first=lane, lanes=how, proximal_coefficient=coefficient)
         for a, b in zip(*(jax.tree.leaves(s.agent.params) for s in (lanes, solo)), strict=True):
             np.testing.assert_allclose(a[lane], b[0], atol=1e-5)
 
 
-def test_evaluation_does_not_touch_training(tmp_path):
+def test_evaluation_does_not_touch_training(tiny, tmp_path):
     def run(name, **kwargs):
-        return train("dqn", CARTPOLE, steps=160, out=tmp_path / name, config=SMALL, quiet=True, **kwargs)
+        return train("dqn", CARTPOLE, steps=160, out=tmp_path / name, config=tiny("dqn"), quiet=True, **kwargs)
 
     plain, evaluated = run("plain"), run("evaluated", eval_every=40, eval_episodes=1)
     same_bits(plain.state, evaluated.state)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from purerl import configs, registry, rng
-from purerl.loops import in_graph
+from purerl.loops import collect, in_graph
 from purerl.runs import evaluation
 from purerl.runs.train import train
-from purerl.types import Clock
+from purerl.types import Clock, Inputs
 
 pytestmark = pytest.mark.optimized
 
@@ -55,10 +55,11 @@ class Trained:
 
     def at(self, observation):
         """(greedy action, value) of each seed at an observation."""
-        keys = rng.seed_keys(0, 1)
+        keys, inputs = rng.seed_keys(0, 1), Inputs.at_start(self.spec, jnp.full((1, 1), observation))
         clock = Clock(jnp.int32(0), jnp.int32(1))
-        action, extras = jax.vmap(
-            lambda s: self.agent.act(self.config, self.spec, s, jnp.full((1, 1), observation), keys, clock, False)
+        memory = collect.first_memory(self.agent, self.config, self.spec, 1)
+        action, _, extras = jax.vmap(
+            lambda s: self.agent.act(self.config, self.spec, s, memory, inputs, keys, clock, False)
         )(self.state.agent)
         return np.asarray(action)[:, 0], np.asarray(extras.value)[:, 0]
 

@@ -1,18 +1,20 @@
-"""PPO: the published sizes, the Baselines details, and bootstrapping at time-outs."""
+"""PPO: the published sizes, the Baselines details, bootstrapping at time-outs, and a memory that is replayed."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purerl import configs
-from purerl.agents import ppo
+from purerl import configs, registry, rng
+from purerl.agents import ppg, ppo
 from purerl.errors import PurerlError
-from purerl.ops import advantages
-from purerl.types import Clock, EnvSpec, Rollout
+from purerl.loops import collect
+from purerl.nn import torsos
+from purerl.ops import advantages, distributions
+from purerl.types import Clock, Inputs
 
-VECTOR = EnvSpec("test/vector", (3,), "float32", 4)
-PROCGEN = EnvSpec("test/procgen", (64, 64, 3), "uint8", 15, shows_final_observation=False)
 SMALL = {"num_envs": 4, "rollout_length": 6, "num_minibatches": 4, "network": "mlp", "initializer": "orthogonal"}
 
 
@@ -20,23 +22,26 @@ def small_config(**overrides):
     return configs.traced(ppo.Config(**SMALL | overrides))
 
 
-def a_rollout(config, truncated_at=None):
-    """Ones for rewards, values 1 at the start of a row and what `last` says at its end."""
-    shape = (config.rollout_length, config.num_envs)
-    truncated = np.zeros(shape, bool)
-    if truncated_at is not None:
-        truncated[truncated_at] = True
-    return Rollout(
-        observation=jnp.zeros((*shape, 3)),
-        action=jnp.zeros(shape, jnp.int32),
-        reward=jnp.ones(shape),
-        terminated=jnp.zeros(shape, bool),
-        truncated=jnp.asarray(truncated),
-        final_observation=jnp.full((*shape, 3), 7.0),
-        valid=None,
-        extras=advantages.ActorCriticExtras(jnp.zeros(shape), jnp.ones(shape)),
-        last_observation=jnp.full((config.num_envs, 3), 2.0),
-    )
+@pytest.fixture
+def a_rollout(make_rollout, specs):
+    """(config, truncated_at=None) -> rewards and values are 1; final observations show 7, the last observation 2."""
+
+    def make(config, truncated_at=None):
+        shape = (config.rollout_length, config.num_envs)
+        truncated = np.zeros(shape, bool)
+        if truncated_at is not None:
+            truncated[truncated_at] = True
+        return make_rollout(
+            specs.vector,
+            *shape,
+            reward=jnp.ones(shape),
+            truncated=jnp.asarray(truncated),
+            final_observation=jnp.full((*shape, 3), 7.0),
+            extras=advantages.ActorCriticExtras(jnp.zeros(shape), jnp.ones(shape)),
+            last_observation=jnp.full((config.num_envs, 3), 2.0),
+        )
+
+    return make
 
 
 def first_feature(observation):
@@ -44,31 +49,53 @@ def first_feature(observation):
     return observation[..., 0]
 
 
-def test_parameter_count():
+def test_parameter_count(specs):
     config = configs.traced(ppo.Config())
     shapes = jax.eval_shape(
-        lambda key: ppo.network(config, PROCGEN).init(key, jnp.zeros((1, 64, 64, 3), jnp.uint8)), jax.random.key(0)
+        lambda key: ppo.network(config, specs.procgen).init(key, jnp.zeros((1, 64, 64, 3), jnp.uint8)),
+        jax.random.key(0),
     )
     assert sum(x.size for x in jax.tree.leaves(shapes)) == 626_256
 
 
-def test_the_value_loss_of_baselines_weighs_a_quarter():
+@pytest.mark.parametrize("agent", [ppo, ppg])
+def test_every_field_of_the_torso_is_passed_on(agent, specs):
+    config = agent.Config(
+        network="impala",
+        initializer="glorot",
+        pooling="tensorflow",
+        channels=(4, 5),
+        hidden=(7,),
+        activation="relu",
+        dtype="bfloat16",
+    )
+    bfloat16 = jnp.dtype("bfloat16")
+    assert agent.make_torso(config, specs.procgen)(name="torso") == torsos.ImpalaCNN(
+        channels=(4, 5), initializer="glorot", pooling="tensorflow", dtype=bfloat16, name="torso"
+    )
+    mlp = agent.make_torso(config.replace(network="mlp"), specs.procgen)()
+    assert mlp == torsos.MLP((7,), "relu", 3, "glorot", bfloat16)
+    nature = agent.make_torso(config.replace(network="nature"), specs.procgen)()
+    assert nature == torsos.NatureCNN(initializer="glorot", dtype=bfloat16)
+
+
+def test_the_value_loss_of_baselines_weighs_a_quarter(specs):
     """Half a squared error times a coefficient of 0.5: an error of 2 costs 0.25 * 4 = 1."""
     config = small_config(scale_rewards="none", entropy_coefficient=0.0, clip_values=False)
-    state = ppo.init(config, VECTOR, jax.random.key(0))
+    state = ppo.init(config, specs.vector, jax.random.key(0))
     observation = jnp.zeros((5, 3))
-    value = ppo.network(config, VECTOR).apply(state.params, observation)[1]
-    logits = ppo.network(config, VECTOR).apply(state.params, observation)[0]
+    logits, value, memory = ppo.network(config, specs.vector).apply(state.params, observation)
+    assert memory == ()
     action = jnp.zeros(5, jnp.int32)
     log_prob = jax.nn.log_softmax(logits)[:, 0]
-    batch = advantages.ActorCriticBatch(observation, action, log_prob, value, jnp.zeros(5), value + 2.0, None)
-    total, terms = ppo.loss(config, VECTOR, state.params, batch)
+    batch = advantages.ActorCriticBatch(observation, action, log_prob, value, jnp.zeros(5), value + 2.0)
+    total, terms = ppo.loss(config, specs.vector, state.params, batch)
     assert float(terms["value_loss"]) == pytest.approx(2.0, rel=1e-5)
     assert float(total) == pytest.approx(1.0, rel=1e-5)
 
 
 @pytest.mark.parametrize(("terminal", "expected"), [(True, 1.0), (False, 1 + 0.5 * 7.0)])
-def test_time_outs_bootstrap_from_the_final_observation_or_end(terminal, expected):
+def test_time_outs_bootstrap_from_the_final_observation_or_end(terminal, expected, a_rollout, specs):
     """At a time-out the target is r + gamma V(final observation), or r alone where a time-out is an end."""
     config = small_config(
         scale_rewards="none",
@@ -77,9 +104,18 @@ def test_time_outs_bootstrap_from_the_final_observation_or_end(terminal, expecte
         time_limit_is_terminal=terminal,
         normalize_advantages="none",
     )
-    state = ppo.init(config, VECTOR, jax.random.key(0))
+    state, rollout = ppo.init(config, specs.vector, jax.random.key(0)), a_rollout(config, truncated_at=2)
+    time_outs = advantages.bootstraps_time_outs(rollout, terminal)
+    assert time_outs != terminal
     _, batch, _ = advantages.actor_critic_batch(
-        config, state.reward_normalizer, a_rollout(config, truncated_at=2), first_feature
+        rollout,
+        rollout.observation,
+        state.reward_normalizer,
+        last_value=first_feature(rollout.last.observation),
+        final_value=first_feature(rollout.final_observation) if time_outs else None,
+        time_limit_is_terminal=terminal,
+        discount=config.discount,
+        trace_decay=config.trace_decay,
     )
     np.testing.assert_allclose(batch.value_target[2], expected)
     np.testing.assert_allclose(batch.value_target[1], 1 + 0.5 * 1.0)
@@ -87,36 +123,28 @@ def test_time_outs_bootstrap_from_the_final_observation_or_end(terminal, expecte
     np.testing.assert_allclose(batch.value_target[-1], 1 + 0.5 * 2.0)
 
 
-def test_rows_that_are_not_valid_teach_nothing():
-    """Garbage in an auto-reset row changes no parameter."""
-    config = small_config(scale_rewards="none")
-    state = ppo.init(config, VECTOR, jax.random.key(0))
-    rollout = a_rollout(config)
-    ends = rollout.terminated.at[2].set(True)
-    valid = jnp.ones_like(ends).at[3].set(False)
-    rollout = rollout.replace(terminated=ends, valid=valid)
-    garbage = rollout.replace(
-        observation=rollout.observation.at[3].set(99.0),
-        reward=rollout.reward.at[3].set(-50.0),
-        extras=rollout.extras.replace(value=rollout.extras.value.at[3].set(33.0)),
-    )
-    clock = Clock(jnp.int32(0), jnp.int32(1))
-    update = jax.jit(ppo.update, static_argnums=1)
-    clean, _ = update(config, VECTOR, state, rollout, jax.random.key(1), clock)
-    dirty, _ = update(config, VECTOR, state, garbage, jax.random.key(1), clock)
-    for a, b in zip(jax.tree.leaves(clean.params), jax.tree.leaves(dirty.params), strict=True):
-        np.testing.assert_array_equal(a, b)
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_values_to_bootstrap_from_are_the_networks(terminal, a_rollout, specs):
+    config = small_config(time_limit_is_terminal=terminal)
+    state = ppo.init(config, specs.vector, jax.random.key(0))
+    value = lambda observation: ppo.network(config, specs.vector).apply(state.params, observation)[1]  # noqa: E731
+    last, final = ppo.bootstrap_values(config, specs.vector, state.params, a_rollout(config, truncated_at=2))
+    np.testing.assert_allclose(last, value(jnp.full((4, 3), 2.0)), rtol=1e-6)
+    if terminal:
+        assert final is None
+    else:
+        np.testing.assert_allclose(final, value(jnp.full((6, 4, 3), 7.0)), rtol=1e-6)
 
 
-def test_learning_rate_is_annealed_by_the_clock():
+def test_learning_rate_is_annealed_by_the_clock(a_rollout, specs):
     """Half way through the run a step is half as long (first Adam step: length = learning rate)."""
     config = small_config(scale_rewards="none", anneal_learning_rate=True, num_epochs=1, num_minibatches=1)
-    state = ppo.init(config, VECTOR, jax.random.key(0))
+    state = ppo.init(config, specs.vector, jax.random.key(0))
     update = jax.jit(ppo.update, static_argnums=1)
 
     def largest_step(iteration):
         clock = Clock(jnp.int32(iteration), jnp.int32(10))
-        new, _ = update(config, VECTOR, state, a_rollout(config), jax.random.key(1), clock)
+        new, _ = update(config, specs.vector, state, a_rollout(config), jax.random.key(1), clock)
         moves = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), new.params, state.params)
         return max(map(float, jax.tree.leaves(moves)))
 
@@ -148,9 +176,100 @@ def test_a_step_with_the_adam_of_baselines():
     [
         ({"num_minibatches": 7}, "num_minibatches = 7 does not divide num_envs x rollout_length = 24"),
         ({"shuffle": "environments", "num_minibatches": 3}, "num_minibatches = 3 does not divide num_envs = 4"),
+        ({"recurrent": "gru", "num_minibatches": 3}, "num_minibatches = 3 does not divide num_envs = 4"),
         ({"network": "impala"}, "impala"),
     ],
 )
-def test_impossible_configs_are_named(overrides, message):
+def test_impossible_configs_are_named(overrides, message, specs):
     with pytest.raises(PurerlError, match=message):
-        ppo.check(ppo.Config(**SMALL | overrides), VECTOR)
+        ppo.check(ppo.Config(**SMALL | overrides), specs.vector)
+
+
+# --- with a memory ---------------------------------------------------------------------------------------------------
+
+CLOCK = Clock(jnp.int32(0), jnp.int32(10))
+
+
+@functools.cache
+def recurrent_rollouts(share_torso):
+    """(config, spec, agent state, two rollouts in a row of CartPole with a time limit of 5 steps)."""
+    family, name = registry.environment("gymnax/CartPole-v1")
+    environment = family.make(name, family.Options(max_steps=5))
+    config = small_config(
+        recurrent="gru",
+        recurrent_size=8,
+        rollout_length=12,
+        share_torso=share_torso,
+        time_limit_is_terminal=False,
+        hidden=(16,),
+    )
+    state = ppo.init(config, environment.spec, jax.random.key(3))
+
+    @jax.jit
+    def collected():
+        run_state = collect.begin(ppo.AGENT, environment, config, state, rng.seed_keys(0, 1)[0], config.num_envs)
+        rollouts = []
+        for i in range(2):
+            run_state, rollout = collect.collect(
+                ppo.AGENT, environment, config, run_state, CLOCK, length=config.rollout_length, iteration=i
+            )
+            rollouts.append(rollout)
+        return rollouts
+
+    return config, environment.spec, state, collected()
+
+
+@pytest.mark.parametrize("share_torso", [True, False])
+def test_replayed_from_its_first_memory_a_rollout_is_what_acting_saw(share_torso):
+    """The log-probabilities, values and memories of acting, to rounding; from another memory they are others."""
+    config, spec, state, rollouts = recurrent_rollouts(share_torso)
+    network, policy = ppo.network(config, spec), distributions.for_spec(spec)
+    for i, rollout in enumerate(rollouts):
+        assert len(rollout.memory) == (1 if share_torso else 2)
+        parameters, value, memories = network.apply(state.params, rollout.inputs(), rollout.memory)
+        np.testing.assert_allclose(policy.log_prob(parameters, rollout.action), rollout.extras.log_prob, atol=1e-5)
+        np.testing.assert_allclose(value, rollout.extras.value, atol=1e-5)
+        jax.tree.map(
+            lambda all_rows, last: np.testing.assert_allclose(all_rows[-1], last, atol=1e-5),
+            memories,
+            rollout.last_memory,
+        )
+        # Half way in an episode the memory matters: a replay from nothing is another one until the episode ends.
+        blank = network.apply(state.params, rollout.inputs(), jax.tree.map(jnp.zeros_like, rollout.memory))[1]
+        assert np.asarray(rollout.first.is_first).all() == (i == 0)
+        assert (np.abs(blank[0] - rollout.extras.value[0]).max() > 1e-4) == (i == 1)
+        np.testing.assert_allclose(blank[5:], rollout.extras.value[5:], atol=1e-5)
+    assert rollouts[0].truncated.any() and not rollouts[0].truncated.all()
+    jax.tree.map(np.testing.assert_array_equal, rollouts[0].last_memory, rollouts[1].memory)
+
+
+@pytest.mark.parametrize("share_torso", [True, False])
+def test_a_memory_is_bootstrapped_from(share_torso):
+    """Behind the rollout and at its final observations stand the values that acting there would have seen."""
+    config, spec, state, (rollout, following) = recurrent_rollouts(share_torso)
+    last, final = jax.jit(lambda r: ppo.bootstrap_values(config, spec, state.params, r))(rollout)
+    np.testing.assert_allclose(last, following.extras.value[0], atol=1e-5)
+    memory, inputs = rollout.memory, rollout.inputs()
+    keys = rng.per_environment(jax.random.key(0), config.num_envs)
+
+    @jax.jit
+    def step(memory, row, seen):
+        _, memory, _ = collect.act(ppo.AGENT, spec, config, state, memory, row, keys, CLOCK, True)
+        return memory, collect.act(ppo.AGENT, spec, config, state, memory, seen, keys, CLOCK, True)[2].value
+
+    for t in range(config.rollout_length):
+        row = jax.tree.map(lambda x: x[t], inputs)  # noqa: B023
+        seen = Inputs(rollout.final_observation[t], jnp.zeros(4, bool), rollout.action[t], rollout.reward[t])
+        memory, value = step(memory, row, seen)
+        np.testing.assert_allclose(final[t], value, atol=1e-5)
+
+
+@pytest.mark.parametrize("share_torso", [True, False])
+def test_nothing_has_moved_before_the_first_gradient_step_of_a_memory(share_torso):
+    """One minibatch, one epoch: ratios of 1, so an approximate KL of 0; a wrong memory or wrong inputs would show."""
+    config, spec, state, rollouts = recurrent_rollouts(share_torso)
+    once = config.replace(num_minibatches=1, num_epochs=1)
+    new, metrics = jax.jit(lambda r: ppo.update(once, spec, state, r, jax.random.key(0), CLOCK))(rollouts[1])
+    assert abs(float(metrics["approximate_kl"].total)) < 1e-6
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), new.params, state.params)
+    assert all(move > 0 for move in jax.tree.leaves(moved["params"]["core0"]))

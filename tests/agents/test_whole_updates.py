@@ -18,9 +18,11 @@ import numpy as np
 import optax
 import pytest
 
-from purerl import configs, minibatches, rng, rollouts
+from purerl import configs, rng
 from purerl.agents import ppg, ppo
-from purerl.types import Clock, EnvSpec, Rollout
+from purerl.ops import minibatches
+from purerl.ops.advantages import ActorCriticExtras
+from purerl.types import Clock, EnvSpec, Inputs, Rollout
 
 
 def _load(name: str) -> ModuleType:
@@ -174,9 +176,9 @@ def as_purerl(rollout) -> Rollout:
         terminated=jnp.asarray(rollout.terminated),
         truncated=jnp.asarray(rollout.truncated),
         final_observation=jnp.asarray(rollout.final_observation),
-        valid=None,
-        extras=rollouts.ActorCriticExtras(jnp.asarray(rollout.log_prob), jnp.asarray(rollout.value)),
-        last_observation=jnp.asarray(rollout.last_observation),
+        extras=ActorCriticExtras(jnp.asarray(rollout.log_prob), jnp.asarray(rollout.value)),
+        first=Inputs.at_start(SPEC, jnp.asarray(rollout.observation[0])),
+        last=Inputs.at_start(SPEC, jnp.asarray(rollout.last_observation)),
     )
 
 

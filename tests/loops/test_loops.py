@@ -9,22 +9,11 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from purerl import configs, registry, rng
+from purerl import registry, rng
 from purerl.envs.hosted import HostedPool
 from purerl.loops import in_graph
 from purerl.loops.host import HostLoop
 
-SIZES = {
-    "ppo": {"num_envs": 4, "rollout_length": 16, "num_minibatches": 2, "num_epochs": 2},
-    "ppg": {
-        "num_envs": 4,
-        "rollout_length": 16,
-        "num_minibatches": 2,
-        "policy_iterations": 2,
-        "auxiliary_epochs": 2,
-        "auxiliary_minibatches": 2,
-    },
-}
 # Adam's epsilon is large enough that a gradient of rounding errors does not become a whole step.
 COMMON = {
     "network": "mlp",
@@ -42,18 +31,21 @@ def environment(max_steps=20):
     return family.make(name, family.Options(max_steps=max_steps))
 
 
-def config_of(agent):
-    return configs.traced(registry.agent(agent).Config(**SIZES[agent] | COMMON))
+@pytest.fixture
+def config_of(tiny_config):
+    """agent -> its config."""
+    more = {"ppo": {"num_epochs": 2}, "ppg": {}}
+    return lambda agent: tiny_config(agent, **more[agent] | COMMON)
 
 
 @functools.cache
-def in_graph_loop(agent):
-    return in_graph.InGraphLoop(registry.agent(agent), environment())
+def in_graph_loop(agent, lanes="auto"):
+    return in_graph.InGraphLoop(registry.agent(agent), environment(), lanes)
 
 
-def run(loop, agent, keys, iterations, chunk=None):
+def run(loop, config, keys, iterations, chunk=None):
     """RunState [S, ...] after `iterations`, advanced `chunk` at a time, and the metrics of each chunk."""
-    config, metrics, chunk = config_of(agent), [], chunk or iterations
+    metrics, chunk = [], chunk or iterations
     state = loop.init(config, keys)
     for i in range(0, iterations, chunk):
         state, sums = loop.advance(config, state, i, iterations, min(chunk, iterations - i))
@@ -74,73 +66,95 @@ def largest_difference(a, b):
 
 
 @pytest.mark.parametrize("agent", ["ppo", "ppg"])
+@pytest.mark.parametrize("lanes", ["map", "vmap"])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_host_cartpole_equals_in_graph_cartpole(agent, groups):
+def test_host_cartpole_equals_in_graph_cartpole(agent, lanes, groups, config_of):
     """The signature test: the same parameters after 4 updates (a cycle of auxiliary phases included), two seeds."""
-    keys = rng.seed_keys(0, 2)
-    expected, expected_metrics = run(in_graph_loop(agent), agent, keys, 4)
+    keys, config = rng.seed_keys(0, 2), config_of(agent)
+    expected, expected_metrics = run(in_graph_loop(agent), config, keys, 4)
     with HostedPool(environment(), keys, num_envs=4, num_groups=groups) as pool:
-        state, metrics = run(HostLoop(registry.agent(agent), pool), agent, keys, 4)
+        state, metrics = run(HostLoop(registry.agent(agent), pool, lanes), config, keys, 4)
     for lane in range(2):
         # Two programs round differently; a wrong key, row or flag shows in the first digit.
         assert_same(params(state, lane), params(expected, lane), rtol=0, atol=1e-5)
-    np.testing.assert_allclose(state.observation, expected.observation, atol=1e-6)
+    assert_same(state.inputs, expected.inputs, rtol=0, atol=1e-6)
     for name in ("episode_return", "episode_length"):
         np.testing.assert_array_equal(metrics[0][name].total, expected_metrics[0][name].total)
         assert metrics[0][name].count.sum() > 0
 
 
 @pytest.mark.parametrize("agent", ["ppo", "ppg"])
-def test_lane_of_a_vmapped_run_equals_the_solo_run_of_its_seed(agent):
-    """Lane i of 4 seeds is seed i, to rounding; the neighbouring seed is far away."""
-    together, _ = run(in_graph_loop(agent), agent, rng.seed_keys(5, 4), 3)
+@pytest.mark.parametrize("lanes", ["map", "vmap"])
+def test_lane_of_a_run_equals_the_solo_run_of_its_seed(agent, lanes, config_of):
+    """Lane i of 4 seeds is seed i: to the bit where lanes take turns, to rounding where they are batched; the
+    neighbouring seed is far away.
+    """
+    loop, config = in_graph_loop(agent, lanes), config_of(agent)
+    together, _ = run(loop, config, rng.seed_keys(5, 4), 3)
     for lane in (0, 3):
-        alone, _ = run(in_graph_loop(agent), agent, rng.seed_keys(5 + lane, 1), 3)
-        assert_same(params(together, lane), params(alone), rtol=0, atol=1e-5)
-        np.testing.assert_allclose(together.observation[lane], alone.observation[0], atol=1e-6)
+        alone, _ = run(loop, config, rng.seed_keys(5 + lane, 1), 3)
+        near = 0 if lanes == "map" else 1e-5
+        assert_same(params(together, lane), params(alone), rtol=0, atol=near)
+        for mine, its_own in zip(*(jax.tree.leaves(state.inputs) for state in (together, alone)), strict=True):
+            np.testing.assert_allclose(mine[lane], its_own[0], rtol=0, atol=near)
         other = (lane + 1) % 4
         assert largest_difference(params(together, other), params(alone)) > 1e-2
 
 
-def test_chunking_changes_nothing_and_compiles_once():
+def test_both_ways_to_run_lanes_are_the_same_run(config_of):
+    keys, config = rng.seed_keys(0, 2), config_of("ppo")
+    (one, its_metrics), (other, other_metrics) = (
+        run(in_graph_loop("ppo", lanes), config, keys, 3) for lanes in ("map", "vmap")
+    )
+    assert_same(one.agent.params, other.agent.params, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(its_metrics[0]["episode_return"].total, other_metrics[0]["episode_return"].total)
+    assert (jax.default_backend() == "cpu") == (in_graph_loop("ppo").lanes == "map")
+
+
+@pytest.mark.parametrize("lanes", ["map", "vmap"])
+def test_chunking_changes_nothing_and_compiles_once(lanes, config_of):
     """Six iterations as 6, as 3 + 3 and as 4 + 2 are the same bits from one program."""
     agent = registry.agent("ppo")
-    loop = in_graph.InGraphLoop(agent, environment())
+    loop, config = in_graph.InGraphLoop(agent, environment(), lanes), config_of("ppo")
     chex.clear_trace_counter()
     traced = chex.assert_max_traces(loop._chunk.__wrapped__, n=1)
     loop._chunk = jax.jit(traced, donate_argnums=1)
-    whole, _ = run(loop, "ppo", rng.seed_keys(0, 2), 6)
+    whole, _ = run(loop, config, rng.seed_keys(0, 2), 6)
     for chunk in (3, 4):
-        parts, _ = run(loop, "ppo", rng.seed_keys(0, 2), 6, chunk=chunk)
+        parts, _ = run(loop, config, rng.seed_keys(0, 2), 6, chunk=chunk)
         assert_same(params(parts), params(whole), rtol=0, atol=0)
 
 
-def test_adding_seeds_compiles_one_program_whatever_their_number():
-    """The traced program does not grow with the seeds: as many equations for 16 as for 2."""
+@pytest.mark.parametrize("lanes", ["map", "vmap"])
+def test_adding_seeds_compiles_one_program_whatever_their_number(lanes, config_of):
+    """The traced program does not grow with the seeds: as many equations for 16 as for 4 (on two devices: one lane on
+    each would not need the loop over lanes).
+    """
 
     def count(jaxpr):
         return sum(1 + sum(map(count, jaxprs_in_params(equation.params))) for equation in jaxpr.eqns)
 
     def equations(num_seeds):
-        loop, config = in_graph_loop("ppo"), config_of("ppo")
+        loop, config = in_graph_loop("ppo", lanes), config_of("ppo")
         state = jax.eval_shape(loop._init, config, rng.seed_keys(0, num_seeds))
         i = jax.ShapeDtypeStruct((), jnp.int32)
         return count(jax.make_jaxpr(loop._chunk)(config, state, i, i, i).jaxpr)
 
-    assert equations(2) == equations(16) > 500
+    assert equations(4) == equations(16) > 500
 
 
-def test_metrics_are_sums_over_the_chunk():
-    _, one = run(in_graph_loop("ppo"), "ppo", rng.seed_keys(0, 2), 4)
-    _, many = run(in_graph_loop("ppo"), "ppo", rng.seed_keys(0, 2), 4, chunk=1)
+def test_metrics_are_sums_over_the_chunk(config_of):
+    _, one = run(in_graph_loop("ppo"), config_of("ppo"), rng.seed_keys(0, 2), 4)
+    _, many = run(in_graph_loop("ppo"), config_of("ppo"), rng.seed_keys(0, 2), 4, chunk=1)
     for name, metric in one[0].items():
         np.testing.assert_allclose(metric.total, sum(m[name].total for m in many), rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(metric.count, sum(m[name].count for m in many))
 
 
-def test_traced_config_fields_can_be_vmapped_with_the_seeds():
+@pytest.mark.parametrize("lanes", ["map", "vmap"])
+def test_traced_config_fields_can_be_vmapped_with_the_seeds(lanes, config_of):
     """Two learning rates side by side are the two runs with one of them each."""
-    loop, config = in_graph_loop("ppo"), config_of("ppo")
+    loop, config = in_graph_loop("ppo", lanes), config_of("ppo")
     keys = rng.seed_keys(0, 2)
     rates = jnp.array([1e-3, 3e-3])
     both = config.replace(learning_rate=rates)

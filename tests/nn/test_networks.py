@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -367,27 +366,6 @@ def test_auto(shape, dtype, torso):
         assert made == torsos.MinAtarCNN(dtype=jnp.dtype("float32"))
     x = jnp.zeros((2, *shape), dtype)
     assert jax.eval_shape(lambda: made.init_with_output(jax.random.key(0), x)[0]).shape[0] == 2
-
-
-def test_torso_of_passes_every_field_on():
-    config = SimpleNamespace(
-        network="impala",
-        initializer="glorot",
-        pooling="tensorflow",
-        channels=(4, 5),
-        hidden=(7,),
-        activation="relu",
-        dtype="bfloat16",
-    )
-    bfloat16 = jnp.dtype("bfloat16")
-    torsos.check_torso(config, PROCGEN)
-    assert torsos.torso_of(config, PROCGEN)(name="torso") == torsos.ImpalaCNN(
-        channels=(4, 5), initializer="glorot", pooling="tensorflow", dtype=bfloat16, name="torso"
-    )
-    config.network = "mlp"
-    assert torsos.torso_of(config, PROCGEN)() == torsos.MLP((7,), "relu", 3, "glorot", bfloat16)
-    config.network = "nature"
-    assert torsos.torso_of(config, PROCGEN)() == torsos.NatureCNN(initializer="glorot", dtype=bfloat16)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,6 @@ from purerl.nn.q_network import NoisyDense, QNetwork
 from purerl.ops import optimizers, value_learning
 from purerl.types import Clock, EnvSpec, Metric
 
-ATARI = EnvSpec("test/atari", (4, 84, 84), "uint8", 4, stacked_frames=4)
-
 
 def clock(iteration):
     return Clock(jnp.int32(iteration), jnp.int32(10**6))
@@ -92,10 +90,13 @@ def test_rmsprop_is_tensorflows():
 def test_where_epsilon_joins_adam(name, expected):
     """Check 7: behind the bias correction in optax, before it in TensorFlow 1."""
     config = dqn.Config(optimizer=name)
-    optimizer = optimizers.value_optimizer(config)
-    w = jnp.float32(0.0)
-    updates, _ = optimizer.update(jnp.float32(1e-4), optimizer.init(w), w, anchor=w)
-    np.testing.assert_allclose(-updates / config.learning_rate, expected, rtol=3e-3)
+    for optimizer in (
+        optimizers.value_optimizer(name, config.learning_rate, epsilon=config.optimizer_epsilon),
+        dqn.optimizer(config),  # the same, with the constants of Dopamine
+    ):
+        w = jnp.float32(0.0)
+        updates, _ = optimizer.update(jnp.float32(1e-4), optimizer.init(w), w, anchor=w)
+        np.testing.assert_allclose(-updates / config.learning_rate, expected, rtol=3e-3)
 
 
 def test_the_two_adams_agree_without_epsilon():
@@ -154,9 +155,10 @@ def test_temporal_difference_losses():
     np.testing.assert_allclose(value_learning.temporal_difference_loss(error, "huber"), [0.125, 2.5])
 
 
-def test_chosen_entries():
+def test_the_entries_of_the_actions():
     q = jnp.arange(24.0).reshape(2, 3, 4)
-    np.testing.assert_array_equal(value_learning.chosen(q, jnp.array([2, 0])), [[8, 9, 10, 11], [12, 13, 14, 15]])
+    found = value_learning.batched_index(q, jnp.array([2, 0]))
+    np.testing.assert_array_equal(found, [[8, 9, 10, 11], [12, 13, 14, 15]])
 
 
 # --- exploration and periods ---
@@ -164,9 +166,21 @@ def test_chosen_entries():
 
 def test_epsilon_schedule():
     """Check 14: in transitions, beginning with learning."""
-    config = dqn.Config()
-    found = [float(value_learning.epsilon(config, clock(steps // 4))) for steps in (0, 20_000, 145_000, 270_000, 10**8)]
-    np.testing.assert_allclose(found, [1, 1, 0.505, 0.01, 0.01], atol=1e-5)
+    moments, expected = (0, 20_000, 145_000, 270_000, 10**8), [1, 1, 0.505, 0.01, 0.01]
+    by_hand = [
+        float(
+            value_learning.epsilon_schedule(
+                jnp.float32(steps), initial=1.0, final=0.01, begin=20_000, decay_steps=250_000.0
+            )
+        )
+        for steps in moments
+    ]
+    np.testing.assert_allclose(by_hand, expected, atol=1e-5)
+    for agent in (dqn, rainbow):
+        config = agent.Config()
+        found = [float(agent.epsilon(config, clock(steps // 4), explore=True)) for steps in moments]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert agent.epsilon(config, clock(0), explore=False) == config.epsilon_evaluation == 0.001
 
 
 def test_epsilon_greedy_frequencies():
@@ -179,7 +193,7 @@ def test_epsilon_greedy_frequencies():
 @pytest.mark.parametrize(("num_envs", "rollout_length"), [(1, 4), (8, 1), (8, 16)])
 def test_gradient_steps_and_copies(num_envs, rollout_length):
     """Check 14: 250k transitions are 57.5k gradient steps after 20k, and a copy every 8000 transitions."""
-    config = dqn.Config(num_envs=num_envs, rollout_length=rollout_length)
+    config, transitions = dqn.Config(), num_envs * rollout_length
 
     @jax.jit
     def run():
@@ -187,10 +201,19 @@ def test_gradient_steps_and_copies(num_envs, rollout_length):
             return (counts[0] + 1, counts[1] + due.astype(jnp.int32)), {"one": Metric.of(jnp.float32(1))}
 
         def iterate(i, counts):
-            return value_learning.gradient_steps(config, clock(i), jax.random.key(0), counts, step)[0]
+            return value_learning.gradient_steps(
+                step,
+                counts,
+                jax.random.key(0),
+                clock(i),
+                transitions=transitions,
+                train_period=config.train_period,
+                target_period=config.target_period,
+                learning_starts=config.learning_starts,
+            )[0]
 
         zero = jnp.int32(0)
-        return jax.lax.fori_loop(0, 250_000 // (num_envs * rollout_length), iterate, (zero, zero))
+        return jax.lax.fori_loop(0, 250_000 // transitions, iterate, (zero, zero))
 
     steps, copies = run()
     assert abs(int(steps) - 57_500) <= rollout_length * num_envs / 4
@@ -218,9 +241,10 @@ def test_the_next_target_and_its_distance():
         ({"replay_size": 1_000_001}, "try 1000000"),
     ],
 )
-def test_impossible_sizes_are_named(fields, message):
-    with pytest.raises(PurerlError, match=message):
-        dqn.check(dqn.Config(**fields), ATARI)
+def test_impossible_sizes_are_named(fields, message, specs):
+    for agent in (dqn, rainbow):
+        with pytest.raises(PurerlError, match=message):
+            agent.check(agent.Config(**fields), specs.atari)
 
 
 # --- networks ---
@@ -230,21 +254,21 @@ def count(params):
     return sum(x.size for x in jax.tree.leaves(params))
 
 
-def shapes_of(**fields):
-    network = QNetwork(ATARI, **fields)
+def shapes_of(spec, **fields):
+    network = QNetwork(spec, **fields)
     return jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 4, 84, 84), jnp.uint8))
 
 
 @pytest.mark.parametrize(("network", "expected"), [("dopamine", 4_043_424 + 513 * 4), ("nature", 1_684_128 + 513 * 4)])
-def test_parameter_counts(network, expected):
+def test_parameter_counts(network, expected, specs):
     """Check 8: padded convolutions give 7744 features, others 3136."""
-    params = shapes_of(network=network)
+    params = shapes_of(specs.atari, network=network)
     assert count(params) == expected
     assert params["params"]["dense0"]["kernel"].shape[0] == {"dopamine": 7744, "nature": 3136}[network]
 
 
-def test_dueling_parameter_count_and_mean():
-    params = shapes_of(network="dopamine", atoms=51, dueling=True)
+def test_dueling_parameter_count_and_mean(specs):
+    params = shapes_of(specs.atari, network="dopamine", atoms=51, dueling=True)
     assert count(params) == 4_043_424 + 513 * 51 * 4 + 513 * 51
     vector = EnvSpec("test/vector", (3,), "float32", 5)
     network = QNetwork(vector, "mlp", (8,), dueling=True)
@@ -257,8 +281,8 @@ def test_dueling_parameter_count_and_mean():
     assert bound is not None
 
 
-def test_stacked_frames_become_channels():
-    network = QNetwork(ATARI, "nature")
+def test_stacked_frames_become_channels(specs):
+    network = QNetwork(specs.atari, "nature")
     params = network.init(jax.random.key(0), jnp.zeros((1, 4, 84, 84), jnp.uint8))
     assert params["params"]["torso"]["convolution0"]["kernel"].shape == (8, 8, 4, 32)
 
