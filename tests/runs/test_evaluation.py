@@ -19,32 +19,47 @@ from purerl.cli import video
 from purerl.envs import probe
 from purerl.envs.hosted import HostedPool
 from purerl.errors import PurerlError
-from purerl.loops import in_graph
+from purerl.loops import lanes
+from purerl.loops.play import Block
 from purerl.runs import evaluation
 from purerl.runs.plan import make_plan, seed_keys
 from purerl.runs.policy import open_run
 from purerl.runs.train import train
 from purerl.types import Environment, EnvSpec, TimeStep
 
-SMALL = {"num_envs": 4, "rollout_length": 16, "num_minibatches": 2, "num_epochs": 1, "hidden": (8,)}
 needs_procgen = pytest.mark.skipif(importlib.util.find_spec("procgen") is None, reason="procgen is not installed")
 
 
-def fresh(env: str, *, seeds: int = 2, agent: str = "ppo", config: dict | None = None, **options):
-    """(plan, agent State [S, ...]) of an untrained agent."""
-    plan = make_plan(agent, env, seeds=seeds, config=SMALL | (config or {}), env_options=options)
-    found, spec = registry.agent(agent), registry.env_spec(env, plan.options)
-    init = in_graph.over_seeds(lambda c, key: found.init(c, spec, rng.stream(key, "init")))
-    return plan, init(configs.traced(plan.config), seed_keys(plan))
+@pytest.fixture(scope="module")
+def small(tiny) -> dict:
+    """A config of PPO."""
+    return tiny("ppo", num_epochs=1, hidden=(8,))
+
+
+@pytest.fixture(scope="module")
+def fresh(small):
+    """(env, *, seeds=2, config=None, **options) -> (plan, agent State [S, ...]) of an untrained agent."""
+
+    def fresh(env: str, *, seeds: int = 2, config: dict | None = None, **options):
+        plan = make_plan("ppo", env, seeds=seeds, config=small | (config or {}), env_options=options)
+        found, spec = registry.agent("ppo"), registry.env_spec(env, plan.options)
+        init = lanes.in_turn(lambda c, key: found.init(c, spec, rng.init_key(key)))
+        return plan, init(configs.traced(plan.config), seed_keys(plan))
+
+    return fresh
+
+
+def evaluation_keys(plan, seed):
+    """Typed base keys [S] of an evaluation."""
+    return jax.vmap(lambda key: rng.evaluation_key(key, seed))(seed_keys(plan))
 
 
 # --- counting --------------------------------------------------------------------------------------------------------
 
 
-def block(columns, reward, done, valid=None):
+def block(columns, reward, done):
     """A Block of one seed from rows [T][n]."""
-    valid = None if valid is None else np.array([valid], bool)
-    return evaluation.Block(columns, None, np.array([reward], np.float32), np.array([done], bool), valid)
+    return Block(columns, None, np.array([reward], np.float32), np.array([done], bool))
 
 
 def test_the_book_counts_the_first_episodes_of_each_environment_and_no_others():
@@ -59,13 +74,6 @@ def test_the_book_counts_the_first_episodes_of_each_environment_and_no_others():
     np.testing.assert_array_equal(book.returns, [[[3, 12], [10, 60]]])
     np.testing.assert_array_equal(book.lengths, [[[2, 2], [1, 2]]])
     assert book.complete
-
-
-def test_the_book_counts_no_invalid_rows():
-    book = evaluation.EpisodeBook(num_seeds=1, num_envs=1, episodes=2)
-    book.add(block(slice(0, 1), [[1], [100], [2], [100], [4]], [[1], [1], [0], [0], [1]], [[1], [0], [1], [0], [1]]))
-    np.testing.assert_array_equal(book.returns, [[[1, 6]]])
-    np.testing.assert_array_equal(book.lengths, [[[1, 2]]])
 
 
 def test_the_book_keeps_the_groups_of_a_pool_apart():
@@ -90,14 +98,14 @@ def test_returns_are_summed_in_float64():
 @pytest.mark.parametrize(
     ("env", "length", "reward"), [("probe/constant", 1, 1), ("probe/discount", 2, 1), ("probe/time-limit", 1, 1)]
 )
-def test_known_returns(env, length, reward):
+def test_known_returns(env, length, reward, fresh):
     plan, state = fresh(env)
     played = evaluation.evaluate_agent(plan, state, episodes=3, num_envs=5)
     np.testing.assert_array_equal(played.returns, np.full((2, 5, 3), reward, np.float64))
     np.testing.assert_array_equal(played.lengths, np.full((2, 5, 3), length))
 
 
-def test_greedy_takes_one_action_where_sampling_takes_both():
+def test_greedy_takes_one_action_where_sampling_takes_both(fresh):
     plan, state = fresh("probe/action", seeds=1)
     greedy = evaluation.evaluate_agent(plan, state, episodes=20, num_envs=5, greedy=True).returns
     sampled = evaluation.evaluate_agent(plan, state, episodes=20, num_envs=5).returns
@@ -128,7 +136,7 @@ def family(make) -> types.SimpleNamespace:
     return types.SimpleNamespace(Options=options, names=lambda: ["1"], make=make)
 
 
-def test_every_environment_plays_the_same_number_of_episodes(monkeypatch):
+def test_every_environment_plays_the_same_number_of_episodes(monkeypatch, fresh):
     monkeypatch.setitem(registry._families, "lottery", family(lottery))
     plan, state = fresh("lottery/1")
     lengths = evaluation.evaluate_agent(plan, state, episodes=5, num_envs=200).lengths
@@ -149,7 +157,7 @@ def endless(name: str, options: object = None) -> Environment:
     return constant._replace(step=step)
 
 
-def test_episodes_that_never_end_are_an_error(monkeypatch):
+def test_episodes_that_never_end_are_an_error(monkeypatch, fresh):
     monkeypatch.setitem(registry._families, "endless", family(endless))
     plan, state = fresh("endless/1", seeds=1)
     with pytest.raises(PurerlError, match=r"after 256 steps .* only 0 of its 2 episodes: raise --max-steps"):
@@ -157,8 +165,8 @@ def test_episodes_that_never_end_are_an_error(monkeypatch):
 
 
 @pytest.mark.parametrize("sizes", [{"episodes": 0}, {"num_envs": 0}, {"max_steps": 0}, {"seed": -1}, {"seed": 2**31}])
-def test_impossible_sizes_are_errors(sizes):
-    plan = make_plan("ppo", "probe/constant", config=SMALL)
+def test_impossible_sizes_are_errors(sizes, small):
+    plan = make_plan("ppo", "probe/constant", config=small)
     with pytest.raises(PurerlError, match=next(iter(sizes))):
         evaluation.evaluate_agent(plan, None, **sizes)
 
@@ -166,7 +174,7 @@ def test_impossible_sizes_are_errors(sizes):
 # --- random numbers --------------------------------------------------------------------------------------------------
 
 
-def test_the_seed_decides_everything_and_lanes_are_solo_runs():
+def test_the_seed_decides_everything_and_lanes_are_solo_runs(fresh):
     """In probe/policy both the observations and the actions are random."""
     plan, state = fresh("probe/policy")
     play = lambda plan, state, seed: evaluation.evaluate_agent(plan, state, episodes=16, seed=seed).returns  # noqa: E731
@@ -179,13 +187,13 @@ def test_the_seed_decides_everything_and_lanes_are_solo_runs():
 
 def test_evaluation_draws_other_numbers_than_training():
     plan = make_plan("ppo", "probe/policy", seeds=2)
-    keys = [*seed_keys(plan), *evaluation._keys(plan, 0), *evaluation._keys(plan, 1)]
+    keys = [*seed_keys(plan), *evaluation_keys(plan, 0), *evaluation_keys(plan, 1)]
     keys = jax.random.key_data(jnp.stack(keys))
     assert len(np.unique(np.asarray(keys), axis=0)) == 6
 
 
 @pytest.mark.parametrize("num_envs", [3, 4])
-def test_host_games_and_games_in_the_graph_give_the_same_episodes(monkeypatch, num_envs):
+def test_host_games_and_games_in_the_graph_give_the_same_episodes(monkeypatch, num_envs, fresh):
     """Three environments play in one group of the pool, four in two."""
     plan, state = fresh("probe/policy")
     in_the_graph = evaluation.evaluate_agent(plan, state, episodes=16, num_envs=num_envs)
@@ -200,7 +208,7 @@ def test_host_games_and_games_in_the_graph_give_the_same_episodes(monkeypatch, n
 
     def make_pool(id, options, seeds, num_envs, num_groups):
         assert seeds == evaluation.pool_seeds(plan.seeds, 0)
-        pools.append(Pool(probe.make(id, options), evaluation._keys(plan, 0), num_envs, num_groups))
+        pools.append(Pool(probe.make(id, options), evaluation_keys(plan, 0), num_envs, num_groups))
         return pools[-1]
 
     hosted = types.SimpleNamespace(
@@ -230,10 +238,10 @@ def test_host_games_are_seeded_apart_from_training():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, small):
     """The folder of a small finished run of two seeds on CartPole."""
     folder = tmp_path_factory.mktemp("runs") / "cartpole"
-    train("ppo", "gymnax/CartPole-v1", seeds=2, steps=128, out=folder, config=SMALL, quiet=True)
+    train("ppo", "gymnax/CartPole-v1", seeds=2, steps=128, out=folder, config=small, quiet=True)
     return folder
 
 
@@ -347,7 +355,7 @@ def test_one_seed_has_no_interval():
 
 
 @needs_procgen
-def test_procgen_plays_whole_episodes_on_the_levels_asked_for():
+def test_procgen_plays_whole_episodes_on_the_levels_asked_for(fresh):
     plan, state = fresh(
         "procgen/fruitbot",
         seeds=2,
@@ -375,7 +383,7 @@ def test_procgen_plays_whole_episodes_on_the_levels_asked_for():
 
 
 @needs_procgen
-def test_procgen_blocks_show_the_frames_that_were_acted_on():
+def test_procgen_blocks_show_the_frames_that_were_acted_on(fresh):
     plan, state = fresh("procgen/fruitbot", seeds=1, config={"network": "nature"}, num_threads=1)
     blocks = evaluation.Player(plan, num_envs=1, observations=True).play(state)
     frames = [next(blocks).observation for _ in range(5)]
