@@ -37,6 +37,9 @@ class Config:
     value_epochs: int = static(1, help="E_V, passes of the value loss over each rollout")
     auxiliary_epochs: int = static(6, help="E_aux, passes of the auxiliary phase over its buffer; 0 for none")
     num_minibatches: int = static(8, help="gradient steps in one pass over a rollout")
+    final_auxiliary_phase: bool = static(
+        True, help="an auxiliary phase due at the run's very last iteration is run (code: the run ends before it)"
+    )
     auxiliary_minibatches: int = static(16, help="gradient steps in one auxiliary pass, for each rollout in the buffer")
     architecture: Literal["dual", "detach", "shared"] = static(
         "dual", help="two networks, or one (with its true value detached or not)"
@@ -48,6 +51,7 @@ class Config:
     scale_rewards: advantages.RewardScaling = static("per-rollout", help="divide rewards by the std of their return")
     time_limit_is_terminal: bool = static(True, help="a time-out ends the game instead of being bootstrapped")
     anneal_learning_rate: bool = static(False, help="policy-phase step size linearly to 0 over the run")
+    anneal_auxiliary_learning_rate: bool = static(False, help="auxiliary step size linearly to 0 over the run")
     network: torsos.TorsoName = static("auto", help="torso; auto chooses by the observations")
     channels: tuple[int, ...] = static((16, 32, 32), help="channels of the IMPALA stacks")
     hidden: tuple[int, ...] = static((64, 64), help="widths of the MLP")
@@ -104,11 +108,11 @@ class State:
 
 @struct.dataclass
 class Output:
-    """Policy parameters [..., A], true value [...], auxiliary value [...] (None in the shared architecture)."""
+    """Policy parameters [..., A], true value [...], auxiliary value [...]."""
 
     policy: Any
     value: Array
-    auxiliary_value: Array | None
+    auxiliary_value: Array
 
 
 def make_torso(config: Config, spec: EnvSpec) -> Callable[..., nn.Module]:
@@ -127,7 +131,8 @@ def make_torso(config: Config, spec: EnvSpec) -> Callable[..., nn.Module]:
 
 class Network(nn.Module):
     """Section 2 and 3.6. dual: disjoint policy and value networks. detach: one network whose value head cannot reach
-    the trunk, in both phases (code; the paper lets the gradient through in the auxiliary phase). shared: PPO's trunk.
+    the trunk, in both phases (code; the paper lets the gradient through in the auxiliary phase). shared: one network in
+    which all heads reach the trunk; the auxiliary one is idle where there are no auxiliary phases (code: PPO).
     """
 
     config: Config
@@ -144,8 +149,6 @@ class Network(nn.Module):
             value_features = jax.lax.stop_gradient(value_features)
         policy = heads.PolicyHead(self.spec, self.config.initializer, name="policy")(features)
         value = heads.ValueHead(self.config.initializer, name="value")(value_features)
-        if self.config.architecture == "shared":
-            return Output(policy, value, None)
         auxiliary_value = heads.ValueHead(self.config.initializer, name="auxiliary_value")(features)
         return Output(policy, value, auxiliary_value)
 
@@ -162,11 +165,12 @@ def adam(config: Config, clock: Clock | None = None) -> optax.GradientTransforma
     return optimizers.adam(learning_rate, epsilon=config.adam_epsilon, max_grad_norm=config.max_grad_norm)
 
 
-def auxiliary_adam(config: Config) -> optax.GradientTransformation:
+def auxiliary_adam(config: Config, clock: Clock | None = None) -> optax.GradientTransformation:
     """The auxiliary phase's own Adam over all parameters: its moments never mix with the policy phase's."""
-    return optimizers.adam(
-        config.auxiliary_learning_rate, epsilon=config.adam_epsilon, max_grad_norm=config.max_grad_norm
-    )
+    learning_rate = config.auxiliary_learning_rate
+    if config.anneal_auxiliary_learning_rate and clock is not None:
+        learning_rate = optimizers.annealed(learning_rate, clock)
+    return optimizers.adam(learning_rate, epsilon=config.adam_epsilon, max_grad_norm=config.max_grad_norm)
 
 
 def check(config: Config, spec: EnvSpec) -> None:
@@ -331,17 +335,19 @@ def auxiliary_loss(
     """L^joint = L^aux + beta_clone KL[pi_old, pi], plus L^value (lines 11 and 12; code: in one gradient step)."""
     kl = losses.mean(distributions.for_spec(spec).kl(old_policy, output.policy))
     value = losses.mean(losses.squared_value_error(output.value, value_target))
-    terms = {"auxiliary_kl": kl, "auxiliary_true_value_loss": value}
-    total = config.clone_coefficient * kl + value
-    if output.auxiliary_value is not None:
-        auxiliary = losses.mean(losses.squared_value_error(output.auxiliary_value, value_target))
-        terms["auxiliary_value_loss"] = auxiliary
-        total = total + auxiliary
-    return total, terms
+    auxiliary = losses.mean(losses.squared_value_error(output.auxiliary_value, value_target))
+    terms = {"auxiliary_kl": kl, "auxiliary_true_value_loss": value, "auxiliary_value_loss": auxiliary}
+    return config.clone_coefficient * kl + value + auxiliary, terms
 
 
 def auxiliary_phase(
-    config: Config, spec: EnvSpec, params: Any, optimizer_state: Any, segments: Segments, key: Array
+    config: Config,
+    spec: EnvSpec,
+    params: Any,
+    optimizer_state: Any,
+    segments: Segments,
+    key: Array,
+    clock: Clock | None = None,
 ) -> tuple[Any, Any, dict[str, Metric]]:
     """Lines 9 to 13: E_aux passes over the buffer in minibatches of whole segments [B, T]. Targets stay as stored."""
     apply = network(config, spec).apply
@@ -359,7 +365,7 @@ def auxiliary_phase(
     grouped = jnp.arange(num_segments).reshape(num_groups, -1)
     old_policy = jax.lax.map(lambda indices: apply(params, take(indices).observation).policy, grouped)
     old_policy = jax.tree.map(lambda x: x.reshape(num_segments, *x.shape[2:]), old_policy)
-    optimizer = auxiliary_adam(config)
+    optimizer = auxiliary_adam(config, clock)
 
     def gradient_step(carry, indices):
         params, optimizer_state = carry
@@ -393,7 +399,7 @@ def update(
     segments = store(config, state.segments, batch, clock.iteration % config.policy_iterations)
 
     def run_phase(params, optimizer_state):
-        return auxiliary_phase(config, spec, params, optimizer_state, segments, rng.stream(key, "auxiliary"))
+        return auxiliary_phase(config, spec, params, optimizer_state, segments, rng.stream(key, "auxiliary"), clock)
 
     def skip_phase(params, optimizer_state):
         shapes = jax.eval_shape(run_phase, params, optimizer_state)[2]
@@ -401,6 +407,8 @@ def update(
 
     # The clock is never batched, so this stays a branch under vmap. The buffer goes in and does not come out: no copy.
     due = (clock.iteration + 1) % config.policy_iterations == 0
+    if not config.final_auxiliary_phase:
+        due &= clock.iteration + 1 < clock.total_iterations
     params, optimizer_state, terms = jax.lax.cond(due, run_phase, skip_phase, state.params, state.auxiliary_optimizer)
     state = state.replace(params=params, auxiliary_optimizer=optimizer_state, segments=segments)
     return state, metrics | terms

@@ -34,6 +34,7 @@ class Config:
     scale_rewards: advantages.RewardScaling = static("per-step", help="divide rewards by the std of their return")
     time_limit_is_terminal: bool = static(True, help="a time-out ends the game instead of being bootstrapped")
     anneal_learning_rate: bool = static(False, help="linearly to 0 over the run")
+    optimizer: optimizers.AdamName = static("adam", help="adam-tensorflow has TensorFlow 1's epsilon, as Baselines")
     network: torsos.TorsoName = static("auto", help="torso; auto chooses by the observations")
     share_torso: bool = static(True, help="one torso for policy and value")
     recurrent: recurrent.RecurrentName = static(
@@ -152,8 +153,12 @@ def init(config: Config, spec: EnvSpec, key: Array) -> State:
 def adam(config: Config, clock: Clock | None = None) -> optax.GradientTransformation:
     """The optimizer at a time of the run."""
     anneals = config.anneal_learning_rate and clock is not None
-    learning_rate = optimizers.annealed(config.learning_rate, clock) if anneals else config.learning_rate
-    return optimizers.adam(learning_rate, epsilon=config.adam_epsilon, max_grad_norm=config.max_grad_norm)
+    return optimizers.adam(
+        optimizers.annealed(config.learning_rate, clock) if anneals else config.learning_rate,
+        epsilon=config.adam_epsilon,
+        max_grad_norm=config.max_grad_norm,
+        form=config.optimizer,
+    )
 
 
 def act(

@@ -6,6 +6,8 @@ a step of which the last two are max-pooled, 84 x 84 greyscale, four of them sta
 What the library decides:
 - An episode that ends is reset in the same step, so no row has to be hidden.
 - It cannot save an emulator. A resumed run goes on with new episodes (`AtariPool.restore`).
+- A step plays all its frames even when a life is lost in one of them: it stops early for a lost life only where it
+  would then start the whole game again. Dopamine stops at once, DQN Zoo plays on as here.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ class Options:
       frame_skip: frames in one step.
       frame_stack: frames in one observation.
       noop_max: an episode starts with 0 to this many no-ops.
-      life_loss: "terminal" shows a lost life as `life_lost` and blanks the frames before it; the episode goes on.
+      life_loss: "terminal" shows a lost life as `life_lost` and blanks the frames before it; the episode goes on, and
+        so does the step in which the life was lost, to the end of its frame skip (Dopamine's ends at once).
       max_frames: of an episode, before it is cut off.
       num_threads: threads that step one group of games; 0 takes one for each usable core.
     """

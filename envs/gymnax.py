@@ -27,6 +27,18 @@ class Options:
     repeat_action_probability: float = 0.0
     """Of each step repeating the action before (sticky actions), discrete actions only; MinAtar's own is 0.1."""
 
+    show_every: int = 1
+    """Of each episode's observations, only every k-th is shown and the others are all zero, so that an agent must
+    remember (1 shows them all)."""
+
+
+@struct.dataclass
+class HidingState:
+    """An environment's state, and steps since the episode's start, int32 []."""
+
+    environment: Any
+    step: Array
+
 
 @struct.dataclass
 class StickyState:
@@ -105,7 +117,35 @@ def make(name: str, options: Options | None = None) -> Environment:
             f"--env.repeat-action-probability = {probability} is for discrete actions, and those of gymnax/{name} are "
             "continuous: leave it at 0"
         )
-    return _sticky(environment, probability) if probability else environment
+    if probability:
+        environment = _sticky(environment, probability)
+    if options.show_every < 1:
+        raise PurerlError(f"--env.show-every = {options.show_every} must be at least 1")
+    return _hiding(environment, options.show_every) if options.show_every > 1 else environment
+
+
+def _hiding(environment: Environment, show_every: int) -> Environment:
+    """The environment with observations that are zero but for every k-th of an episode, the first one included.
+
+    As the flickering games of Hausknecht and Stone 2015 (https://arxiv.org/abs/1507.06527), but in a fixed rhythm.
+    """
+
+    def shown(observation: Array, step: Array) -> Array:
+        return jnp.where(step % show_every == 0, observation, jnp.zeros_like(observation))
+
+    def reset(key: Array) -> tuple[HidingState, Array]:
+        state, observation = environment.reset(key)
+        return HidingState(state, jnp.zeros((), jnp.int32)), observation
+
+    def step(key: Array, state: HidingState, action: Array) -> tuple[HidingState, TimeStep]:
+        following, timestep = environment.step(key, state.environment, action)
+        now = state.step + 1
+        after = jnp.where(timestep.terminated | timestep.truncated, 0, now)
+        final = shown(timestep.final_observation, now)
+        timestep = timestep.replace(observation=shown(timestep.observation, after), final_observation=final)
+        return HidingState(following, after), timestep
+
+    return Environment(environment.spec, reset, step)
 
 
 def _sticky(environment: Environment, probability: float) -> Environment:

@@ -8,6 +8,8 @@
 | policy      | one step, observation o, reward 1 if the action names o      | action (o > 0), V = 1                   |
 | time-limit  | reward 1 a step, never ends, cut off after 1 step            | V = 1 / (1 - discount) if time-outs are |
 |             |                                                              | bootstrapped, V = 1 if they are an end  |
+| memory      | three steps, o in {-1, 1} and then 0 twice; at the end       | action (o > 0) at the end: return 1     |
+|             | reward 1 if the action names the first o, else -1            | (0 on average without memory)           |
 
 The order of the list is the order in which to debug: the first that fails names the broken part (loss, observation,
 discount, policy gradient, both together, time-outs).
@@ -39,7 +41,7 @@ class State:
 
 def names() -> list[str]:
     """All probe ids, in debugging order."""
-    return ["constant", "observation", "discount", "action", "policy", "time-limit"]
+    return ["constant", "observation", "discount", "action", "policy", "time-limit", "memory"]
 
 
 def make(name: str, options: Options | None = None) -> Environment:
@@ -48,7 +50,7 @@ def make(name: str, options: Options | None = None) -> Environment:
 
     def reset(key: Array) -> tuple[State, Array]:
         random_sign = jnp.where(jax.random.bernoulli(key), 1.0, -1.0)
-        observed = random_sign if name in ("observation", "policy") else jnp.zeros(())
+        observed = random_sign if name in ("observation", "policy", "memory") else jnp.zeros(())
         state = State(jnp.zeros((), jnp.int32), observed.astype(jnp.float32))
         return state, state.observed[None]
 
@@ -60,12 +62,15 @@ def make(name: str, options: Options | None = None) -> Environment:
             "action": jnp.where(action == 1, 1.0, -1.0),
             "policy": jnp.where((action == 1) == (state.observed > 0), 1.0, -1.0),
             "time-limit": jnp.float32(1.0),
+            "memory": jnp.where(state.step < 2, 0.0, jnp.where((action == 1) == (state.observed > 0), 1.0, -1.0)),
         }[name]
-        ends = state.step >= (1 if name == "discount" else 0)
+        ends = state.step >= {"discount": 1, "memory": 2}.get(name, 0)
         is_time_out = jnp.bool_(name == "time-limit")
         observed_next = jnp.float32(1.0) if name == "discount" else state.observed
         fresh, first = reset(key)
         following = jax.tree.map(lambda a, b: jnp.where(ends, a, b), fresh, State(state.step + 1, observed_next))
+        if name == "memory":
+            observed_next = jnp.float32(0.0)  # shown, while the state keeps what is to be remembered
         return following, TimeStep(
             observation=jnp.where(ends, first, observed_next[None]),
             reward=reward.astype(jnp.float32),

@@ -60,6 +60,7 @@ _NUM_ACTIONS = 15
 # would refuse beside JAX.
 FIX = "pip install cffi && pip install --no-deps procgen-mirror  # wheels: Linux on x86-64"
 _LIMIT = 2**31 - 1  # the library's integers are int32
+NUM_LEVELS = _LIMIT  # of each game and mode: 0 to NUM_LEVELS - 1
 
 # Version 1 of libenv, the one that every Procgen release was built with.
 _LIBENV_VERSION = 1
@@ -92,7 +93,7 @@ class Options:
     """The `--env.*` flags of Procgen.
 
     Attributes:
-      num_levels: how many levels there are to play; 0 plays all of them.
+      num_levels: how many levels there are to play; 0 plays all of them, 0 to 2^31 - 2.
       start_level: the first level's number; needs num_levels.
       distribution_mode: which variant of the game to play; every game has easy and hard, some have extreme (chaser,
         dodgeball, leaper, starpilot), memory (caveflyer, dodgeball, heist, jumper, maze, miner) or exploration (one
@@ -102,7 +103,8 @@ class Options:
       use_monochrome_assets: whether to draw every object as a rectangle of one colour.
       restrict_themes: whether to use a single theme for objects that have several.
       use_generated_assets: whether to draw randomly generated pictures instead of those made by artists; the library
-        cannot save such games, so there are no checkpoints, and only a pool of one group.
+        cannot save such games, so they cannot be trained on, and there is only a pool of one group: evaluate on an
+        odd number of environments.
       paint_vel_info: whether to paint the agent's velocity in the upper left corner, where a game has one.
       use_sequential_levels: whether a solved level leads to the next one within the same episode.
       num_threads: threads that step one group of games; 0 takes one for each usable core.
@@ -139,14 +141,24 @@ def spec(id: str, options: Options) -> EnvSpec:
 
 
 def score(id: str, options: Options, returns: Any) -> tuple[str, Any] | None:
-    """("Procgen normalised return, <mode>", scores) of raw returns, by the constants of the mode that is played.
+    """("Procgen normalised return, <mode>, constants of train-procgen", scores) of raw returns, by the mode played.
 
     None for a mode without published constants.
     """
     if options.distribution_mode not in procgen_scores.RANGES:
         return None
     mode = options.distribution_mode
-    return f"Procgen normalised return, {mode}", procgen_scores.normalized_return(id, mode, returns)
+    name = f"Procgen normalised return, {mode}, constants of {procgen_scores.DEFAULT_CONSTANTS}"
+    return name, procgen_scores.normalized_return(id, mode, returns)
+
+
+def check_training(id: str, options: Options) -> None:
+    """Raises PurerlError for games that can be played (and evaluated on), but not trained on."""
+    if options.use_generated_assets:
+        raise PurerlError(
+            "Procgen games with use_generated_assets cannot be saved, as the checkpoints of a training run need: leave "
+            "it off (evaluations may have it: purerl eval RUN --num-envs 1 --env.use-generated-assets)"
+        )
 
 
 def example() -> str:
@@ -192,7 +204,7 @@ class ProcgenPool:
         self._turns = Turns(self.spec, self.num_seeds, num_envs, num_groups)
         self._can_save = not options.use_generated_assets
         if num_groups > 1:
-            self._check_can_save(f"num_groups={num_groups}", "use num_groups=1")
+            self._check_can_save(f"num_groups={num_groups}", "use num_groups=1 (an odd number of environments)")
         self._identity = {"game": id, **dataclasses.asdict(options)}
         del self._identity["num_threads"]  # all but this is baked into the games' states
         # One library environment for each seed and group: it locks and scans all of its games whenever one of them has

@@ -1,7 +1,9 @@
-"""Aggregates of few runs, said honestly: interquartile means and their like, with stratified bootstrap intervals.
+"""Aggregates over a few runs: interquartile means with stratified bootstrap intervals, and curves of several seeds.
 
-All follow rliable (Agarwal et al. 2021, "Deep RL at the Edge of the Statistical Precipice", arXiv 2108.13264), which
-the tests use as an oracle. numpy only.
+They follow Agarwal et al. 2021, "Deep RL at the Edge of the Statistical Precipice" (arXiv 2108.13264). The oracle is
+rliable, the authors' library: the tests compare the aggregates and their intervals with it. This file holds only what
+the project needs, in numpy alone, so that training and reports do not depend on rliable. rliable has the rest: the
+median, the optimality gap, performance profiles.
 """
 
 from __future__ import annotations
@@ -12,16 +14,19 @@ import numpy as np
 
 
 def interquartile_mean(x: np.ndarray, axis: int | None = -1) -> np.ndarray:
-    """Mean of the middle half: floor(n / 4) smallest and as many largest values are left out.
+    """The interquartile mean (IQM): the mean without the floor(n / 4) smallest and the floor(n / 4) largest values.
 
-    So the plain mean of up to three values. A NaN anywhere makes the result NaN: it is never trimmed away unseen.
+    For up to three values this is the mean. If any value is NaN, the result is NaN.
 
     Args:
       x: [..., n, ...] numbers.
       axis: the axis of length n; None for all of x.
 
     Returns:
-      float64, x's shape without `axis`. Raises ValueError if n is 0.
+      float64, x's shape without `axis`.
+
+    Raises:
+      ValueError: n is 0.
     """
     x = np.asarray(x, np.float64)
     x = x.reshape(-1) if axis is None else np.moveaxis(x, axis, -1)
@@ -33,42 +38,12 @@ def interquartile_mean(x: np.ndarray, axis: int | None = -1) -> np.ndarray:
     return np.where(np.isnan(x).any(axis=-1), np.nan, middle)[()]
 
 
-def pooled_interquartile_mean(scores: np.ndarray) -> np.ndarray:
-    """The interquartile mean of all scores together, [...] -> []: rliable's IQM of [runs, tasks]."""
+def _interquartile_mean_of_all(scores: np.ndarray) -> np.ndarray:
     return interquartile_mean(scores, axis=None)
 
 
-def median(scores: np.ndarray) -> np.ndarray:
-    """Median over the tasks of each task's mean over runs (Agarwal et al. 2021, arXiv 2108.13264, section 4.3).
-
-    Of one task, [S], it is therefore the mean.
-
-    Args:
-      scores: [S] of one task, or [runs, tasks].
-
-    Returns:
-      float64 []. Raises ValueError for empty scores or another number of axes.
-    """
-    return np.median(_columns(scores).mean(axis=0))
-
-
-def optimality_gap(scores: np.ndarray, gamma: float = 1.0) -> np.ndarray:
-    """How far scores fall short of gamma on average, those above it counting as gamma: less is better.
-
-    Agarwal et al. 2021, arXiv 2108.13264, section 4.3; gamma = 1 is meant for scores where 1 is human or the best.
-
-    Args:
-      scores: [S] of one task, or [runs, tasks].
-      gamma: the score beyond which more does not count.
-
-    Returns:
-      float64 []. Raises ValueError for empty scores or another number of axes.
-    """
-    return gamma - np.minimum(_columns(scores), gamma).mean()
-
-
 def probability_of_improvement(ours: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """How often a run of ours is above one of the base on the same task: the mean over tasks, ties counting half.
+    """The probability that a run of ours scores higher than a run of the base, averaged over tasks; ties count half.
 
     Agarwal et al. 2021, arXiv 2108.13264, section 4.3: the Mann-Whitney U statistic over the number of pairs.
 
@@ -77,7 +52,10 @@ def probability_of_improvement(ours: np.ndarray, base: np.ndarray) -> np.ndarray
       base: [S'], or [runs', tasks].
 
     Returns:
-      float64 [], NaN if a score is NaN. Raises ValueError for empty scores, or if the tasks are not as many.
+      float64 [], NaN if a score is NaN.
+
+    Raises:
+      ValueError: scores are empty or of another shape, or the two numbers of tasks differ.
     """
     ours, base = _of_same_tasks(ours, base)
     if np.isnan(ours).any() or np.isnan(base).any():
@@ -86,67 +64,57 @@ def probability_of_improvement(ours: np.ndarray, base: np.ndarray) -> np.ndarray
     return ((ours > base) + 0.5 * (ours == base)).mean()
 
 
-def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """The share of runs that are above each threshold, averaged over tasks.
-
-    Agarwal et al. 2021, arXiv 2108.13264, section 4.2: the run-score distribution.
-
-    Args:
-      scores: [S] of one task, or [runs, tasks].
-      thresholds: [P] scores.
-
-    Returns:
-      float64 [P], NaN if a score is NaN. Raises ValueError for empty scores or another number of axes.
-    """
-    columns, thresholds = _columns(scores), np.asarray(thresholds, np.float64)
-    if np.isnan(columns).any():
-        return np.full(thresholds.shape, np.nan)
-    return (columns[..., None] > thresholds).mean(axis=(0, 1))
-
-
 def aggregates(
-    scores: np.ndarray, gamma: float = 1.0, repetitions: int = 2000, confidence: float = 0.95, seed: int = 0
+    scores: np.ndarray, repetitions: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> dict[str, tuple[float, float, float]]:
-    """The aggregates of Agarwal et al. 2021 (arXiv 2108.13264, section 4.3), each with its bootstrap interval.
+    """The interquartile mean and the mean of all scores together, each with its bootstrap interval.
+
+    Agarwal et al. 2021, arXiv 2108.13264, section 4.3.
 
     Args:
       scores: [S] of one task, or [runs, tasks].
-      gamma: of the optimality gap.
-      repetitions, confidence, seed: as in `stratified_bootstrap_interval`; all four share the draws.
+      repetitions, confidence, seed: as in `stratified_bootstrap_interval`; both share the draws.
 
     Returns:
-      {"iqm", "median", "mean", "optimality_gap": (value, low, high)}.
+      {"iqm", "mean": (value, low, high)}.
+
+    Raises:
+      ValueError: as `stratified_bootstrap_interval`.
     """
-    names = ("iqm", "median", "mean", "optimality_gap")
 
     def statistic(x: np.ndarray) -> np.ndarray:
-        return np.array([pooled_interquartile_mean(x), median(x), x.mean(), optimality_gap(x, gamma)])
+        return np.array([_interquartile_mean_of_all(x), x.mean()])
 
     scores = np.asarray(scores, np.float64)
     low, high = _bootstrap([scores], statistic, repetitions, confidence, seed)
-    return {name: tuple(map(float, three)) for name, *three in zip(names, statistic(scores), low, high, strict=True)}
+    found = zip(statistic(scores), low, high, strict=True)
+    return {name: tuple(map(float, three)) for name, three in zip(("iqm", "mean"), found, strict=True)}
 
 
 def stratified_bootstrap_interval(
     scores: np.ndarray,
-    statistic: Callable[[np.ndarray], float] = pooled_interquartile_mean,
+    statistic: Callable[[np.ndarray], float] = _interquartile_mean_of_all,
     repetitions: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a statistic, drawing runs anew within each task.
+    """Percentile bootstrap interval of a statistic, resampling the runs within each task.
 
-    With one run the interval has no width, and tells nothing.
+    With one run the interval has no width and means nothing.
 
     Args:
       scores: [S] of one task, or [runs, tasks].
-      statistic: what to estimate; takes an array shaped as `scores`, returns a number.
-      repetitions: how often to draw.
-      confidence: probability mass between low and high.
-      seed: of the draws; the same seed gives the same interval.
+      statistic: what to estimate; takes an array shaped as `scores`, returns a number. The interquartile mean of all
+        scores unless named.
+      repetitions: how often to resample.
+      confidence: probability mass between low and high, between 0 and 1.
+      seed: of the random numbers; the same seed gives the same interval.
 
     Returns:
-      (low, high). Raises ValueError for empty scores or another number of axes.
+      (low, high).
+
+    Raises:
+      ValueError: scores are empty or of another shape; an impossible confidence.
     """
     low, high = _bootstrap([scores], statistic, repetitions, confidence, seed)
     return float(low), float(high)
@@ -155,7 +123,7 @@ def stratified_bootstrap_interval(
 def probability_of_improvement_interval(
     ours: np.ndarray, base: np.ndarray, repetitions: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Bootstrap interval of `probability_of_improvement`, drawing the runs of both sides anew within each task.
+    """Bootstrap interval of `probability_of_improvement`, resampling the runs of both sides within each task.
 
     Args:
       ours, base: as in `probability_of_improvement`.
@@ -163,26 +131,13 @@ def probability_of_improvement_interval(
 
     Returns:
       (low, high).
+
+    Raises:
+      ValueError: as `probability_of_improvement`; an impossible confidence.
     """
     pair = _of_same_tasks(ours, base)
     low, high = _bootstrap(pair, probability_of_improvement, repetitions, confidence, seed)
     return float(low), float(high)
-
-
-def performance_profile_band(
-    scores: np.ndarray, thresholds: np.ndarray, repetitions: int = 2000, confidence: float = 0.95, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pointwise bootstrap intervals of `performance_profile`, drawing runs anew within each task.
-
-    Args:
-      scores, thresholds: as in `performance_profile`.
-      repetitions, confidence, seed: as in `stratified_bootstrap_interval`.
-
-    Returns:
-      low [P], high [P].
-    """
-    profile = lambda x: performance_profile(x, thresholds)  # noqa: E731
-    return _bootstrap([scores], profile, repetitions, confidence, seed)
 
 
 def _bootstrap(
@@ -224,18 +179,22 @@ def _of_same_tasks(ours: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.n
 def bootstrap_band(
     curves: np.ndarray, repetitions: int = 1000, confidence: float = 0.95, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pointwise bootstrap intervals of the interquartile mean of curves, drawing whole curves.
+    """Pointwise bootstrap intervals of the interquartile mean of curves, resampling whole curves.
 
     Args:
       curves: [S, P], S runs on a common grid of P points.
+      repetitions, confidence, seed: as in `stratified_bootstrap_interval`.
 
     Returns:
       low [P], high [P].
+
+    Raises:
+      ValueError: an impossible confidence.
     """
     curves = np.asarray(curves, np.float64)
     rng = np.random.default_rng(seed)
     chosen = rng.integers(len(curves), size=(repetitions, len(curves)))
-    # In blocks, since all repetitions at once would take repetitions * S * P numbers.
+    # In blocks: all repetitions at once would take repetitions * S * P numbers of memory.
     values = np.concatenate([interquartile_mean(curves[block], axis=1) for block in np.array_split(chosen, 20)])
     low, high = np.quantile(values, _tails(confidence), axis=0)
     return low, high
@@ -248,16 +207,19 @@ def _tails(confidence: float) -> list[float]:
 
 
 def running_mean(values: np.ndarray, window: int, weights: np.ndarray | None = None) -> np.ndarray:
-    """Weighted mean of each value and up to window - 1 before it, never of one after it.
+    """Weighted mean of each value and up to window - 1 values before it.
 
     Args:
       values: [P] numbers.
       window: how many values, at least 1; 1 returns the values.
       weights: [P], such as the number of episodes that a value is the mean of; None for equal weights. Where a whole
-        window weighs nothing the result is NaN.
+        window has weight 0 the result is NaN.
 
     Returns:
       float64 [P].
+
+    Raises:
+      ValueError: a window below 1.
     """
     if window < 1:
         raise ValueError(f"a window of {window} values")
@@ -270,16 +232,19 @@ def running_mean(values: np.ndarray, window: int, weights: np.ndarray | None = N
 
 
 def to_common_grid(curves: Sequence[tuple[np.ndarray, np.ndarray]], points: int = 200) -> tuple[np.ndarray, np.ndarray]:
-    """Interpolates curves of several seeds linearly to evenly spaced x that all of them cover: nothing is extrapolated.
+    """Interpolates curves of several seeds linearly to evenly spaced x that all of them cover, without extrapolation.
 
-    Of several values at one x the last is taken. Curves that already share their x are not interpolated.
+    Of several values at one x the last counts. Curves that already share their x are not interpolated.
 
     Args:
       curves: S pairs (x [P_s], y [P_s]) of finite numbers, x in any order.
       points: length of the grid.
 
     Returns:
-      grid [P], values [S, P]. Raises ValueError if a curve is empty or no x is covered by all.
+      grid [P], values [S, P].
+
+    Raises:
+      ValueError: a curve is empty, or no x is covered by all.
     """
     if not curves or any(len(x) == 0 for x, _ in curves):
         raise ValueError("a curve without points")
@@ -289,7 +254,7 @@ def to_common_grid(curves: Sequence[tuple[np.ndarray, np.ndarray]], points: int 
         return first, np.stack([y for _, y in curves])
     low, high = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
     if low > high:
-        raise ValueError("the curves have no stretch in common")
+        raise ValueError("the curves have no x in common")
     grid = np.linspace(low, high, points) if high > low else np.array([low])
     return grid, np.stack([np.interp(grid, x, y) for x, y in curves])
 

@@ -57,6 +57,11 @@ class EnvSpec:
     shows_final_observation: bool = True
     stacked_frames: int = 1
 
+    @property
+    def action_dtype(self) -> str:
+        """int32 for discrete actions, float32 for vectors."""
+        return "int32" if self.num_actions else "float32"
+
 
 @struct.dataclass
 class TimeStep:
@@ -155,11 +160,10 @@ class Inputs:
     def at_start(cls, spec: EnvSpec, observation: Array) -> Inputs:
         """The inputs [N, ...] of first observations [N, ...]."""
         num_envs = observation.shape[0]
-        dtype = jnp.int32 if spec.num_actions else jnp.float32
         return cls(
             observation,
             jnp.ones(num_envs, jnp.bool_),
-            jnp.zeros((num_envs, *spec.action_shape), dtype),
+            jnp.zeros((num_envs, *spec.action_shape), spec.action_dtype),
             jnp.zeros(num_envs, jnp.float32),
         )
 

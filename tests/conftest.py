@@ -1,5 +1,5 @@
-"""What every test runs under: two virtual CPU devices, no rank promotion, no writing outside temporary folders. And the
-specs, configs and rollouts that several of them build on.
+"""What every test runs under (two virtual CPU devices, no rank promotion, no writing outside temporary folders), and
+the specs, configs and rollouts that several of them build on.
 """
 
 from __future__ import annotations

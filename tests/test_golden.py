@@ -70,7 +70,7 @@ RUNS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "dqn-pro": ("dqn-pro", GYMNAX, 12, _DQN | {"proximal_coefficient": 0.1}),
     "rainbow": ("rainbow", GYMNAX, 12, _DQN | _FULL),
     "rainbow-pro": ("rainbow-pro", GYMNAX, 12, _DQN | {"proximal_coefficient": 0.1}),
-    "ppo-procgen": ("ppo", PROCGEN, 2, _PPO | _PIXELS),
+    "ppo-procgen": ("ppo", PROCGEN, 2, _PPO | _PIXELS | {"optimizer": "adam"}),
     "ppg-procgen": ("ppg", PROCGEN, 2, _PPG | _PIXELS | {"architecture": "detach"}),
     "dqn-atari": ("dqn", ATARI, 6, _DQN | {"network": "nature"}),
     "rainbow-atari": ("rainbow", ATARI, 6, _DQN | {"network": "nature"}),

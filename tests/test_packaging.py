@@ -76,12 +76,15 @@ def test_wheel_installs_purerl_and_nothing_else_at_the_top(wheel: list[str]):
     assert {name.partition("/")[0] for name in wheel} == {"purerl", f"purerl-{version}.dist-info"}
 
 
-def test_wheel_holds_every_module_of_the_four_folders_and_no_other_file(wheel: list[str]):
+def test_wheel_holds_every_module_of_the_four_folders_the_templates_and_no_other_file(wheel: list[str]):
     expected = {
         f"{target}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, target in PACKAGES.items()
         for path in (ROOT / folder).rglob("*.py")
     }
+    templates = {f"purerl/report/templates/{path.name}" for path in (ROOT / "purerl/report/templates").iterdir()}
+    assert {path.rpartition(".")[2] for path in templates} == {"html", "css", "js"}
+    expected |= templates
     assert {name for name in wheel if ".dist-info/" not in name} == expected
 
 
@@ -102,7 +105,7 @@ def test_requirements_pin_all_that_is_declared(python: str):
     pinned = pins()
     environment = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
     environment |= {"platform_machine": "x86_64", "os_name": "posix"}
-    for requirement in declared("procgen", "atari", "tensorboard", "figures", "dev"):
+    for requirement in declared("procgen", "atari", "tensorboard", "video", "figures", "dev"):
         if requirement.marker is None or requirement.marker.evaluate(environment):
             lines = pinned.get(canonicalize_name(requirement.name), [])
             valid = [line for line in lines if line.marker is None or line.marker.evaluate(environment)]

@@ -41,7 +41,9 @@ def test_interquartile_mean_is_scipys(count):
     stats = pytest.importorskip("scipy.stats")
     x = rng.normal(size=(6, count))
     np.testing.assert_allclose(statistics.interquartile_mean(x), stats.trim_mean(x, 0.25, axis=1), rtol=1e-12)
-    np.testing.assert_allclose(statistics.pooled_interquartile_mean(x), stats.trim_mean(x, 0.25, axis=None), rtol=1e-12)
+    np.testing.assert_allclose(
+        statistics.interquartile_mean(x, axis=None), stats.trim_mean(x, 0.25, axis=None), rtol=1e-12
+    )
 
 
 def test_interquartile_mean_never_trims_nan_and_refuses_nothing():
@@ -64,7 +66,7 @@ def test_interval_is_rliables(rliable):
     scores = rng.normal(size=(8, 5)) + 10 * np.arange(5)  # tasks far apart: resampling across tasks would widen it
     low, high = statistics.stratified_bootstrap_interval(scores, repetitions=4000)
     point, interval = rliable.library.get_interval_estimates(
-        {"a": scores}, lambda x: np.array([statistics.pooled_interquartile_mean(x)]), reps=4000,
+        {"a": scores}, lambda x: np.array([statistics.interquartile_mean(x, axis=None)]), reps=4000,
         random_state=np.random.RandomState(0),
     )  # fmt: skip
     assert low < point["a"][0] < high
@@ -98,20 +100,6 @@ def test_interval_edges():
         statistics.stratified_bootstrap_interval([1, 2.0], confidence=95)
 
 
-def test_median_by_hand():
-    scores = [[0.0, 10, 1], [4, 20, 3], [5, 60, 2]]  # means 3, 30, 2; the median of all nine is 4
-    assert statistics.median(scores) == 3
-    assert statistics.median([1, 2, 9.0]) == 4  # one task: its mean
-    assert np.isnan(statistics.median([[1.0, 2], [3, np.nan]]))
-
-
-def test_optimality_gap_by_hand():
-    assert statistics.optimality_gap([[0.5, 3.0], [1.0, 0.0]]) == pytest.approx((0.5 + 0 + 0 + 1) / 4)
-    assert statistics.optimality_gap([0.5, 3.0], gamma=2) == pytest.approx((1.5 + 0) / 2)
-    assert statistics.optimality_gap([7, 8.0]) == 0  # never negative: what is beyond gamma makes up for nothing
-    assert np.isnan(statistics.optimality_gap([5, np.nan]))
-
-
 def test_probability_of_improvement_by_hand():
     assert statistics.probability_of_improvement([1, 3.0], [2.0]) == 0.5
     assert statistics.probability_of_improvement([1, 2, 3.0], [2, 0.0]) == pytest.approx((1 + 1.5 + 2) / 6)
@@ -127,13 +115,6 @@ def test_probability_of_improvement_by_hand():
         statistics.probability_of_improvement(np.zeros((2, 2)), np.zeros((2, 3)))
 
 
-def test_performance_profile_by_hand():
-    scores = [[1.0, 10], [2, 30]]
-    np.testing.assert_array_equal(statistics.performance_profile(scores, [0, 1, 2, 15, 30]), [1, 0.75, 0.5, 0.25, 0])
-    np.testing.assert_array_equal(statistics.performance_profile([1, 2.0], [1.5]), [0.5])
-    assert np.isnan(statistics.performance_profile([1, np.nan], [0, 9.0])).all()
-
-
 @pytest.mark.parametrize("shape", [(1, 1), (3, 1), (4, 6), (10, 5)])
 def test_aggregates_are_rliables(rliable, shape):
     scores, base = np.round(rng.normal(0.8, 1, size=shape), 1), np.round(rng.normal(0.7, 1, size=shape), 1)  # with ties
@@ -141,24 +122,15 @@ def test_aggregates_are_rliables(rliable, shape):
     for name, value in ours.items():
         theirs = getattr(rliable.metrics, f"aggregate_{name}")(scores)
         assert value == pytest.approx(theirs, rel=1e-12), name
-    assert statistics.optimality_gap(scores, gamma=0.3) == pytest.approx(
-        rliable.metrics.aggregate_optimality_gap(scores, gamma=0.3), rel=1e-12
-    )
     assert statistics.probability_of_improvement(scores, base) == pytest.approx(
         rliable.metrics.probability_of_improvement(scores, base), rel=1e-12
-    )
-    thresholds = np.linspace(-2, 3, 11).round(1)  # some are scores, which are not above themselves
-    np.testing.assert_allclose(
-        statistics.performance_profile(scores, thresholds),
-        [rliable.library.run_score_deviation(scores, threshold) for threshold in thresholds],
-        rtol=1e-12,
     )
 
 
 @pytest.mark.filterwarnings("ignore:random_state is deprecated:FutureWarning")
 def test_intervals_of_aggregates_are_rliables(rliable):
     scores = rng.normal(0.5, 0.5, size=(8, 5)) + 0.2 * np.arange(5)
-    names = ("iqm", "median", "mean", "optimality_gap")
+    names = ("iqm", "mean")
     theirs = [getattr(rliable.metrics, f"aggregate_{name}") for name in names]
     _, interval = rliable.library.get_interval_estimates(
         {"a": scores}, lambda x: np.array([f(x) for f in theirs]), reps=4000, random_state=np.random.RandomState(0)
@@ -186,34 +158,17 @@ def test_interval_of_probability_of_improvement_is_rliables(rliable):
         assert low < high
 
 
-@pytest.mark.filterwarnings("ignore:random_state is deprecated:FutureWarning")
-def test_band_of_performance_profile_is_rliables(rliable):
-    scores, thresholds = rng.normal(size=(8, 4)), np.array([-1, 0, 0.7])
-    low, high = statistics.performance_profile_band(scores, thresholds, repetitions=4000)
-    assert low.shape == high.shape == (3,)
-    profile, interval = rliable.library.create_performance_profile({"a": scores}, thresholds, reps=4000)
-    assert (low <= profile["a"]).all() and (profile["a"] <= high).all()
-    np.testing.assert_allclose(np.stack([low, high]), interval["a"], atol=0.04)  # a run is 1 / 32 of it
-
-
 def test_one_run_a_task_leaves_no_width():
     scores = rng.normal(size=(1, 5))
     assert all(low == value == high for value, low, high in statistics.aggregates(scores).values())
     low, high = statistics.probability_of_improvement_interval(scores, scores[:, ::-1])
     assert low == high == statistics.probability_of_improvement(scores, scores[:, ::-1])
-    low, high = statistics.performance_profile_band(scores, [0.0, 1.0])
-    np.testing.assert_array_equal(low, high)
 
 
-def test_aggregates_share_the_draws_of_the_interval_and_gamma_counts():
+def test_aggregates_share_the_draws_of_the_interval():
     scores = rng.normal(size=(6, 3))
-    ours = statistics.aggregates(scores, gamma=0.2, repetitions=300, confidence=0.5, seed=3)
-    for name, statistic in (
-        ("iqm", statistics.pooled_interquartile_mean),
-        ("median", statistics.median),
-        ("mean", np.mean),
-        ("optimality_gap", lambda x: statistics.optimality_gap(x, 0.2)),
-    ):
+    ours = statistics.aggregates(scores, repetitions=300, confidence=0.5, seed=3)
+    for name, statistic in (("iqm", lambda x: statistics.interquartile_mean(x, axis=None)), ("mean", np.mean)):
         low, high = statistics.stratified_bootstrap_interval(scores, statistic, 300, 0.5, 3)
         np.testing.assert_allclose(ours[name], [statistic(scores), low, high], rtol=1e-12, err_msg=name)
 
@@ -221,11 +176,8 @@ def test_aggregates_share_the_draws_of_the_interval_and_gamma_counts():
 def test_aggregates_refuse_what_they_do_not_understand():
     for bad in ([], np.zeros((2, 2, 2)), 1.0):
         for function in (
-            statistics.median,
-            statistics.optimality_gap,
             statistics.aggregates,
             lambda x: statistics.probability_of_improvement(x, [1.0]),
-            lambda x: statistics.performance_profile(x, [1.0]),
         ):
             with pytest.raises(ValueError, match="scores must be"):
                 function(bad)
@@ -267,7 +219,7 @@ def test_common_grid_leaves_shared_points_alone():
 
 
 def test_common_grid_refuses_what_has_nothing_in_common():
-    with pytest.raises(ValueError, match="in common"):
+    with pytest.raises(ValueError, match="no x in common"):
         statistics.to_common_grid([(np.array([1, 2]), np.array([0, 0])), (np.array([3, 4]), np.array([0, 0]))])
     with pytest.raises(ValueError, match="without points"):
         statistics.to_common_grid([(np.array([]), np.array([]))])

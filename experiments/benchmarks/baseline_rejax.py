@@ -1,6 +1,6 @@
 """Trains rejax's PPO on Breakout-MinAtar, or its DQN on CartPole, and times it: one side of `purerl bench`.
 
-Runs in a virtual environment of its own (see `bench_baselines.py`), so it imports rejax and the standard library only.
+Runs in a virtual environment of its own (see `baselines.py`), so it imports rejax and the standard library only.
 It answers one line of JSON on standard output for every line on standard input:
 
   at the start      {"compile_seconds": ..., "first_call_seconds": ..., what is trained, versions}

@@ -2,6 +2,7 @@
 
 | name          | measures                                                                                           |
 | ppo-minatar   | PPO on Breakout-MinAtar against rejax 0.1.3 (its environment is made first), 1 and 8 vmapped seeds |
+| pure-train    | the same as a pure function: jit(vmap(train)) of ours and of rejax on one device                   |
 | dqn-cartpole  | DQN on CartPole against rejax 0.1.3, 1 and 8 vmapped seeds                                         |
 | minatar-seeds | Rainbow on Breakout-MinAtar: how steps/s grow with 1, 4, 16 and 64 vmapped seeds                   |
 | procgen-pool  | the Procgen pool with frames landing on the device, against bare libenv                            |
@@ -20,7 +21,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from purerl.experiments.benchmarks import baselines, pools, replays
 from purerl.experiments.benchmarks import sweep as sweep_of_64
 from purerl.loops import sharding
 from purerl.runs import files, provenance
+from purerl.runs.functions import make_train
 from purerl.runs.plan import make_plan
 from purerl.runs.trainer import make_loop
 
@@ -94,10 +96,40 @@ class Measured:
             self.loop.pool.close()
 
 
+class PureTrain(Measured):
+    """`jax.jit(jax.vmap(train))`, as a user of `purerl.make_train` writes it, some iterations a call."""
+
+    cycle, learning_starts, iterations_per_call = 4, 4, 4
+
+    def __init__(self, agent: str, env: str, seeds: int, preset: str, config: dict[str, Any]):
+        train = make_train(agent, env, preset=preset, steps=10**9, **config)
+        self.steps_per_iteration = train.config.num_envs * train.config.rollout_length * seeds
+        self.state = jax.jit(jax.vmap(train.init))(rng.seed_keys(0, seeds))
+        self._train = jax.jit(jax.vmap(lambda s: train.run(s, iterations=self.iterations_per_call)), donate_argnums=0)
+        started = time.perf_counter()
+        self.advance(self.iterations_per_call)
+        self.first_seconds = time.perf_counter() - started
+
+    def advance(self, iterations: int) -> None:
+        """Trains and waits for the end of it; whole calls."""
+        for _ in range(iterations // self.iterations_per_call):
+            self.state, curves = self._train(self.state)
+            jax.block_until_ready(curves)
+
+
 def ppo_minatar(repeats: int, seconds: float) -> dict[str, Any]:
     """PPO on Breakout-MinAtar, ours and rejax 0.1.3 taking turns."""
     ours = {"agent": "ppo", "env": "gymnax/Breakout-MinAtar", "preset": "minatar", "config": PPO_FAIR}
     return {"target_ratio": 1.3} | _against_rejax(ours, {"algorithm": "ppo"}, repeats, seconds)
+
+
+def pure_train(repeats: int, seconds: float) -> dict[str, Any]:
+    """`jax.jit(jax.vmap(train))` of `purerl.make_train` and of rejax 0.1.3 taking turns, both as their users write it:
+    one program on one device, PPO on Breakout-MinAtar.
+    """
+    ours = {"agent": "ppo", "env": "gymnax/Breakout-MinAtar", "preset": "minatar", "config": PPO_FAIR}
+    targets = {"target_ratio": {"seeds_1": 1.3, "seeds_8": 1.7}}
+    return targets | _against_rejax(ours, {"algorithm": "ppo"}, repeats, seconds, make=PureTrain)
 
 
 def dqn_cartpole(repeats: int, seconds: float) -> dict[str, Any]:
@@ -109,11 +141,13 @@ def dqn_cartpole(repeats: int, seconds: float) -> dict[str, Any]:
     return {"target_ratio": {"seeds_1": 2, "seeds_8": 4}} | _against_rejax(ours, theirs, repeats, seconds)
 
 
-def _against_rejax(ours: dict[str, Any], theirs: dict[str, Any], repeats: int, seconds: float) -> dict[str, Any]:
+def _against_rejax(
+    ours: dict[str, Any], theirs: dict[str, Any], repeats: int, seconds: float, make: Callable[..., Measured] = Measured
+) -> dict[str, Any]:
     """1 and 8 vmapped seeds of both; the ratio is the median of each repeat's own."""
     result: dict[str, Any] = {"config": ours["config"]}
     for seeds in (1, 8):
-        run = Measured(seeds=seeds, **ours)
+        run = make(seeds=seeds, **ours)
         run.advance(run.learning_starts)
         iterations = run.iterations_for(seconds)
         with baselines.Rejax(num_seeds=seeds, **theirs) as rejax:
@@ -222,6 +256,7 @@ def sweep(repeats: int, seconds: float) -> dict[str, Any]:
 
 BENCHMARKS = {
     "ppo-minatar": ppo_minatar,
+    "pure-train": pure_train,
     "dqn-cartpole": dqn_cartpole,
     "minatar-seeds": minatar_seeds,
     "procgen-pool": procgen_pool,

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure as Drawing
 
 from purerl import statistics
-from purerl.envs import procgen_scores
+from purerl.envs import procgen, procgen_scores
 from purerl.experiments.figures import published
 from purerl.experiments.figures.commands import Cell, Check, Figure, draw_curves, legend, panels, summary, text
 from purerl.report import plots
@@ -20,12 +20,14 @@ from purerl.report import plots
 PAPER = "Cobbe et al. 2020b, arXiv 2009.04416"
 MINATAR = ("Asterix", "Breakout", "Freeway", "SpaceInvaders")  # Seaquest makes a tenth of the others' steps
 ARCHITECTURES = ("dual", "detach", "shared")
-# The published grid, cut to what a scale can show. E_V goes with E_pi.
+# The published grid, cut to what a scale can show. One field at a time is varied, all others stay as they are in PPG:
+# E_V as well when E_pi is (the value function is trained as before, by an Adam of its own where E_pi differs).
 REUSE = {
     "smoke": {"policy_epochs": (1, 2), "auxiliary_epochs": (1,), "policy_iterations": (2,)},  # two programs
     "small": {"policy_epochs": (1, 2, 4, 8), "auxiliary_epochs": (0, 1, 2, 6), "policy_iterations": (2, 8, 32)},
     "paper": {name: tuple(values) for name, values in published.PPG_SAMPLE_REUSE.items()},
 }
+VALUE_EPOCHS = {"smoke": 1, "small": 4, "paper": 1}  # E_V of the presets (and of _TINY_PPG)
 LETTERS = {"policy_epochs": "E_pi", "auxiliary_epochs": "E_aux", "policy_iterations": "N_pi"}
 _TINY = {"num_envs": 8, "rollout_length": 16, "num_minibatches": 2, "hidden": (16,)}
 _TINY_PPG = {**_TINY, "policy_iterations": 2, "policy_epochs": 1, "value_epochs": 1, "auxiliary_epochs": 1}
@@ -35,6 +37,10 @@ _PROTOCOL = {
     "small": "MinAtar, preset minatar (two MLPs of 64-64), 1M steps, 8 seeds; the paper: Procgen, hard, unlimited "
     "levels, 100M steps, IMPALA, 3 seeds",
     "paper": "Procgen, hard, unlimited levels, 100M steps, 3 seeds, preset procgen-hard",
+}
+_REUSE_PROTOCOL = {
+    scale: f"{protocol}; E_pi, E_aux and N_pi are varied one at a time, with E_V = {VALUE_EPOCHS[scale]} throughout"
+    for scale, protocol in _PROTOCOL.items()
 }
 
 
@@ -76,7 +82,7 @@ def _sample_reuse(scale: str) -> list[Cell]:
     for game in games:
         for name, values in REUSE[scale].items():
             for value in values:
-                also = {"value_epochs": value} if name == "policy_epochs" else {}
+                also = {"value_epochs": VALUE_EPOCHS[scale]} if name == "policy_epochs" else {}
                 cell = _cell("ppg", game, scale, **{name: value}, **also)
                 found[cell.name] = cell
     return list(found.values())
@@ -203,7 +209,8 @@ def _changed(data: dict[str, Any], entry: dict[str, Any]) -> set[str]:
 
 def _draw_reuse(data: dict[str, Any]) -> Drawing:
     found = reuse(data)
-    titles = {"policy_epochs": "policy epochs E_pi (= E_V)", "auxiliary_epochs": "auxiliary epochs E_aux"}
+    titles = {"policy_epochs": f"policy epochs E_pi, with E_V = {VALUE_EPOCHS[data['scale']]}"}
+    titles |= {"auxiliary_epochs": "auxiliary epochs E_aux"}
     titles |= {"policy_iterations": "policy phases before an auxiliary phase, N_pi"}
     drawing, axes = panels([titles[field] for field in found])
     for one, (field, of_field) in zip(axes, found.items(), strict=True):
@@ -250,13 +257,14 @@ def _generalization_cells(scale: str) -> list[Cell]:
 
 
 def _generalization(agent: str, game: str, preset: str, levels: int, **how: Any) -> Cell:
+    """Trained on levels 0 to levels - 1, tested on all that there are beyond them."""
     return Cell(
         name=f"{agent}-{game}-{levels}-levels",
         agent=agent,
         env=f"procgen/{game}",
         preset=preset,
         env_options={"num_levels": levels},
-        eval_env_options={"num_levels": 0},
+        eval_env_options={"start_level": levels, "num_levels": procgen.NUM_LEVELS - levels},
         **how,
     )
 
@@ -265,9 +273,11 @@ def _draw_generalization(data: dict[str, Any]) -> Drawing:
     drawing, axes = panels([_game(entry) for entry in data["cells"].values()])
     for one, entry in zip(axes, data["cells"].values(), strict=True):
         levels = entry["env_options"]["num_levels"]
+        beyond = entry["eval_env_options"].get("start_level")
+        tested = f"levels from {beyond} on" if beyond else "all levels"
         for colour, (metric, label) in zip(
             plots.COLOURS,
-            (("episode_return", f"train, {levels} levels"), ("evaluation_return", "test, all levels")),
+            (("episode_return", f"train, {levels} levels"), ("evaluation_return", f"test, {tested}")),
             strict=False,
         ):
             curve = entry["curves"][metric]
@@ -314,9 +324,9 @@ FIGURES = (
     Figure(
         name="ppg/sample-reuse",
         paper=PAPER,
-        about="how often a sample is used: E_pi, E_aux and N_pi, IQM with 95% interval",
+        about="how often a sample is used: E_pi (E_V fixed), E_aux and N_pi, IQM with 95% interval",
         cells=_sample_reuse,
-        protocol=_PROTOCOL,
+        protocol=_REUSE_PROTOCOL,
         draw=_draw_reuse,
         verify=_verify_reuse,
         metrics=(),
@@ -333,13 +343,15 @@ FIGURES = (
     Figure(
         name="procgen/generalization",
         paper="Cobbe et al. 2020, arXiv 1912.01588",
-        about="returns on the training levels and on all levels, IQM with 95% band",
+        about="returns on the training levels and on levels beyond them, IQM with 95% band",
         cells=_generalization_cells,
         protocol={
-            "smoke": "coinrun, 10 levels, a tiny network, 512 steps: shows that it works, the numbers mean nothing",
-            "small": "coinrun, PPG preset quick, easy mode, 200 levels, 1M steps, 1 seed; the paper: 16 games, PPO, "
-            "IMPALA, 25M steps, 3 seeds",
-            "paper": "PPO preset procgen-easy, 200 levels, 25M steps, 3 seeds; test: all levels, sampling policy",
+            "smoke": "coinrun, 10 levels, a tiny network, 512 steps: shows that it works, the numbers mean nothing; "
+            "test: levels from 10 on",
+            "small": "coinrun, PPG preset quick, easy mode, 200 levels, 1M steps, 1 seed; test: all levels but those, "
+            "from 200 on; the paper: 16 games, PPO, IMPALA, 25M steps, 3 seeds",
+            "paper": "PPO preset procgen-easy, 200 levels, 25M steps, 3 seeds; test: all levels but those, from 200 "
+            "on, sampling policy (published: all levels, of which the training levels are one in ten million)",
         },
         draw=_draw_generalization,
         verify=_verify_generalization,

@@ -8,6 +8,7 @@ from purerl.experiments.presets.value_based import (
     MINATAR,
     MINATAR_SMALL,
     NATURE,
+    PLAYS_ON,
     QUICK,
     pro_presets,
 )
@@ -22,13 +23,14 @@ PRESETS: dict[str, Preset] = {
     ),
     "pro-paper": Preset(
         steps=30_000_000,
-        source="Dopamine's TensorFlow DQN in the authors' first-paper regime; which optimizer they used is unverified",
+        source="Dopamine's TensorFlow DQN in the authors' first-paper regime; which optimizer they used is unverified; "
+        + PLAYS_ON,
         config=NATURE,
         env=FIRST_PAPER,
     ),
     "nature": Preset(
         steps=50_000_000,
-        source="Dopamine's dqn_nature.gin, after Mnih et al. 2015",
+        source=f"Dopamine's dqn_nature.gin, after Mnih et al. 2015; {PLAYS_ON}",
         config={
             **NATURE,
             "learning_starts": 50_000,

@@ -10,12 +10,13 @@ PRESETS: dict[str, Preset] = {
         steps=25_000_000,
         default_for=("procgen/*",),
         source="Cobbe et al. 2020, released code, easy mode; --env.num-levels 200 for the generalization protocol",
+        config={"optimizer": "adam-tensorflow"},
         env={"distribution_mode": "easy"},
     ),
     "procgen-hard": Preset(
         steps=200_000_000,
         source="Cobbe et al. 2020, released code, hard mode (4 workers of 64 environments as one batch of 256)",
-        config={"num_envs": 256},
+        config={"num_envs": 256, "optimizer": "adam-tensorflow"},
         env={"distribution_mode": "hard"},
     ),
     "minatar": Preset(

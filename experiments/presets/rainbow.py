@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from purerl.experiments.presets.value_based import CLASSIC, FIRST_PAPER, MINATAR, MINATAR_SMALL, QUICK, pro_presets
+from purerl.experiments.presets.value_based import (
+    CLASSIC,
+    FIRST_PAPER,
+    MINATAR,
+    MINATAR_SMALL,
+    PLAYS_ON,
+    QUICK,
+    pro_presets,
+)
 from purerl.registry import Preset
 
 PRESETS: dict[str, Preset] = {
@@ -15,7 +23,7 @@ PRESETS: dict[str, Preset] = {
     "pro-paper": Preset(
         steps=30_000_000,
         source="rainbow_our_first_paper.gin; its priorities were never written, so replay was in effect uniform "
-        "(--prioritized for what it says)",
+        "(--prioritized for what it says); " + PLAYS_ON,
         config={
             "network": "dopamine",
             "optimizer": "adam-tensorflow",
@@ -39,7 +47,9 @@ PRESETS: dict[str, Preset] = {
     ),
     "rainbow-2018": Preset(
         steps=50_000_000,
-        source="Hessel et al. 2018, constants as in DQN Zoo; no-op starts, no sticky actions, a lost life is an end",
+        source="Hessel et al. 2018, constants as in DQN Zoo; no-op starts, no sticky actions, a lost life is an end. "
+        "Frames differ from DQN Zoo's: 0 to 30 no-ops (1 to 30 there), luma before the maximum of two frames (after), "
+        "area resize (bilinear), the stack is blanked at a lost life (kept)",
         config={
             "network": "nature",
             "double": True,

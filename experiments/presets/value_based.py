@@ -8,6 +8,7 @@ from purerl.registry import Preset
 
 # The regime of the authors' configuration "first paper": no sticky actions, a lost life is an end (spec of DQN Pro).
 FIRST_PAPER = {"repeat_action_probability": 0.0, "life_loss": "terminal"}
+PLAYS_ON = "the step in which a life is lost plays its four frames (Dopamine's ends at once)"
 # Dopamine's "nature" configuration of the agent and the games.
 NATURE = {
     "network": "dopamine",

@@ -5,6 +5,7 @@ From the host's memory rows are copied one by one: XLA moves slices between the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -45,9 +46,32 @@ def read(memory: Memory, buffer: Array, indices: Array) -> Array:
     return _read_from_host(buffer, indices)
 
 
-@jax.custom_batching.custom_vmap
+@jax.custom_vjp
 def _read_from_host(buffer: Array, indices: Array) -> Array:
     """`read`, one copy for each row."""
+    return _copy_rows(buffer, indices)
+
+
+def _read_forward(buffer: Array, indices: Array) -> tuple[Array, tuple[Array, Callable[[Array, Array], Array]]]:
+    shape, space = buffer.shape, jax.typeof(buffer).memory_space
+
+    def scatter(indices: Array, gradient: Array) -> Array:
+        zeros = jnp.zeros(shape, gradient.dtype)
+        return jax.device_put(zeros.at[tuple(jnp.moveaxis(indices, -1, 0))].add(gradient, mode="drop"), space)
+
+    return _read_from_host(buffer, indices), (indices, jax.tree_util.Partial(scatter))
+
+
+def _read_backward(residuals: tuple[Array, Callable[[Array, Array], Array]], gradient: Array) -> tuple[Array, None]:
+    indices, scatter = residuals
+    return scatter(indices, gradient), None
+
+
+_read_from_host.defvjp(_read_forward, _read_backward)
+
+
+@jax.custom_batching.custom_vmap
+def _copy_rows(buffer: Array, indices: Array) -> Array:
     num_axes = indices.shape[1]
 
     def one(index: Array) -> Array:
@@ -58,14 +82,14 @@ def _read_from_host(buffer: Array, indices: Array) -> Array:
     return jax.lax.map(one, indices)
 
 
-@_read_from_host.def_vmap
+@_copy_rows.def_vmap
 def _read_batched(axis_size: int, in_batched: list[bool], buffer: Array, indices: Array) -> tuple[Array, bool]:
     # JAX would batch the slices into a gather. The batch axis is one more axis to slice instead.
     if not in_batched[1]:
         indices = jnp.broadcast_to(indices, (axis_size, *indices.shape))
     if not in_batched[0]:
-        rows = _read_from_host(buffer, indices.reshape(-1, indices.shape[-1]))
+        rows = _copy_rows(buffer, indices.reshape(-1, indices.shape[-1]))
     else:
         lanes = jnp.broadcast_to(jnp.arange(axis_size, dtype=indices.dtype)[:, None, None], (*indices.shape[:2], 1))
-        rows = _read_from_host(buffer, jnp.concatenate([lanes, indices], axis=-1).reshape(-1, indices.shape[-1] + 1))
+        rows = _copy_rows(buffer, jnp.concatenate([lanes, indices], axis=-1).reshape(-1, indices.shape[-1] + 1))
     return rows.reshape(*indices.shape[:2], *rows.shape[1:]), True

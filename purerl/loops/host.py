@@ -41,7 +41,7 @@ class Walk:
     def first_inputs(self, group: int) -> Inputs:
         """The Inputs [S, N / G, ...] of a group that has not been stepped yet, as numpy arrays."""
         observation, spec = self.pool.reset(group), self.pool.spec
-        shape, dtype = observation.shape[:2], np.int32 if spec.num_actions else np.float32
+        shape, dtype = observation.shape[:2], spec.action_dtype
         return Inputs(
             observation,
             np.ones(shape, bool),
@@ -172,6 +172,10 @@ class HostLoop:
     def num_lanes(self, num_seeds: int) -> int:
         """Lanes for so many seeds."""
         return num_seeds
+
+    def placed(self, run_state: RunState) -> RunState:
+        """A RunState [S, ...] where this loop wants it: as it is."""
+        return run_state
 
     def init(self, config: Any, keys: Array) -> RunState:
         """RunState [S, ...] of a fresh run; resets the pool."""

@@ -84,7 +84,11 @@ class InGraphLoop:
 
     def init(self, config: Any, keys: Array) -> RunState:
         """RunState [S, ...] of a fresh run, its seeds spread over the devices."""
-        return sharding.place(self._init(config, keys), sharding.seed_mesh(keys.shape[0]))
+        return self.placed(self._init(config, keys))
+
+    def placed(self, run_state: RunState) -> RunState:
+        """A RunState [S, ...] with its seeds spread over the devices."""
+        return sharding.place(run_state, sharding.seed_mesh(run_state.key.shape[0]))
 
     def program_bytes(self, config: Any, keys: Array) -> int:
         """Memory that training takes on all devices together: state, rollouts and temporaries of the compiled program.

@@ -88,11 +88,14 @@ def in_turn(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
 
 def pad(config: Any, keys: Array, num_lanes: int) -> tuple[Any, Array]:
     """(config, keys) of more lanes, which repeat the last one."""
-    extra = num_lanes - keys.shape[0]
-    if not extra:
-        return config, keys
+    return jax.tree.map(lambda x: pad_state(x, num_lanes) if jnp.ndim(x) else x, config), pad_state(keys, num_lanes)
+
+
+def pad_state(tree: PyTree, num_lanes: int) -> PyTree:
+    """A tree [S, ...] with more lanes, which repeat the last one."""
 
     def longer(x: Array) -> Array:
-        return jnp.concatenate([x, jnp.repeat(x[-1:], extra, axis=0)])
+        extra = num_lanes - x.shape[0]
+        return jnp.concatenate([x, jnp.repeat(x[-1:], extra, axis=0)]) if extra else x
 
-    return jax.tree.map(lambda x: longer(x) if jnp.ndim(x) else x, config), longer(keys)
+    return jax.tree.map(longer, tree)

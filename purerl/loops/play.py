@@ -43,7 +43,7 @@ def acting_part(agent: Agent, state: PyTree) -> PyTree:
     return state.replace(**{f.name: None for f in dataclasses.fields(state) if f.name not in agent.acting})
 
 
-def _end_of_training() -> Clock:
+def end_of_training() -> Clock:
     """What an agent is told of the clock in evaluation."""
     return Clock(jnp.int32(1), jnp.int32(1))
 
@@ -82,7 +82,7 @@ class GraphPlayer:
                 environment,
                 config,
                 run_state,
-                _end_of_training(),
+                end_of_training(),
                 length=BLOCK_LENGTH,
                 iteration=0,
                 first_t=start,
@@ -141,7 +141,7 @@ class PoolPlayer:
 
         def several(config, agent_state, key, memory, inputs, t, first):
             axes = (lane_ways.config_axes(config), 0, 0, 0, 0, None, None, None, None)
-            clock, zero = _end_of_training(), jnp.int32(0)
+            clock, zero = end_of_training(), jnp.int32(0)
             found = jax.vmap(act, in_axes=axes)(config, agent_state, key, memory, inputs, zero, t, first, clock)
             return found[:2]
 

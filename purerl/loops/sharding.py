@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -19,12 +19,22 @@ AXIS = "seeds"
 
 def one_cpu_device_per_core() -> None:
     """Lets JAX see every CPU core as a device, so that seeds spread over them: XLA's own threading of small operations
-    leaves cores idle. Does nothing once JAX has started, or where the user has set the number of devices.
+    leaves cores idle. Does nothing where the user has set the number of devices. Where JAX has started already (a
+    module-level `jnp.array` is enough) it is too late, which is said on stderr.
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
-    with contextlib.suppress(RuntimeError):  # JAX has started
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        jax.config.update("jax_num_cpu_devices", cores)
+    except RuntimeError:  # JAX has started
+        if jax.default_backend() == "cpu" and jax.device_count() < cores:
+            print(
+                f"purerl: JAX was started before purerl could give it the {cores} cores, so seeds share "
+                f"{jax.device_count()}: make no jax arrays at the top level of your files, or set "
+                f"XLA_FLAGS=--xla_force_host_platform_device_count={cores}",
+                file=sys.stderr,
+            )
 
 
 def seed_mesh(num_seeds: int) -> Mesh:

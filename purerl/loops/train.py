@@ -47,7 +47,7 @@ def iterate(
     return learn(agent, environment.spec, config, run_state, rollout, clock)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Train:
     """A whole training run as a pure function of a key and a config.
 
@@ -133,4 +133,6 @@ def _sweepable(cls: type) -> type:
         values = {name: jnp.broadcast_to(value, shape) for name, value in values.items()}
         return dataclasses.replace(self, **changes | values)
 
-    return struct.dataclass(type(cls.__name__, (cls,), {"replace": replace, "__module__": cls.__module__}))
+    sweepable = struct.dataclass(type(cls.__name__, (cls,), {"__module__": cls.__module__, "__doc__": cls.__doc__}))
+    sweepable.replace = replace
+    return sweepable

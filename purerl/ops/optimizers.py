@@ -11,6 +11,7 @@ import optax
 from purerl.errors import PurerlError
 from purerl.types import Array, Clock, PyTree
 
+AdamName = Literal["adam", "adam-tensorflow"]
 ValueOptimizerName = Literal["adam", "adam-tensorflow", "rmsprop"]
 
 
@@ -24,9 +25,49 @@ def adam(
     *,
     epsilon: Array | float = 1e-8,
     max_grad_norm: Array | float = float("inf"),
+    form: AdamName = "adam",
 ) -> optax.GradientTransformation:
-    """Adam on gradients clipped to a global norm (inf for none)."""
-    return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=epsilon))
+    """Adam on gradients clipped to a global norm (inf for none), in optax's form or in TensorFlow 1's."""
+    return optax.chain(clip_by_global_norm(max_grad_norm), _ADAMS[form](learning_rate, epsilon))
+
+
+def clip_by_global_norm(max_norm: Array | float) -> optax.GradientTransformation:
+    """Scales gradients whose global norm is larger than `max_norm` down to it; inf for no clipping.
+
+    The numbers of `optax.clip_by_global_norm`. Its derivatives are NaN where the norm is 0 or `max_norm` is inf, and
+    these are not.
+    """
+
+    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
+        squares = sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(updates))
+        within = jnp.sqrt(squares) < max_norm
+        norm, limit = jnp.sqrt(jnp.where(within, 1.0, squares)), jnp.where(within, 1.0, max_norm)
+        return jax.tree.map(lambda x: jnp.where(within, x, x / norm * limit), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _root(square: Array) -> Array:
+    """The square root, with derivative 0 at 0: a parameter without gradient must not make a meta-gradient NaN."""
+    positive = square > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
+
+
+def optax_adam(learning_rate: Array | float, epsilon: Array | float) -> optax.GradientTransformation:
+    """Adam (Kingma and Ba 2015, algorithm 1): the numbers of `optax.adam`, with finite derivatives at zero
+    gradients.
+    """
+    decay_first, decay_second = 0.9, 0.999
+    like = optax.scale_by_adam(decay_first, decay_second)
+
+    def update(updates: PyTree, state: optax.ScaleByAdamState, params: PyTree = None) -> Any:
+        _, state = like.update(updates, state, params)
+        first = optax.tree.bias_correction(state.mu, decay_first, state.count)
+        second = optax.tree.bias_correction(state.nu, decay_second, state.count)
+        return jax.tree.map(lambda m, v: m / (_root(v) + epsilon), first, second), state
+
+    scale = optax.GradientTransformation(like.init, update)
+    return optax.chain(scale, optax.scale_by_learning_rate(learning_rate))
 
 
 def centered_rmsprop(
@@ -37,9 +78,9 @@ def centered_rmsprop(
 
 
 def tensorflow_adam(learning_rate: Array | float, epsilon: Array | float) -> optax.GradientTransformation:
-    """Adam as TensorFlow 1 has it, which trained the published Rainbow: epsilon joins the root of the raw second
-    moment, before the bias is corrected ("epsilon hat" of Kingma and Ba 2015, section 2), so it weighs far more in the
-    first thousand steps.
+    """Adam as TensorFlow 1 has it, which trained the published Rainbow, and PPO on Procgen: epsilon joins the root of
+    the raw second moment, before the bias is corrected ("epsilon hat" of Kingma and Ba 2015, section 2), so it weighs
+    far more in the first thousand steps.
     """
     decay_first, decay_second = 0.9, 0.999
     like = optax.scale_by_adam(decay_first, decay_second)
@@ -48,9 +89,12 @@ def tensorflow_adam(learning_rate: Array | float, epsilon: Array | float) -> opt
         _, state = like.update(updates, state, params)
         steps = state.count.astype(jnp.float32)
         rate = -learning_rate * jnp.sqrt(1 - decay_second**steps) / (1 - decay_first**steps)
-        return jax.tree.map(lambda m, v: rate * m / (jnp.sqrt(v) + epsilon), state.mu, state.nu), state
+        return jax.tree.map(lambda m, v: rate * m / (_root(v) + epsilon), state.mu, state.nu), state
 
     return optax.GradientTransformation(like.init, update)
+
+
+_ADAMS = {"adam": optax_adam, "adam-tensorflow": tensorflow_adam}
 
 
 def proximal_pull(fraction: Array | float) -> optax.GradientTransformationExtraArgs:
@@ -104,10 +148,7 @@ def value_optimizer(
       a transformation whose `update` takes the parameters, and `anchor=`, the target parameters.
     """
     base = {
-        "adam": lambda: optax.adam(learning_rate, eps=epsilon),
-        "adam-tensorflow": lambda: tensorflow_adam(learning_rate, epsilon),
-        "rmsprop": lambda: centered_rmsprop(learning_rate, epsilon=epsilon),
-    }[name]()
-    return optax.chain(
-        optax.clip_by_global_norm(max_grad_norm), base, proximal_pull(learning_rate / proximal_coefficient)
-    )
+        **_ADAMS,
+        "rmsprop": lambda rate, epsilon: centered_rmsprop(rate, epsilon=epsilon),
+    }[name](learning_rate, epsilon)
+    return optax.chain(clip_by_global_norm(max_grad_norm), base, proximal_pull(learning_rate / proximal_coefficient))

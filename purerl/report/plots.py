@@ -1,7 +1,7 @@
 """Learning curves as figures, drawn from run folders alone (config.json and metrics.jsonl).
 
-matplotlib's Agg canvas through Figure objects, never pyplot: no global state, no display. Everything that decides how a
-figure looks is set here, so that it does not depend on the user's matplotlibrc.
+Figures use matplotlib's Agg canvas and never pyplot, so they need no display and no global state. All sizes and colours
+are set here, so that a figure does not depend on the user's matplotlibrc.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from purerl.statistics import bootstrap_band, interquartile_mean, running_mean, 
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, without the yellow that vanishes on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))  # the next seven runs are told apart by their dashes
+DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))  # runs that share a colour have different dashes
 MOST_SEED_LINES = 10
 LABELS = {
     "step": "environment steps",
@@ -40,7 +40,7 @@ LABELS = {
 # Formats by file suffix.
 FORMATS = (".png", ".pdf", ".svg")
 INK, PALE = "#222222", "#DDDDDD"
-# 6 inches shown 390 pixels wide, as on a phone, make 13 points about as large as the phone's own small print.
+# On a phone, 6 inches are 390 pixels wide; 13 points are then about as large as the phone's own small text.
 WIDTH, AXES_HEIGHT = 6.0, 3.6
 TITLE_CHARACTERS, LABEL_CHARACTERS = 46, 60
 TEXT_POINTS, SMALL_POINTS = 13, 11
@@ -48,14 +48,14 @@ TEXT_POINTS, SMALL_POINTS = 13, 11
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """The curves of a run's seeds on a common grid, and what to call them.
+    """The curves of a run's seeds on a common grid.
 
     Attributes:
       config: the run's config.json.
       folder: where the run is.
       x: [P] grid.
       seeds: [S, P] values.
-      window: number of rows that each value is the mean of.
+      window: each value is the mean of so many rows.
     """
 
     config: dict
@@ -66,9 +66,16 @@ class Curve:
 
 
 def plot_run(folder: str | os.PathLike) -> Path:
-    """Draws a run's return over its environment steps into <folder>/figures/return.png; returns that path.
+    """Draws a run's return over its environment steps into <folder>/figures/return.png.
 
-    Raises PurerlError as plot_runs does.
+    Args:
+      folder: of the run.
+
+    Returns:
+      The path of the figure.
+
+    Raises:
+      PurerlError: as `plot_runs`.
     """
     return plot_runs([folder], Path(folder) / run_folder.FIGURES / "return.png")
 
@@ -82,18 +89,21 @@ def plot_runs(
 ) -> Path:
     """Draws one line per run: the interquartile mean over its seeds, with a 95% bootstrap band.
 
-    Up to ten seeds are also drawn one by one, thinly. Nothing is extrapolated: a line spans what all seeds cover.
+    Up to ten seeds are also drawn one by one as thin lines. A line covers only the x that all seeds have.
 
     Args:
       folders: of the runs.
       out: the figure's file, .png, .pdf or .svg; missing folders above it are made.
       x, y: names in the rows of metrics.jsonl.
-      smooth: each point is the mean of so many rows up to it (weighted by the episodes in them, for episode
-        statistics); None takes a fiftieth of the rows, 1 does not smooth.
+      smooth: each point is the mean of so many rows up to it (weighted by their episodes if y is an episode statistic);
+        None takes a fiftieth of the rows, 1 does not smooth.
 
     Returns:
-      the path of the figure. Raises PurerlError for folders that are no runs or have no rows, names that no row has, an
-      unknown kind of figure, and failed writes.
+      The path of the figure.
+
+    Raises:
+      PurerlError: a folder is not a run folder or has no rows, no row has x or y, an unknown kind of figure, a failed
+        write.
     """
     out = Path(out)
     if out.suffix.lower() not in FORMATS:
@@ -116,7 +126,18 @@ def plot_runs(
 
 
 def read_curve(folder: str | os.PathLike, x: str, y: str, smooth: int | None = None) -> Curve:
-    """Reads and smooths the curves of a run's seeds, on a common grid. Raises PurerlError as plot_runs."""
+    """Reads the curves of a run's seeds, smooths them and interpolates them to a common grid.
+
+    Args:
+      folder: of the run.
+      x, y, smooth: as in `plot_runs`.
+
+    Returns:
+      The curves.
+
+    Raises:
+      PurerlError: as `plot_runs`; the seeds have no x in common.
+    """
     folder = Path(folder)
     config = run_folder.load(folder)["config"]
     path = folder / run_folder.METRICS
@@ -136,7 +157,7 @@ def read_curve(folder: str | os.PathLike, x: str, y: str, smooth: int | None = N
     try:
         grid, values = to_common_grid([_seed_curve(seed_rows, x, y, window) for seed_rows in by_seed])
     except ValueError as error:
-        raise PurerlError(f"the seeds in {folder} share no stretch of '{x}' yet; train for longer") from error
+        raise PurerlError(f"the seeds in {folder} have no '{x}' in common yet; train for longer") from error
     return Curve(config, folder, grid, values, window)
 
 
@@ -157,7 +178,15 @@ def _is_number(value: object) -> bool:
 
 
 def draw(curves: Sequence[Curve], x: str, y: str) -> Figure:
-    """The figure of the curves, all drawn but not saved. Title and legend are given room above and below the axes."""
+    """Draws curves into a figure, with room for the title above the axes and for the legend below them.
+
+    Args:
+      curves: one per run.
+      x, y: names of metrics, for the axes.
+
+    Returns:
+      The figure, not saved yet.
+    """
     title, labels = name_curves(curves)
     title_lines = textwrap.wrap(title, TITLE_CHARACTERS)
     label_lines = [textwrap.fill(label, LABEL_CHARACTERS) for label in labels] if len(curves) > 1 else []
@@ -191,7 +220,12 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, dashes: str | tuple, seed
 
 
 def dress(axes: Axes, x: str, y: str) -> None:
-    """Labels, ticks, grid and frame as all figures here have them; x and y are names of metrics."""
+    """Gives axes the labels, ticks, grid and frame that all figures here have.
+
+    Args:
+      axes: to change.
+      x, y: names of metrics.
+    """
     axes.set_xlabel(_axis_label(x), fontsize=TEXT_POINTS, color=INK)
     axes.set_ylabel(_axis_label(y), fontsize=TEXT_POINTS, color=INK)
     for axis, name in ((axes.xaxis, x), (axes.yaxis, y)):
@@ -231,9 +265,15 @@ def _add_legend(figure: Figure, axes: Axes, labels: Sequence[str]) -> None:
 
 
 def name_curves(curves: Sequence[Curve]) -> tuple[str, list[str]]:
-    """(title, one label per curve): what all runs share goes into the title, the rest into the labels.
+    """What all runs share goes into the title, the rest into the labels.
 
-    Runs that agree in agent, preset and environment are told apart by the names of their folders.
+    Runs with the same agent, preset and environment are labelled with the names of their folders.
+
+    Args:
+      curves: one per run.
+
+    Returns:
+      The title, and one label per curve.
     """
     parts = [_parts(curve.config) for curve in curves]
     shared = {key for key in parts[0] if all(part[key] == parts[0][key] for part in parts)}

@@ -22,13 +22,20 @@ MOST_BARS = 24
 def draw(ranking: Sequence[dict[str, Any]], fields: Sequence[str], out: Path) -> Path:
     """Writes the figure of a sweep's ranking.
 
-    Of one swept number: the interquartile mean over it, with its 95% interval. Of two fields, one of them numbers: a
-    line for each value of the other. Otherwise the best settings, one below the other.
+    If one number was swept, the figure shows the interquartile mean over that number, with its 95% interval. If a
+    number and another field were swept, it has one line per value of the other field. Otherwise it lists the best
+    settings.
 
     Args:
       ranking: rows of `sweeps.Sweep.ranking`.
-      fields: that were swept.
-      out: the PNG.
+      fields: the names of what was swept.
+      out: the figure's file, a PNG.
+
+    Returns:
+      The path of the figure.
+
+    Raises:
+      PurerlError: the figure cannot be written.
     """
     known = [row for row in ranking if row["iqm"] is not None]
     numeric = [name for name in fields if all(_is_number(row[name]) for row in ranking)]

@@ -1,17 +1,16 @@
-"""Videos of episodes: observations to frames, frames to a GIF (Pillow) or an MP4 (ffmpeg)."""
+"""Videos of episodes: observations to frames, frames to a GIF (Pillow) or an MP4 (PyAV, an optional package)."""
 
 from __future__ import annotations
 
 import colorsys
-import contextlib
 import importlib
 import io
 import os
-import shutil
-import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from PIL import Image
@@ -20,10 +19,11 @@ from purerl.errors import PurerlError
 from purerl.runs import files
 
 FORMATS = (".gif", ".mp4")
-# Frames smaller than this are enlarged, as far as whole factors go.
+# Smaller frames are enlarged by the largest whole factor that stays within this.
 TARGET_PIXELS = 256
 # A GIF counts time in hundredths of a second, and browsers slow down anything shown for less than two of them.
 GIF_TICKS_PER_SECOND, GIF_MOST_FRAMES_PER_SECOND = 100, 50
+MP4_CODEC = "libx264"
 # Okabe and Ito's colours, readable by colour-blind people; more channels than these get evenly spaced hues.
 CHANNEL_COLOURS = (
     *((0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0)),
@@ -36,10 +36,33 @@ BAR_HEIGHT = 64
 # --- frames to a file ------------------------------------------------------------------------------------------------
 
 
+def check(path: str | os.PathLike, frames_per_second: float = 15) -> None:
+    """Whether such a video can be written here, as far as that is known before there are frames.
+
+    Args:
+      path, frames_per_second: as in `write_video`.
+
+    Raises:
+      PurerlError: another suffix, no PyAV for an MP4, an impossible number of frames per second.
+    """
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind not in FORMATS:
+        raise PurerlError(f"cannot write a '{path.suffix}' video ({path}); use {' or '.join(FORMATS)}")
+    if not 0 < frames_per_second < float("inf"):
+        raise PurerlError(f"a video of {frames_per_second} frames per second; use a number above 0")
+    if kind == ".gif" and frames_per_second > GIF_MOST_FRAMES_PER_SECOND:
+        raise PurerlError(
+            f"a GIF shows at most {GIF_MOST_FRAMES_PER_SECOND} frames per second; lower it or write an .mp4"
+        )
+    if kind == ".mp4":
+        _import_av()
+
+
 def write_video(
     frames: np.ndarray, path: str | os.PathLike, frames_per_second: float = 15, scale: int | None = None
 ) -> Path:
-    """Writes frames as a GIF or, if there is an ffmpeg, as an MP4, by the file's suffix; returns the path.
+    """Writes frames as a GIF or as an MP4, by the file's suffix.
 
     The file appears whole or not at all; missing folders above it are made. A GIF keeps at most 256 colours per frame.
 
@@ -49,8 +72,11 @@ def write_video(
       frames_per_second: for a GIF at most 50.
       scale: whole factor to enlarge by, every pixel becoming a square; None enlarges small frames to about 256 pixels.
 
+    Returns:
+      The path.
+
     Raises:
-      PurerlError: another suffix, no ffmpeg, too many frames per second, no permission, a full disk.
+      PurerlError: another suffix, no PyAV for an MP4, an impossible number of frames per second, a failed write.
       ValueError: frames of another type or shape, or none; a scale below 1.
     """
     frames, path = np.asarray(frames), Path(path)
@@ -59,12 +85,9 @@ def write_video(
     scale = max(1, TARGET_PIXELS // max(frames.shape[1:3])) if scale is None else scale
     if scale < 1:
         raise ValueError(f"cannot enlarge frames by {scale}")
-    kind = path.suffix.lower()
-    if kind not in FORMATS:
-        raise PurerlError(f"cannot write a '{path.suffix}' video ({path}); use {' or '.join(FORMATS)}")
-    if not 0 < frames_per_second < float("inf"):
-        raise PurerlError(f"a video of {frames_per_second} frames per second; use a number above 0")
-    data = _gif(frames, frames_per_second, scale) if kind == ".gif" else _mp4(frames, frames_per_second, scale)
+    check(path, frames_per_second)
+    encode = _gif if path.suffix.lower() == ".gif" else _mp4
+    data = encode(frames, frames_per_second, scale)
     with files.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     files.write_file(path, data)
@@ -72,10 +95,6 @@ def write_video(
 
 
 def _gif(frames: np.ndarray, frames_per_second: float, scale: int) -> bytes:
-    if frames_per_second > GIF_MOST_FRAMES_PER_SECOND:
-        raise PurerlError(
-            f"a GIF shows at most {GIF_MOST_FRAMES_PER_SECOND} frames per second; lower it or write an .mp4"
-        )
     first, *rest = _gif_images(frames, scale)
     data = io.BytesIO()
     first.save(
@@ -94,51 +113,60 @@ def _gif_images(frames: np.ndarray, scale: int) -> Iterator[Image.Image]:
 
 
 def _gif_durations(count: int, frames_per_second: float) -> list[int]:
-    """Milliseconds per frame in whole hundredths of a second, rounded so that the errors never add up."""
+    """Milliseconds per frame, in whole hundredths of a second; rounding errors do not accumulate."""
     ends = np.round(np.arange(count + 1) * GIF_TICKS_PER_SECOND / frames_per_second).astype(int)
     return [int(ticks) * 10 for ticks in np.diff(ends)]
 
 
 def _mp4(frames: np.ndarray, frames_per_second: float, scale: int) -> bytes:
-    ffmpeg = find_ffmpeg()
-    if ffmpeg is None:
-        raise PurerlError("an MP4 needs ffmpeg: pip install imageio-ffmpeg, or write a .gif instead")
+    av = _import_av()
+    rate = max(Fraction(frames_per_second).limit_denominator(10**6), Fraction(1, 10**6))
     height, width = frames.shape[1] * scale, frames.shape[2] * scale
     # H.264 at 4:2:0, the only kind that plays everywhere, needs even sizes: the last row or column is repeated.
     padding = ((0, height % 2), (0, width % 2), (0, 0))
+    size = {"height": height + height % 2, "width": width + width % 2}
     with tempfile.TemporaryDirectory() as folder:
-        out, log = Path(folder) / "video.mp4", Path(folder) / "log"
-        command = [
-            *(ffmpeg, "-loglevel", "error", "-y"),
-            *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width + width % 2}x{height + height % 2}"),
-            *("-r", str(frames_per_second), "-i", "-", "-an", "-c:v", "libx264", "-pix_fmt", "yuv420p"),
-            *("-movflags", "+faststart", str(out)),
-        ]
-        with (
-            open(log, "wb") as errors,
-            subprocess.Popen(command, stdin=subprocess.PIPE, stderr=errors) as process,
-            contextlib.suppress(BrokenPipeError),  # it broke off: its return code tells
-            process.stdin,
-        ):
-            for frame in frames:
-                enlarged = frame.repeat(scale, axis=0).repeat(scale, axis=1)
-                process.stdin.write(np.pad(enlarged, padding, mode="edge").tobytes())
-        if process.returncode != 0:
-            reason = (log.read_text(errors="replace").strip().splitlines() or ["no reason given"])[-1]
-            raise PurerlError(f"ffmpeg could not write the MP4 ({reason}); write a .gif instead")
+        out = Path(folder) / "video.mp4"
+        try:
+            # faststart puts the index first, so that a browser can begin to play before it has the whole file.
+            with av.open(str(out), "w", options={"movflags": "faststart"}) as container:
+                stream = container.add_stream(MP4_CODEC, rate=rate, pix_fmt="yuv420p", **size)
+                for frame in frames:
+                    enlarged = np.pad(frame.repeat(scale, axis=0).repeat(scale, axis=1), padding, mode="edge")
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(enlarged, format="rgb24")))
+                container.mux(stream.encode())
+        except (av.FFmpegError, ValueError, OverflowError) as error:
+            # ValueError: no such codec in this build of PyAV. OverflowError: more frames per second than MP4 can count.
+            raise PurerlError(f"PyAV could not write the MP4 ({error}); write a .gif instead") from error
         return out.read_bytes()
 
 
-def find_ffmpeg() -> str | None:
-    """The ffmpeg on the PATH, else the one that the package imageio-ffmpeg brings, else None."""
-    found = shutil.which("ffmpeg")
-    if found is None:
-        with contextlib.suppress(ImportError, RuntimeError):  # RuntimeError: the package is there, its program is not
-            found = importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe()
-    return found
+def _import_av() -> ModuleType:
+    try:
+        return importlib.import_module("av")
+    except ImportError as error:
+        raise PurerlError("an MP4 needs PyAV: pip install av, or write a .gif instead") from error
 
 
 # --- observations to frames ------------------------------------------------------------------------------------------
+
+
+def write_episode(observations: Sequence[np.ndarray], path: str | os.PathLike, frames_per_second: float = 15) -> Path:
+    """Writes observations as a video, one frame each.
+
+    Args:
+      observations: T observations of one environment, see `observation_to_frame`.
+      path, frames_per_second: as in `write_video`.
+
+    Returns:
+      The path.
+
+    Raises:
+      PurerlError: as `write_video` and `observation_to_frame`.
+      ValueError: no observations.
+    """
+    frames = [observation_to_frame(observation) for observation in observations]
+    return write_video(np.array(frames, np.uint8), path, frames_per_second)
 
 
 def observation_to_frame(observation: np.ndarray) -> np.ndarray:
@@ -150,10 +178,16 @@ def observation_to_frame(observation: np.ndarray) -> np.ndarray:
       * bool or number [H, W, C] (MinAtar) or [H, W]: one colour per channel on black, as bright as the value, which is
         clipped to [0, 1]; the first channel with a value covers the later ones (MinAtar's first is the player).
       * any other flat vector [D] or number: one bar per entry from a middle line, up and blue for positive, down and
-        orange for negative, of height x / (1 + |x|), so that every finite value fits; NaN and infinities are red.
+        orange for negative, of height x / (1 + |x|), so that every finite value fits; NaN and infinity are red.
+
+    Args:
+      observation: of one environment at one step.
 
     Returns:
-      uint8 [H', W', 3]. Raises PurerlError for other shapes.
+      uint8 [H', W', 3].
+
+    Raises:
+      PurerlError: an observation of another shape.
     """
     observation = np.asarray(observation)
     is_image = observation.dtype == np.uint8 and observation.ndim in (2, 3)
@@ -183,7 +217,7 @@ def _channels_frame(stack: np.ndarray) -> np.ndarray:
 
 
 def channel_colours(count: int) -> list[tuple[int, int, int]]:
-    """So many different colours, all far from black."""
+    """`count` different colours, all far from black."""
     if count <= len(CHANNEL_COLOURS):
         return list(CHANNEL_COLOURS[:count])
     # Alternating brightness tells neighbouring hues apart.

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +311,50 @@ def first_seed(plan: Plan, agent_state: PyTree) -> tuple[Plan, PyTree]:
     config = jax.tree.map(lambda x: np.asarray(x)[:1] if np.ndim(x) else x, plan.config)
     plan = dataclasses.replace(plan, seeds=plan.seeds[:1], config=config)
     return plan, jax.tree.map(lambda x: x[:1], agent_state)
+
+
+def film(
+    folder: str | Path,
+    *,
+    steps: int,
+    greedy: bool = False,
+    seed: int = 0,
+    env_options: dict[str, Any] | None = None,
+) -> tuple[list[np.ndarray], list[float]]:
+    """Plays one environment with the agent of a run's first seed.
+
+    Args:
+      folder: of the run.
+      steps: how many steps to play, at least 1.
+      greedy, seed, env_options: as in `evaluate`.
+
+    Returns:
+      The `steps` observations that the agent acted on, and the returns of the episodes that ended meanwhile.
+
+    Raises:
+      PurerlError: as `evaluate`.
+    """
+    compilation.enable_cache()
+    _, plan, state, _ = open_for_evaluation(Path(folder), env_options)
+    plan, state = first_seed(plan, state)
+    player = Player(plan, num_envs=1, greedy=greedy, observations=True)
+    observations: list[np.ndarray] = []
+    returns, running = [], 0.0
+    with contextlib.closing(player.play(state, seed)) as blocks:
+        for observation, reward, done in itertools.islice(_steps(blocks), steps):
+            observations.append(np.array(observation))
+            running += reward
+            if done:
+                returns.append(running)
+                running = 0.0
+    return observations, returns
+
+
+def _steps(blocks: Iterable[play.Block]) -> Iterator[tuple[np.ndarray, float, bool]]:
+    """(observation, reward, done) of each step of the only environment."""
+    for block in blocks:
+        for t in range(block.done.shape[1]):
+            yield block.observation[0, t, 0], float(block.reward[0, t, 0]), bool(block.done[0, t, 0])
 
 
 def make_evaluations(

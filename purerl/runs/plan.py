@@ -34,7 +34,7 @@ class Plan:
     options: Any
     seeds: tuple[int, ...]
     steps: int
-    lanes: Lanes = "vmap"
+    lanes: Lanes = "auto"
 
     @property
     def steps_per_iteration(self) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from purerl import configs, registry
 from purerl import statistics as stats
 from purerl.errors import PurerlError
-from purerl.loops import compilation, host, in_graph
+from purerl.loops import compilation, host, in_graph, lanes
 from purerl.runs import checkpoint, files, progress, provenance, run_folder, sinks
 from purerl.runs.evaluation import Evaluations
 from purerl.runs.plan import Plan, seed_keys
@@ -93,7 +93,12 @@ class Trainer:
         self.evaluations, self.label, self.resumed_by, self.stop_at_nan = evaluations, label, resumed_by, stop_at_nan
         self.log, self.log_every = log, log_every or max(1, the_plan.iterations // 200)
         self.checkpoint_seconds = checkpoint_seconds
-        self.config = configs.traced(the_plan.config)
+        # A few lanes more where they can then be spread over all devices; nobody looks at them.
+        num_seeds = len(the_plan.seeds)
+        self.config, self.keys = lanes.pad(
+            configs.traced(the_plan.config), seed_keys(the_plan), loop.num_lanes(num_seeds)
+        )
+        self.kept = slice(0, num_seeds)
         self.checkpoints = checkpoint.Checkpoints(checkpoints)
         self.watch = compilation.CompileWatch()
         self.iteration = 0
@@ -128,7 +133,7 @@ class Trainer:
 
     def _run(self) -> tuple[list[dict[str, Any]], RunState]:
         started = time.perf_counter()
-        state = self.loop.init(self.config, seed_keys(self.plan))
+        state = self.loop.init(self.config, self.keys)
         if self.resume:
             state = self._restore(state)
         jax.block_until_ready(state)
@@ -171,7 +176,7 @@ class Trainer:
                 with checkpoint.Checkpoints(own) as checkpoints:
                     self._save_lanes(checkpoints, state, lanes, member.plan)
             files.write_json(member.folder / run_folder.SUMMARY, summary)
-        return summaries, state
+        return summaries, self._real(state)
 
     def _advance(self, state: RunState, started: float) -> tuple[RunState, list[dict[str, Any]]]:
         count = min(self.log_every, self.plan.iterations - self.iteration)
@@ -198,7 +203,7 @@ class Trainer:
         self._look_for_nan(rows)
         if self.evaluations is not None:
             now = rows[0]["step"]
-            returns = self.evaluations.returns(state, now - count * self.plan.steps_per_iteration, now)
+            returns = self.evaluations.returns(self._real(state), now - count * self.plan.steps_per_iteration, now)
             rows = [row | {"evaluation_return": value} for row, value in zip(rows, returns, strict=False)]
         return state, rows
 
@@ -220,13 +225,17 @@ class Trainer:
                     )
 
     def _save(self, state: RunState, started: float) -> None:
-        tree = {"run": state, "pool": self._pool_state()}
+        tree = {"run": self._real(state), "pool": self._pool_state()}
         self.checkpoints.save(self.iteration, tree, {"plan": self.plan.to_dict()} | self._spent(started))
 
     def _save_lanes(self, checkpoints: checkpoint.Checkpoints, state: RunState, lanes: slice, plan: Plan) -> None:
         """Saves a member's part of the finished run, as if it had been trained alone."""
         tree = {"run": jax.tree.map(lambda x: x[lanes], state), "pool": self._pool_state(lanes)}
         checkpoints.save(self.iteration, tree, {"plan": plan.to_dict()} | self.earlier)
+
+    def _real(self, state: RunState) -> RunState:
+        """The lanes of the plan's seeds, without those that only fill up the devices."""
+        return state if self.keys.shape[0] == self.kept.stop else jax.tree.map(lambda x: x[self.kept], state)
 
     def _spent(self, started: float) -> dict[str, float]:
         """Wall time so far, of this session and those before it."""
@@ -246,7 +255,9 @@ class Trainer:
         pool_template = self._pool_state()
         if pool_template is not None:
             pool_template = {name: checkpoint.AnyShape(x.dtype) for name, x in pool_template.items()}
-        self.iteration, tree, metadata = self.checkpoints.restore({"run": state, "pool": pool_template})
+        template = {"run": self._real(state), "pool": pool_template}
+        self.iteration, tree, metadata = self.checkpoints.restore(template)
+        tree["run"] = self.loop.placed(lanes.pad_state(tree["run"], self.keys.shape[0]))
         self.earlier = {name: metadata[name] for name in self.earlier}
         if tree["pool"] is None:
             return tree["run"]

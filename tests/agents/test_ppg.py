@@ -91,7 +91,7 @@ def phases(random_rollout, specs):
     return config, run_updates(random_rollout, config, specs.vector, 6)
 
 
-@pytest.mark.parametrize(("architecture", "count"), [("detach", 626_513), ("dual", 1_248_657), ("shared", 626_256)])
+@pytest.mark.parametrize(("architecture", "count"), [("detach", 626_513), ("dual", 1_248_657), ("shared", 626_513)])
 def test_parameter_counts(architecture, count, specs):
     config = configs.traced(ppg.Config(architecture=architecture))
     shapes = jax.eval_shape(
@@ -193,6 +193,7 @@ def test_gradients_stay_in_their_network(specs):
     assert largest(gradients_of(detach, specs.vector, auxiliary)["torso"]) > 0
     shared = small_config(architecture="shared")
     assert largest(gradients_of(shared, specs.vector, value)["torso"]) > 0
+    assert largest(gradients_of(shared, specs.vector, auxiliary)["torso"]) > 0
 
 
 def test_optimizers_do_not_leak(phases):
@@ -203,6 +204,35 @@ def test_optimizers_do_not_leak(phases):
     # 4 minibatches an iteration; 2 epochs of 2 minibatches for each of 3 segments in an auxiliary phase.
     assert [adam_count(s.policy_optimizer) for s in states] == [0, 4, 8, 12, 16, 20, 24]
     assert [adam_count(s.auxiliary_optimizer) for s in states] == [0, 0, 0, 12, 12, 12, 24]
+
+
+def test_the_last_auxiliary_phase_can_be_left_out_as_released():
+    """N_pi = 1, two iterations: the released loop ends before the second auxiliary phase."""
+    counts = {}
+    for final in (True, False):
+        states = run_updates(small_config(policy_iterations=1, final_auxiliary_phase=final), VECTOR, 2)
+        counts[final] = [adam_count(state.auxiliary_optimizer) for state in states]
+    assert counts == {True: [0, 4, 8], False: [0, 4, 4]}
+
+
+@pytest.mark.parametrize("annealed", [False, True])
+def test_the_auxiliary_step_size_can_be_annealed(annealed):
+    """Half way through the run a step is half as long (first Adam step: length = learning rate)."""
+    config = small_config(
+        policy_iterations=1, auxiliary_epochs=1, auxiliary_minibatches=1, auxiliary_learning_rate=1e-3,
+        anneal_auxiliary_learning_rate=annealed, learning_rate=0.0,
+    )  # fmt: skip
+    state = ppg.init(config, VECTOR, jax.random.key(1))
+    rollout = random_rollout(config, VECTOR, state)
+    update = jax.jit(ppg.update, static_argnums=1)
+
+    def largest_step(iteration):
+        clock = Clock(jnp.int32(iteration), jnp.int32(10))
+        new, _ = update(config, VECTOR, state, rollout, jax.random.key(2), clock)
+        return largest(jax.tree.map(lambda a, b: a - b, new.params, state.params))
+
+    assert largest_step(0) == pytest.approx(1e-3, rel=1e-2)
+    assert largest_step(5) == pytest.approx(5e-4 if annealed else 1e-3, rel=1e-2)
 
 
 def test_published_step_counts():
@@ -252,6 +282,27 @@ def test_loss_coefficients(specs):
     batch = advantages.ActorCriticBatch(None, None, None, None, None, jnp.full(5, 1.0))
     assert float(ppg.value_loss(config, specs.vector, output, batch)[0]) == 2.0
     assert float(ppg.auxiliary_loss(config, specs.vector, output, logits, jnp.full(5, 1.0))[0]) == 4.0
+
+
+@pytest.mark.parametrize("architecture", ["dual", "detach", "shared"])
+def test_the_auxiliary_loss_has_both_heads(architecture, specs):
+    """As released, in every architecture: half the squared error of the auxiliary head and of the true one."""
+    config = small_config(architecture=architecture)
+    state = ppg.init(config, specs.vector, jax.random.key(1))
+    output = ppg.network(config, specs.vector).apply(state.params, jnp.ones((1, 3)))
+    at = jnp.array([2.0])
+    total, terms = ppg.auxiliary_loss(config, specs.vector, output, output.policy, at)
+    by_hand = sum(0.5 * (float(value[0]) - 2.0) ** 2 for value in (output.value, output.auxiliary_value))
+    assert float(output.value[0]) != float(output.auxiliary_value[0])
+    assert float(total) == pytest.approx(by_hand, rel=1e-5)
+    assert set(terms) == {"auxiliary_kl", "auxiliary_true_value_loss", "auxiliary_value_loss"}
+
+
+def test_without_auxiliary_phases_the_auxiliary_head_is_idle(random_rollout, specs):
+    """PPO of the paper: architecture shared, no auxiliary epochs. The released network has the head all the same."""
+    states = run_updates(random_rollout, small_config(architecture="shared", auxiliary_epochs=0), specs.vector, 2)
+    first, last = (state.params["params"] for state in (states[0], states[-1]))
+    assert equal(first["auxiliary_value"], last["auxiliary_value"]) and not equal(first["torso"], last["torso"])
 
 
 def test_kl_is_from_the_old_policy_and_does_not_train_it(specs):

@@ -1,5 +1,8 @@
 """The pool of real Atari games: its seeds, frames, ends and options."""
 
+import tomllib
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -70,6 +73,20 @@ def test_a_lost_life_blanks_the_frames_and_the_episode_goes_on():
     assert not (lost & ends).any()
     for t, s, n in zip(*np.nonzero(lost), strict=True):
         assert (shown[t + 1, s, n, :3] == 0).all() and shown[t + 1, s, n, 3].any()
+
+
+def test_the_step_of_a_lost_life_plays_all_its_frames():
+    """What the options' text says of ale-py (Dopamine would stop); a version that stops makes that text wrong."""
+    games = atari.vector_environment("Breakout", atari.Options(life_loss="terminal"), 4)
+    _, info = games.reset(seed=np.arange(4))
+    rng, lives, frames, played = np.random.default_rng(0), info["lives"], info["episode_frame_number"], []
+    for _ in range(300):
+        _, _, terminated, _, info = games.step(rng.integers(0, 4, 4, dtype=np.int32))
+        lost = (info["lives"] < lives) & ~terminated
+        played += list((info["episode_frame_number"] - frames)[lost])
+        lives, frames = info["lives"], info["episode_frame_number"]
+    assert len(played) > 10 and set(played) == {4}
+    assert "to the end of its frame skip" in atari.Options.__doc__
 
 
 @pytest.mark.parametrize(
@@ -205,6 +222,13 @@ def test_missing_ale_py_names_the_extra(monkeypatch):
     monkeypatch.setattr(atari.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(PurerlError, match=r"purerl\[atari\]"):
         atari.make_pool("Pong", atari.Options(frame_stack=3), [0], 1)
+
+
+def test_the_extra_asks_for_the_version_that_the_repair_line_installs():
+    """0.11.0 lacks the autoreset mode that the pool needs."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    (requirement,) = project["optional-dependencies"]["atari"]
+    assert requirement == "ale-py>=0.11.2" and f'"{requirement}"' in atari.FIX
 
 
 def test_every_game_of_one_player_has_a_rom():

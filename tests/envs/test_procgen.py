@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import os
+import struct
 import sys
 
 import jax
@@ -178,6 +179,49 @@ def test_only_the_wanted_levels_are_played():
     assert set(levels.tolist()) == {7, 8, 9}
 
 
+def layouts(game, levels, size=200):
+    """What is in each level at its start, as bytes: the grid, and every object's type, place, velocity and size. Games
+    are sent to a level by their states, whose fields are those of the library's source (no pictures among them)."""
+
+    def generator(state, at):
+        return at + 8 + struct.unpack_from("<i", state, at + 4)[0]
+
+    def layout(state):
+        at = generator(state, generator(state, 4 + 4 + len(game) + 12 * 4 + 5 * 4)) + 16 * 4
+        (count,) = struct.unpack_from("<i", state, at)
+        objects = np.frombuffer(state, "<i4", count * 31, at + 4).reshape(count, 31)[:, :7]
+        grid = generator(state, at + 4 + count * 31 * 4 + 19 * 4) + 9 * 4
+        width, height, cells = struct.unpack_from("<3i", state, grid)
+        assert width * height == cells
+        return objects.tobytes() + state[grid : grid + 12 + 4 * cells]
+
+    buffers, found = procgen.Buffers.empty((size,)), []
+    games = procgen.Games(game, EASY, 0, 2, buffers)
+    games.observe()
+    for first in range(0, len(levels), size):
+        chosen = levels[first : first + size]
+        states = [bytearray(state) for state in games.states()]
+        for state, level in zip(states, chosen, strict=True):
+            struct.pack_into("<2i", state, 60 + len(game), level, level + 1)
+        games.load([bytes(state) for state in states])
+        buffers.action[:] = -1  # start the next level
+        games.act()
+        games.observe()
+        assert list(buffers.level_seed) == list(chosen)
+        found += [layout(state) for state in games.states()]
+    games.close()
+    return found
+
+
+@needs_procgen
+@pytest.mark.parametrize(("game", "low", "high"), [("coinrun", 0.13, 0.21), ("maze", 0.08, 0.15), ("jumper", 0, 0)])
+def test_how_many_test_levels_repeat_a_training_level(game, low, high):
+    """The shares in docs/protocols.md, of 1,000 levels: 200 training levels, and test levels with other numbers."""
+    tested = np.random.default_rng(0).integers(200, procgen.NUM_LEVELS, 1000).tolist()
+    training = set(layouts(game, list(range(200))))
+    assert low <= np.mean([layout in training for layout in layouts(game, tested)]) <= high
+
+
 @needs_procgen
 def test_modes_and_pictures():
     first = {}
@@ -272,6 +316,13 @@ def test_generated_pictures_play_but_cannot_be_saved():
             pool.state()
     with pytest.raises(PurerlError, match="use num_groups=1"):
         make_pool("dodgeball", options, [0], 2, 2)
+
+
+def test_generated_pictures_are_not_trained_on():
+    """A training run saves its games, so it must be refused when it starts, not at its first checkpoint."""
+    with pytest.raises(PurerlError, match=r"use_generated_assets cannot be saved.*leave it off"):
+        procgen.check_training("dodgeball", Options(use_generated_assets=True))
+    procgen.check_training("dodgeball", Options())
 
 
 @needs_procgen

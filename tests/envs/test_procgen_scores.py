@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from purerl.envs import procgen_scores
+from purerl.envs import procgen, procgen_scores
 from purerl.errors import PurerlError
 
 
@@ -43,6 +43,29 @@ def test_ends_of_the_scale(mode):
         assert low < high
         assert procgen_scores.normalized_return(game, mode, low) == 0
         assert procgen_scores.normalized_return(game, mode, high) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "lower"), [("easy-all-25m", 0.0086), ("easy-200-train-25m", 0.0085), ("easy-200-test-25m", 0.0148)]
+)
+def test_two_versions_of_the_constants_are_named(name, lower):
+    """In easy mode jumper and leaper have two published minima; what they do to the mean over 16 games is known."""
+    returns = {game: mean for game, (mean, _) in procgen_scores.PPO_PUBLISHED[name].returns.items()}
+    default, same, other = (
+        procgen_scores.mean_normalized_return(returns, "easy", *constants)
+        for constants in ((), ("train-procgen",), ("jumper-leaper-3",))
+    )
+    assert default == same and default - other == pytest.approx(lower, abs=5e-4)
+    assert procgen_scores.CONSTANTS["jumper-leaper-3"]["hard"] == procgen_scores.HARD
+    with pytest.raises(PurerlError, match="Did you mean 'train-procgen'"):
+        procgen_scores.normalized_return("jumper", "easy", 5, "train-procgem")
+
+
+@pytest.mark.parametrize("mode", ["easy", "hard"])
+def test_the_score_of_a_run_says_whose_constants_it_has(mode):
+    name, scores = procgen.score("jumper", procgen.Options(distribution_mode=mode), np.array([1.0, 10.0]))
+    assert name == f"Procgen normalised return, {mode}, constants of train-procgen" and scores.tolist() == [0, 1]
+    assert procgen.score("jumper", procgen.Options(distribution_mode="memory"), np.zeros(1)) is None
 
 
 def test_by_hand_and_on_arrays():

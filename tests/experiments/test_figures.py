@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from purerl import registry, statistics
+from purerl import configs, registry, statistics
+from purerl.envs import procgen
 from purerl.envs.procgen_scores import mean_normalized_return
 from purerl.errors import PurerlError
 from purerl.experiments.figures import commands, dqn_pro, ppg, published
@@ -58,6 +59,39 @@ def test_cells_of_one_name_are_one_run(scale):
     for figure in FIGURES.values():
         for cell in figure.cells(scale):
             assert found.setdefault(cell.name, cell) == cell
+
+
+@pytest.mark.parametrize("scale", commands.SCALES)
+def test_sample_reuse_varies_one_field_at_a_time(scale):
+    """As published: E_V (and all else) stays what it is in PPG while E_pi is varied."""
+    figure, found = FIGURES["ppg/sample-reuse"], set()
+    ppgs = [cell for cell in FIGURES["ppg/sample-efficiency"].cells(scale) if cell.name.startswith("ppg")]
+    unchanged = {cell.env: plan_of(cell).config for cell in ppgs}
+    for cell in figure.cells(scale):
+        one, other = configs.to_dict(plan_of(cell).config), configs.to_dict(unchanged[cell.env])
+        differs = {name for name in one if one[name] != other[name]}
+        assert len(differs) <= 1, cell.name
+        found |= differs
+    assert found == ({"policy_epochs"} if scale == "smoke" else set(ppg.REUSE[scale]))
+    value_epochs = configs.to_dict(next(iter(unchanged.values())))["value_epochs"]
+    assert f"with E_V = {value_epochs} throughout" in figure.protocol[scale]
+
+
+@pytest.mark.parametrize("scale", commands.SCALES)
+def test_generalization_is_tested_beyond_the_training_levels(scale):
+    """Played for real: no test level is a training level, and all others can come up."""
+    figure = FIGURES["procgen/generalization"]
+    cell = figure.cells(scale)[0]
+    levels = cell.env_options["num_levels"]
+    assert f"from {levels} on" in figure.protocol[scale]
+    pytest.importorskip("cffi", reason="procgen is not installed")
+    options = dataclasses.replace(plan_of(cell).options, **cell.eval_env_options)
+    with procgen.make_pool("coinrun", options, [0], 64, 1) as pool:
+        played = pool.level_seeds(0)
+    assert played.min() >= levels and played.max() > 2**31 * 0.9
+    first = dataclasses.replace(options, num_levels=1)
+    with procgen.make_pool("coinrun", first, [0], 1, 1) as pool:
+        assert pool.level_seeds(0).item() == levels
 
 
 def test_published_numbers_agree_with_each_other():

@@ -27,12 +27,28 @@ def test_every_preset_is_a_plan(agent, name):
     assert registry.presets_of(agent)[name].source
 
 
+def test_presets_with_lost_lives_say_what_differs_from_the_original():
+    """ale-py plays a step to its end where Dopamine stops; Rainbow's frames are not DQN Zoo's."""
+    found = set()
+    for agent, name in ALL:
+        preset = registry.presets_of(agent)[name]
+        if preset.env.get("life_loss") == "terminal":
+            found.add(name)
+            wanted = "1 to 30 there" if name == "rainbow-2018" else "Dopamine's ends at once"
+            assert wanted in preset.source, (agent, name)
+    assert found == {"pro-paper", "nature", "rainbow-2018"}
+    rainbow = registry.presets_of("rainbow")["rainbow-2018"].source
+    assert all(word in rainbow for word in ("luma before", "area resize (bilinear)", "stack is blanked"))
+
+
 def test_the_published_procgen_settings():
     """Spec 1.2, 1.3 and 2.1."""
     easy, hard = (make_plan("ppo", "procgen/coinrun", preset=f"procgen-{mode}") for mode in ("easy", "hard"))
     assert (easy.steps_per_iteration, hard.steps_per_iteration) == (16_384, 65_536)
     assert (easy.options.distribution_mode, hard.options.distribution_mode) == ("easy", "hard")
     assert (easy.config.learning_rate, easy.config.adam_epsilon, easy.config.max_grad_norm) == (5e-4, 1e-5, 0.5)
+    assert easy.config.optimizer == hard.config.optimizer == "adam-tensorflow"
+    assert make_plan("ppo", "gymnax/CartPole-v1").config.optimizer == "adam"
     assert (easy.config.num_epochs, easy.config.num_minibatches, easy.config.clip_values) == (3, 8, True)
     ppg = make_plan("ppg", "procgen/coinrun", preset="procgen-hard")
     assert (ppg.config.policy_iterations, ppg.config.auxiliary_epochs, ppg.config.architecture) == (32, 6, "dual")

@@ -7,8 +7,8 @@ import optax
 import pytest
 import rlax
 
-from purerl import registry, rng
-from purerl.agents import dqn, rainbow
+from purerl import configs, registry, rng
+from purerl.agents import dqn, ppo, rainbow
 from purerl.buffers import replay
 from purerl.errors import PurerlError
 from purerl.loops import in_graph
@@ -109,6 +109,22 @@ def test_the_two_adams_agree_without_epsilon():
             w += updates
         found.append(w)
     np.testing.assert_allclose(*found, rtol=1e-5)
+
+
+def test_the_adam_of_tensorflow_against_its_definition():
+    """TensorFlow 1's documentation, in numpy: epsilon beside the root of the raw second moment."""
+    config = configs.traced(ppo.Config(max_grad_norm=float("inf"), learning_rate=1e-2, adam_epsilon=1e-3))
+    optimizer = optimizers.adam(config, form="adam-tensorflow")
+    gradients = np.random.default_rng(0).normal(scale=1e-2, size=(30, 4)).astype(np.float32)
+    w, first, second = np.ones(4), np.zeros(4), np.zeros(4)
+    mine, state = jnp.ones(4), optimizer.init(jnp.ones(4))
+    for t, g in enumerate(gradients, start=1):
+        updates, state = optimizer.update(jnp.asarray(g), state)
+        mine += updates
+        rate = 1e-2 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+        first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+        w -= rate * first / (np.sqrt(second) + 1e-3)
+        np.testing.assert_allclose(mine, w, rtol=2e-6)
 
 
 # --- targets ---

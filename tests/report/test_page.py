@@ -23,6 +23,7 @@ import pytest
 from purerl import statistics
 from purerl.cli import main as cli
 from purerl.errors import PurerlError
+from purerl.report import charts, curves, plots, recordings, wording
 from purerl.report import page as report
 from purerl.runs import files, run_folder, sinks
 
@@ -30,6 +31,7 @@ CHROME = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "g
 GIF = (
     b"GIF89a\x01\x00\x01\x00\x80\x00\x00\xff\x00\x00\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;"
 )
+STYLE, SCRIPT = report.source("report.css"), report.source("report.js")
 TIMES, DASH, MINUS = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}", "\N{MINUS SIGN}"
 VOID = {"meta", "link", "img", "br"}
 
@@ -118,7 +120,7 @@ class Page(html.parser.HTMLParser):
 
 
 def page_of(*folders):
-    return Page(report.render(report.read(folders)))
+    return Page(report.render(curves.read(folders)))
 
 
 def drawn(page, kind, plot=0):
@@ -152,8 +154,6 @@ def test_the_curve_is_the_iqm_of_the_seeds_and_the_band_its_interval(tmp_path):
 
 
 def test_curves_are_thinned_smoothed_as_plots_are_and_periods_without_episodes_left_out(tmp_path):
-    from purerl import plots
-
     returns = np.random.default_rng(0).normal(size=(500, 2)).cumsum(axis=0) + 50
     values = [[None if i % 7 == 3 else float(x) for x in row] for i, row in enumerate(returns)]
     episodes = [[i % 3 + 1] * 2 for i in range(500)]
@@ -166,7 +166,7 @@ def test_curves_are_thinned_smoothed_as_plots_are_and_periods_without_episodes_l
 
 
 def test_one_seed_has_neither_band_nor_interval_and_one_row_is_a_dot(tmp_path):
-    text = report.render(report.read([make_run(tmp_path / "run", [[3.0]], finals=[3.0])]))
+    text = report.render(curves.read([make_run(tmp_path / "run", [[3.0]], finals=[3.0])]))
     page = Page(text)
     assert not page.all("path", class_="band") and len(page.all("path", class_="dot")) == 1
     assert page.table("Results")[1][1:4] == ["3", "3", "1"]
@@ -199,7 +199,7 @@ def test_results_by_hand(tmp_path):
     low, high = statistics.stratified_bootstrap_interval(np.array(finals))
     cells = dict(zip(header, other, strict=True))
     assert cells["run"] == "ours" and cells["agent"] == "ppg" and cells["environment"] == "gymnax/CartPole-v1"
-    assert cells["final IQM (95%)"] == f"2.50 ({report._show(low)} to {report._show(high)})"
+    assert cells["final IQM (95%)"] == f"2.50 ({wording.show(low)} to {wording.show(high)})"
     assert cells["final mean (95%)"].startswith("26.5 (")
     assert cells["steps/s"] == "12,346" and cells["compile"] == "3.2 s" and cells["device"] == f"2 {TIMES} cpu"
     assert cells["seeds"] == "4" and cells["steps of each"] == "200"
@@ -289,14 +289,14 @@ def test_videos_are_inside_the_page(tmp_path):
     linked = make_run(tmp_path / "linked", [[1.0]])
     (linked / "figures").symlink_to(folder / "figures")
     assert not page_of(linked).all("img")
-    (folder / "figures" / "video.gif").write_bytes(GIF + bytes(report.MOST_VIDEO_BYTES))
+    (folder / "figures" / "video.gif").write_bytes(GIF + bytes(recordings.MOST_BYTES))
     page = page_of(folder)
     assert not page.all("img") and "8.0 MiB are too many for this page" in page.all("figure", class_="video")[0][1]
 
 
 def test_a_run_given_twice_counts_once_and_equal_names_are_told_apart(tmp_path):
     a, b = make_run(tmp_path / "x" / "run", [[1.0]]), make_run(tmp_path / "y" / "run", [[1.0]])
-    names = [run.name for run in report.read([a, str(a) + "/", b])]
+    names = [run.name for run in curves.read([a, str(a) + "/", b])]
     assert names == ["x/run", "y/run"]
 
 
@@ -311,10 +311,10 @@ def test_numbers_in_words():
         -0.5: f"{MINUS}0.500",
         1e-5: f"1.00e{MINUS}05",
     }
-    assert {number: report._show(number) for number in shown} == shown
-    assert report._show(16783.8) == "16,784" and report._show(2e12) == "2.00e+12"
+    assert {number: wording.show(number) for number in shown} == shown
+    assert wording.show(16783.8) == "16,784" and wording.show(2e12) == "2.00e+12"
     assert (
-        report._plain([0, 1, 2]) == "0 to 2" and report._plain([64, 64]) == "64, 64" and report._plain(None) == "none"
+        wording.plain([0, 1, 2]) == "0 to 2" and wording.plain([64, 64]) == "64, 64" and wording.plain(None) == "none"
     )
 
 
@@ -327,7 +327,7 @@ def test_numbers_in_words():
     ],
 )
 def test_ticks_are_round_and_inside(low, high, ticks):
-    np.testing.assert_allclose(report._axis(low, high, 5).ticks, ticks, atol=1e-12)
+    np.testing.assert_allclose(charts.axis(low, high, 5).ticks, ticks, atol=1e-12)
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0, -7.0, 1e-30, 1e90])
@@ -359,7 +359,7 @@ def hostile_run(tmp_path):
     evaluation = {"return": HOSTILE, "per_seed": 1}
     folder = make_run(tmp_path / "<script>hacked=1<script>", [[1.0, 2.0]] * 3, None, config, evaluation, **columns)
     summary = {
-        "final_return": {"per_seed": [HOSTILE, 1.0, None, [2]], "definition": HOSTILE},
+        "final_return": {"per_seed": [HOSTILE, 1.0, None, [2]], "definition": [HOSTILE]},
         "device": HOSTILE,
         "diverged_seeds": HOSTILE,
         "steps": HOSTILE,
@@ -372,11 +372,11 @@ def hostile_run(tmp_path):
 
 def test_a_strangers_run_is_text_and_nothing_else(tmp_path):
     folder = hostile_run(tmp_path)
-    text = report.render(report.read([folder, make_run(tmp_path / "good", [[1.0]], finals=[2.0])]))
+    text = report.render(curves.read([folder, make_run(tmp_path / "good", [[1.0]], finals=[2.0])]))
     text.encode()  # a lone surrogate would not
     page = Page(text)
     assert [tag for tag, *_ in page.elements].count("script") == 1
-    assert [text for tag, _, text in page.elements if tag in ("script", "style")] == [report.STYLE, report.SCRIPT]
+    assert [text for tag, _, text in page.elements if tag in ("script", "style")] == [STYLE, SCRIPT]
     assert len(page.all("img")) == 1
     for _, attributes, _ in page.elements:
         assert not any(name.startswith("on") for name in attributes)
@@ -384,23 +384,44 @@ def test_a_strangers_run_is_text_and_nothing_else(tmp_path):
     assert page.all("tr")[1][1].startswith("<script>hacked=1<script>")  # readable all the same
 
 
+def test_values_from_files_are_bounded_lines_of_visible_characters():
+    assert report.one_line("a\nb\tc\u2028d\x1b[0m\u202e") == "a b c d\ufffd[0m\ufffd"
+    assert report.one_line("x" * 200) == "x" * 200
+    assert report.one_line("x" * 201) == "x" * 199 + "\N{HORIZONTAL ELLIPSIS}"
+    assert report.one_line("3\N{NO-BREAK SPACE}s") == "3\N{NO-BREAK SPACE}s"
+
+
+def test_the_templates_escape_all_but_what_the_report_itself_makes():
+    texts = {path.name: path.read_text() for path in (Path(report.__file__).parent / "templates").glob("*.html")}
+    safe = [
+        (name, value.strip()) for name, text in texts.items() for value in re.findall(r"([\w.]+)\s*\|\s*safe\b", text)
+    ]
+    assert sorted(set(safe)) == [
+        ("charts.html", "shape.path"),
+        ("page.html", "script"),
+        ("page.html", "style"),
+        ("video.html", "one.base64"),
+    ]
+    assert not any("autoescape" in text or "Markup" in text for text in texts.values())
+
+
 def test_the_page_needs_nothing_and_allows_nothing_from_outside(tmp_path):
     folder = make_run(tmp_path / "run", [[1.0, 2.0]] * 3, finals=[1.0, 2.0])
-    text = report.render(report.read([folder]))
+    text = report.render(curves.read([folder]))
     page = Page(text)
     for _, attributes, _ in page.elements:
         assert all(attributes.get(name, "data:").startswith("data:") for name in ("src", "href", "action", "srcset"))
-    assert "url(" not in report.STYLE and "@import" not in report.STYLE
+    assert "url(" not in STYLE and "@import" not in STYLE
     (policy,) = [a["content"] for a, _ in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy.startswith("default-src 'none';")
-    digest = base64.b64encode(hashlib.sha256(report.SCRIPT.encode()).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}';" in policy
     assert len(text) < 40_000
 
 
 def test_the_page_can_be_read_by_machines_too(tmp_path):
     runs_ = [make_run(tmp_path / name, [[1.0, 2.0]] * 3, finals=[1.0, 2.0], loss=[[0.1, 0.2]] * 3) for name in "ab"]
-    text = report.render(report.read(runs_))
+    text = report.render(curves.read(runs_))
     page = Page(text)
     assert text.startswith('<!DOCTYPE html>\n<html lang="en">')
     assert page.all("meta", name="viewport")[0][0]["content"] == "width=device-width, initial-scale=1"
@@ -423,11 +444,26 @@ def test_colours_have_contrast_in_both_schemes():
         low, high = sorted([luminance(a), luminance(b)])
         return (high + 0.05) / (low + 0.05)
 
-    light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", part)) for part in report.STYLE.split("@media")[:2])
+    light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", part)) for part in STYLE.split("@media")[:2])
     for scheme in (light, dark):
         assert min(contrast(scheme[name], scheme["ground"]) for name in ("ink", "quiet", "accent")) >= 4.5
         assert contrast(scheme["badge-ink"], scheme["badge"]) >= 4.5
-        assert min(contrast(scheme[f"c{i}"], scheme["ground"]) for i in range(report.COLOURS)) >= 3
+        assert min(contrast(scheme[f"c{i}"], scheme["ground"]) for i in range(charts.COLOURS)) >= 3
+
+
+def test_the_report_imports_nothing_that_trains_or_plays():
+    allowed = r"purerl(\.report[.\w]*|\.errors|\.statistics|\.runs\.(files|run_folder|sinks|provenance))?"
+    for path in Path(report.__file__).parent.glob("*.py"):
+        for package, names in re.findall(
+            r"^\s*(?:from|import) (purerl[.\w]*)(?: import (.*))?$", path.read_text(), re.M
+        ):
+            modules = (
+                [f"{package}.{name}" for name in names.split(", ")]
+                if package in ("purerl", "purerl.runs")
+                else [package]
+            )
+            for module in modules:
+                assert re.fullmatch(allowed, module), f"{path.name} imports {module}"
 
 
 # --- files and the command -------------------------------------------------------------------------------------------

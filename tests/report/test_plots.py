@@ -191,7 +191,7 @@ def test_what_cannot_be_drawn(tmp_path):
         (tmp_path / "foreign", "not written by purerl"),
         (empty, "no metrics yet"),
         (nothing, "some seed .* no 'episode_return'"),
-        (apart, "share no stretch"),
+        (apart, "have no .* in common"),
     ):
         with pytest.raises(PurerlError, match=message) as error:
             plots.plot_runs([good, folder], out)

@@ -1,6 +1,7 @@
 """videos: the frames come back out of the files, at the right size and speed."""
 
 import io
+import os
 import subprocess
 import sys
 import types
@@ -67,49 +68,107 @@ def test_frames_that_stand_still_keep_their_time(tmp_path):
 
 
 def test_an_mp4_gives_the_frames_back(tmp_path):
-    """Odd sizes are padded to even ones. Skipped where there is no ffmpeg."""
-    ffmpeg = videos.find_ffmpeg()
-    if ffmpeg is None:
-        pytest.skip("there is no ffmpeg here")
+    """Odd sizes are padded to even ones. Skipped where there is no PyAV."""
+    av = pytest.importorskip("av")
     frames = np.zeros((10, 5, 7, 3), np.uint8)
     frames[:5, :, :, 0] = 200
     frames[5:, :, :, 2] = 200
     path = videos.write_video(frames, tmp_path / "video.mp4", frames_per_second=5, scale=5)
-    command = [ffmpeg, "-loglevel", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
-    raw = subprocess.run(command, check=True, capture_output=True).stdout
-    found = np.frombuffer(raw, np.uint8).reshape(10, 26, 36, 3).astype(int)
+    with av.open(str(path)) as container:
+        (stream,) = container.streams
+        assert (stream.codec.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 5)
+        assert container.duration == 2_000_000  # microseconds: 10 frames, 5 a second
+        found = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]).astype(int)
+    assert found.shape == (10, 26, 36, 3)
     assert np.abs(found[:, :25, :35] - frames.repeat(5, axis=1).repeat(5, axis=2)).mean() < 12
     assert [p.name for p in tmp_path.iterdir()] == ["video.mp4"]
-    told = subprocess.run([ffmpeg, "-i", str(path)], capture_output=True, text=True).stderr
-    assert "Duration: 00:00:02.00" in told  # 10 frames, 5 a second
+    data = path.read_bytes()
+    assert 0 < data.index(b"moov") < data.index(b"mdat")  # a browser can play it while it loads
 
 
-def test_without_ffmpeg_the_fix_and_the_alternative_are_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    with pytest.raises(PurerlError, match=r"pip install imageio-ffmpeg, or write a \.gif"):
-        videos.write_video(colourful(2), tmp_path / "video.mp4")
+@pytest.mark.parametrize("rate", [1e-3, 7.3, 24000 / 1001, 1000])
+def test_an_mp4_plays_at_any_rate(tmp_path, rate):
+    av = pytest.importorskip("av")
+    path = videos.write_video(colourful(4, 16, 16), tmp_path / "video.mp4", frames_per_second=rate, scale=1)
+    with av.open(str(path)) as container:
+        assert float(container.streams[0].average_rate) == pytest.approx(rate, rel=1e-5)
+        assert len(list(container.decode(video=0))) == 4
+
+
+def test_without_pyav_the_fix_and_the_alternative_are_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    for do in (videos.check, lambda path: videos.write_video(colourful(2), path)):
+        with pytest.raises(PurerlError, match=r"pip install av, or write a \.gif"):
+            do(tmp_path / "video.mp4")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_ffmpeg_of_a_package_is_found(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setitem(
-        sys.modules, "imageio_ffmpeg", types.SimpleNamespace(get_ffmpeg_exe=lambda: "/somewhere/ffmpeg")
-    )
-    assert videos.find_ffmpeg() == "/somewhere/ffmpeg"
+def test_an_mp4_that_cannot_be_encoded_is_one_error_and_no_file(tmp_path, monkeypatch, capfd):
+    av = pytest.importorskip("av")
+    for rate in (1e-9, 1e300):  # beyond what an MP4 can count
+        with pytest.raises(PurerlError, match=r"^PyAV could not write the MP4 \(.*write a \.gif instead$"):
+            videos.write_video(colourful(2), tmp_path / "video.mp4", frames_per_second=rate)
+    with monkeypatch.context() as patch:
+        patch.setattr(videos, "MP4_CODEC", "no-such-encoder")
+        with pytest.raises(PurerlError, match=r"no-such-encoder.*write a \.gif"):
+            videos.write_video(colourful(2), tmp_path / "video.mp4")
 
+    class Broken:
+        """A container on a disk that fills up while frames are written."""
 
-@pytest.mark.parametrize("reads", [True, False])
-def test_an_ffmpeg_that_fails_pretended(tmp_path, monkeypatch, reads):
-    program = tmp_path / "bin" / "ffmpeg"
-    program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\n{'cat > /dev/null' if reads else ''}\necho 'no such encoder' >&2\nexit 1\n")
-    program.chmod(0o755)
-    monkeypatch.setattr(videos, "find_ffmpeg", lambda: str(program))
-    with pytest.raises(PurerlError, match=r"no such encoder.*write a \.gif"):
+        def __init__(self, *arguments, **options):
+            self.opened = av.open(*arguments, **options)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.opened.close()
+
+        def add_stream(self, *arguments, **options):
+            return self.opened.add_stream(*arguments, **options)
+
+        def mux(self, packets):
+            raise av.error.FFmpegError(28, "No space left on device")
+
+    fake = types.SimpleNamespace(open=Broken, FFmpegError=av.FFmpegError, VideoFrame=av.VideoFrame)
+    monkeypatch.setitem(sys.modules, "av", fake)
+    with pytest.raises(PurerlError, match=r"No space left on device.*write a \.gif"):
         videos.write_video(colourful(50, 64, 64), tmp_path / "video.mp4")
-    assert not (tmp_path / "video.mp4").exists()
+    assert list(tmp_path.iterdir()) == []
+    said = capfd.readouterr()
+    assert said.out == said.err == ""  # the library says nothing of its own
+
+
+def test_writing_an_mp4_forks_no_process(tmp_path, monkeypatch):
+    """A fork beside JAX's threads can hang."""
+    pytest.importorskip("av")
+
+    def fail(*_, **__):
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    monkeypatch.setattr(os, "fork", fail)
+    videos.write_video(colourful(2), tmp_path / "video.mp4")
+
+
+def test_what_is_known_to_fail_is_refused_before_there_are_frames(tmp_path):
+    for name, rate, said in (
+        ("x.avi", 15, r"use \.gif or \.mp4"),
+        ("x.gif", 60, "at most 50"),
+        ("x.gif", 0, "above 0"),
+    ):
+        with pytest.raises(PurerlError, match=said):
+            videos.check(tmp_path / name, rate)
+    videos.check(tmp_path / "x.gif", 50)
+
+
+def test_an_episode_is_one_frame_an_observation(tmp_path):
+    observations = [np.array([float(i), -1.0], np.float32) for i in range(5)]
+    found, _ = read_gif(videos.write_episode(observations, tmp_path / "video.gif", frames_per_second=10))
+    np.testing.assert_array_equal(found[3, ::4, ::4], videos.observation_to_frame(observations[3]))
+    with pytest.raises(ValueError, match="frames must be"):
+        videos.write_episode([], tmp_path / "other.gif")
 
 
 def test_what_cannot_be_written(tmp_path):

@@ -1,0 +1,231 @@
+"""The charts of a report: axes, and the shapes of an SVG of 1000 x 1000 units that stretches to the page's width.
+
+The text around the SVG (ticks, legend) is HTML, so that it keeps its size on a phone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from purerl.report.curves import POINTS, Curve, Run, number, read_curve
+from purerl.report.plots import LABELS, MOST_SEED_LINES
+from purerl.report.wording import MINUS, compact
+from purerl.runs.sinks import COORDINATES
+
+MAIN_METRICS = ("episode_return", "evaluation_return")
+MOST_OTHER_METRICS, SMALL_POINTS = 40, 80
+COLOURS, DASHES = 7, 3  # of the style sheet; runs that share a colour are told apart by their dashes
+
+
+# --- axes ------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """One direction of a chart: its low and its high end, and the ticks between them."""
+
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+
+    def share(self, values: np.ndarray | float) -> np.ndarray | float:
+        """0 for the low end, 1 for the high one."""
+        return (values - self.low) / (self.high - self.low)
+
+    @property
+    def decimals(self) -> int:
+        """Decimals of the ticks' labels."""
+        step = self.ticks[1] - self.ticks[0] if len(self.ticks) > 1 else self.high - self.low
+        return max(0, -math.floor(math.log10(step) + 1e-9))
+
+
+def axis(low: float, high: float, count: int) -> Axis:
+    """An axis with about `count` ticks at round numbers."""
+    rough = (high - low) / count
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = unit * next(nice for nice in (1, 2, 5, 10) if nice * unit >= 0.75 * rough)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return Axis(low, high, tuple(tick * step for tick in range(first, last + 1)))
+
+
+def axis_around(low: float, high: float, count: int) -> Axis:
+    """An axis with some room around the values; it starts at 0 if `low` is positive and below 40% of `high`."""
+    if high - low < 1e-9 * max(abs(low), abs(high), 1e-9):
+        low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
+    room = 0.05 * (high - low)
+    return axis(0.0 if 0 <= low < 0.4 * high else low - room, high + room, count)
+
+
+# --- charts ----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Tick:
+    """A label at so many percent of an axis, from the left or from the top."""
+
+    percent: float
+    label: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """A path of the SVG.
+
+    Attributes:
+      kind: "line", "line dot", "band" or "seed".
+      look: the classes of its colour and its dashes.
+      run: the place of its run among the chart's runs; None for what the script does not read.
+      path: the path's `d`, made of numbers alone.
+    """
+
+    kind: str
+    look: str
+    run: int | None
+    path: str
+
+
+@dataclasses.dataclass(frozen=True)
+class LegendItem:
+    """A run in the legend; `curve` is None where it has none."""
+
+    run: int
+    look: str
+    name: str
+    curve: Curve | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """A metric of all runs of an environment.
+
+    Attributes:
+      title: the metric's label.
+      about: what lines and bands are.
+      small: one of many, without intervals in the legend.
+      x, y: the axes.
+      x_ticks, y_ticks: the labels beside them.
+      shapes: what is drawn.
+      legend: the runs.
+    """
+
+    title: str
+    about: str
+    small: bool
+    x: Axis
+    y: Axis
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    shapes: list[Shape]
+    legend: list[LegendItem]
+
+    @property
+    def gutter(self) -> int:
+        """Characters of the longest label on the left."""
+        return max((len(tick.label) for tick in self.y_ticks), default=1)
+
+
+def other_metrics(group: Sequence[Run]) -> list[str]:
+    """Names of the numbers in the rows, without the main metrics and the coordinates."""
+    found = {
+        name
+        for run in group
+        for rows in run.rows.values()
+        for row in rows
+        for name, value in row.items()
+        if number(value) is not None
+    }
+    return sorted(found - {*COORDINATES, *MAIN_METRICS, "wall_time"})[:MOST_OTHER_METRICS]
+
+
+def chart(metric: str, group: Sequence[Run], single: bool = False, small: bool = False) -> Chart | None:
+    """A metric of all runs of an environment; None if no run has it.
+
+    Args:
+      metric: its name in the rows.
+      group: the runs; their places decide their colours.
+      single: whether the lines of up to ten seeds are drawn as well.
+      small: one of many.
+    """
+    found = [read_curve(run, metric, SMALL_POINTS if small else POINTS) for run in group]
+    curves = [curve for curve in found if curve is not None]
+    if not curves:
+        return None
+    with_seeds = single and 1 < len(curves[0].seeds) <= MOST_SEED_LINES
+    shown = [y for c in curves for y in (c.low, c.middle, c.high, *(c.seeds if with_seeds else []))]
+    start, end = min(min(c.x.min() for c in curves), 0), max(c.x.max() for c in curves)
+    ticks = 3 if small else 5
+    x = axis(float(start), float(end if end > start else start + 1), ticks)
+    y = axis_around(min(float(v.min()) for v in shown), max(float(v.max()) for v in shown), ticks)
+    shapes = [
+        shape
+        for place, curve in enumerate(found)
+        if curve is not None
+        for shape in _shapes(place, curve, with_seeds, x, y, decimals=0 if small else 1)
+    ]
+    title = LABELS.get(metric, metric.replace("_", " "))
+    return Chart(
+        title=title[:1].upper() + title[1:],
+        about=_about(curves),
+        small=small,
+        x=x,
+        y=y,
+        x_ticks=[Tick(100 * x.share(tick), compact(tick)) for tick in x.ticks],
+        y_ticks=[Tick(100 * (1 - y.share(tick)), _tick_label(tick, y.decimals)) for tick in y.ticks],
+        shapes=shapes,
+        # Every run has an episode return sooner or later; other metrics may not exist for its agent.
+        legend=[
+            LegendItem(place, _look(place), run.name, curve)
+            for place, (run, curve) in enumerate(zip(group, found, strict=True))
+            if curve is not None or metric == MAIN_METRICS[0]
+        ],
+    )
+
+
+def _shapes(place: int, curve: Curve, with_seeds: bool, x: Axis, y: Axis, decimals: int) -> list[Shape]:
+    """A run's shapes, the ones below first."""
+
+    def path(steps: np.ndarray, values: np.ndarray) -> str:
+        units = 1000 * x.share(steps), 1000 * (1 - y.share(values))
+        across, down = (np.char.mod(f"%.{decimals}f", part) for part in units)
+        return "M" + "L".join(f"{a} {d}" for a, d in zip(across, down, strict=True))
+
+    look, shapes = _look(place), []
+    dot = len(curve.x) == 1  # a line of no length, which its round ends make a dot
+    if with_seeds:
+        shapes += [Shape("seed", look, None, path(curve.x, seed)) for seed in curve.seeds]
+    if len(curve.seeds) > 1 and not dot:
+        outline = path(np.append(curve.x, curve.x[::-1]), np.append(curve.low, curve.high[::-1]))
+        shapes.append(Shape("band", look, place, f"{outline}Z"))
+    line = path(curve.x, curve.middle)
+    return [*shapes, Shape("line dot", look, place, f"{line}h0") if dot else Shape("line", look, place, line)]
+
+
+def _look(place: int) -> str:
+    return f"c{place % COLOURS} d{place // COLOURS % DASHES}"
+
+
+def _tick_label(value: float, decimals: int) -> str:
+    if decimals > 4:
+        return f"{value:.1e}".replace("-", MINUS) if value else "0"
+    if abs(value) >= 10_000:
+        return compact(value).replace("-", MINUS)
+    return f"{value:,.{decimals}f}".replace("-", MINUS)
+
+
+def _about(curves: Sequence[Curve]) -> str:
+    """What lines and bands are, such as "IQM of 8 seeds, 95% band, mean of 4 rows"."""
+    counts = sorted({len(curve.seeds) for curve in curves})
+    windows = sorted({curve.window for curve in curves})
+    parts = ["1 seed"] if counts == [1] else [f"IQM of {_span(counts)} seeds", "95% band"]
+    if windows[-1] > 1:
+        parts.append(f"mean of {_span(windows)} rows")
+    return ", ".join(parts)
+
+
+def _span(numbers: Sequence[int]) -> str:
+    """The lowest and the highest of sorted numbers: "4", or "4 to 8"."""
+    return " to ".join(map(str, sorted({numbers[0], numbers[-1]})))

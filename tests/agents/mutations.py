@@ -1,0 +1,263 @@
+"""Breaks PPO and PPG on purpose, one small change at a time, and shows that test_whole_updates.py notices each.
+
+    python tests/agents/mutations.py              # all of them: some ten minutes on idle cores
+    python tests/agents/mutations.py NAME [NAME]  # some
+
+Every change is made in a copy of the tree in a temporary folder. The tests there must pass before any change, and the
+changed file must be the one that they import. The exit code is 0 if every mutation is caught, else 1.
+`test_mutations.py` sees to it that the list below stays in step with the code.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+TESTS = "tests/agents/test_whole_updates.py"
+# Top folders, and where each is found in the installed package (`package-dir` in pyproject.toml).
+PACKAGES = {"purerl": "purerl", "agents": "purerl/agents", "envs": "purerl/envs", "experiments": "purerl/experiments"}
+
+# Run in the copy: the tests, then a look at which file they really imported. Exit codes of pytest are moved out of the
+# way of Python's own (an exception gives 1, as failed tests would).
+PASSED, FAILED, NOT_THE_MUTANT = 70, 71, 90
+RUN = f"""
+import sys, pytest
+from pathlib import Path
+module, file, text, *arguments = sys.argv[1:]
+code = pytest.main(arguments)
+imported = Path(getattr(sys.modules.get(module), "__file__", "nowhere")).resolve()
+same = imported == Path(file).resolve() and text in imported.read_text()
+sys.exit({PASSED} + code if same else {NOT_THE_MUTANT})
+"""
+
+
+class Mutation(NamedTuple):
+    """One change to one file, which holds `old` exactly once. A name begins with the agent whose tests must notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+PPO, PPG = "agents/ppo.py", "agents/ppg.py"
+OPTIMIZERS = "purerl/ops/optimizers.py"
+
+MUTATIONS = [
+    # --- PPG ---
+    Mutation(
+        "ppg-pi-old-in-every-step",
+        PPG,
+        "batch, old = take(indices), minibatches.take(old_policy, indices)",
+        "batch = take(indices)\n        old = apply(params, batch.observation).policy",
+    ),
+    Mutation(
+        "ppg-clone-without-gradient",
+        PPG,
+        "return config.clone_coefficient * kl + value",
+        "return config.clone_coefficient * jax.lax.stop_gradient(kl) + value",
+    ),
+    Mutation(
+        "ppg-true-value-without-gradient",
+        PPG,
+        "return config.clone_coefficient * kl + value",
+        "return config.clone_coefficient * kl + jax.lax.stop_gradient(value)",
+    ),
+    Mutation(
+        "ppg-minibatches-over-time",
+        PPG,
+        "minibatch = minibatches.take(batch, environments, axis=1)",
+        "minibatch = minibatches.take(batch, environments, axis=0)",
+    ),
+    Mutation("ppg-wrong-divmod", PPG, "jnp.divmod(indices, num_envs)", "jnp.divmod(indices, num_rollouts)"),
+    Mutation(
+        "ppg-entropy-sign",
+        PPG,
+        "return surrogate - config.entropy_coefficient * entropy",
+        "return surrogate + config.entropy_coefficient * entropy",
+    ),
+    Mutation(
+        "ppg-kl-coefficient-ignored",
+        PPG,
+        "config.kl_coefficient * losses.quadratic_kl_penalty",
+        "losses.quadratic_kl_penalty",
+    ),
+    Mutation("ppg-value-coefficient-ignored", PPG, "return config.value_coefficient * error", "return error"),
+    Mutation(
+        "ppg-policy-before-value",
+        PPG,
+        """\
+        params, value_optimizer, terms = passes(value_loss, params, value_optimizer, config.value_epochs, "value")
+        metrics |= terms
+        params, policy_optimizer, terms = passes(policy_loss, params, policy_optimizer, config.policy_epochs, "policy")
+        metrics |= terms
+""",
+        """\
+        params, policy_optimizer, terms = passes(policy_loss, params, policy_optimizer, config.policy_epochs, "policy")
+        metrics |= terms
+        params, value_optimizer, terms = passes(value_loss, params, value_optimizer, config.value_epochs, "value")
+        metrics |= terms
+""",
+    ),
+    Mutation("ppg-clone-coefficient-ignored", PPG, "config.clone_coefficient * kl", "kl"),
+    Mutation("ppg-kl-reversed", PPG, ".kl(old_policy, output.policy)", ".kl(output.policy, old_policy)"),
+    Mutation(
+        "ppg-no-advantage-normalisation",
+        PPG,
+        'normalize=config.normalize_advantages == "rollout"',
+        "normalize=False",
+    ),
+    Mutation(
+        "ppg-auxiliary-learning-rate-ignored",
+        PPG,
+        "learning_rate = config.auxiliary_learning_rate",
+        "learning_rate = config.learning_rate",
+    ),
+    Mutation(
+        "ppg-detached-value-reaches-the-torso",
+        PPG,
+        'if self.config.architecture == "detach":',
+        "if False:",
+    ),
+    Mutation(
+        "ppg-one-slot-of-the-buffer",
+        PPG,
+        "batch, clock.iteration % config.policy_iterations)",
+        "batch, clock.iteration * 0)",
+    ),
+    # --- PPO ---
+    Mutation(
+        "ppo-entropy-sign", PPO, "value_loss - config.entropy_coefficient", "value_loss + config.entropy_coefficient"
+    ),
+    Mutation(
+        "ppo-value-clip-is-clip", PPO, "batch.value_target, config.value_clip)", "batch.value_target, config.clip)"
+    ),
+    Mutation(
+        "ppo-no-ratio-clipping",
+        PPO,
+        "losses.clipped_surrogate(log_ratio, advantage, config.clip)",
+        "-advantage * jnp.exp(log_ratio)",
+    ),
+    Mutation(
+        "ppo-no-minibatch-normalisation",
+        PPO,
+        "advantage = losses.normalize_advantages(advantage)",
+        "pass",
+    ),
+    Mutation(
+        "ppo-no-rollout-normalisation",
+        PPO,
+        'normalize=config.normalize_advantages == "rollout"',
+        "normalize=False",
+    ),
+    Mutation("ppo-no-value-clipping", PPO, "if config.clip_values:", "if False:"),
+    Mutation(
+        "ppo-value-coefficient-ignored",
+        PPO,
+        "policy_loss + config.value_coefficient * value_loss",
+        "policy_loss + value_loss",
+    ),
+]
+
+# What both agents use, to be noticed by the tests of each.
+_SHARED = [
+    ("reward-statistics-with-gamma", "reward_discount=config.reward_discount", "reward_discount=config.discount"),
+    ("reward-clip-ignored", "reward_clip=config.reward_clip", "reward_clip=10.0"),
+]
+MUTATIONS += [
+    Mutation(f"{agent}-{name}", file, *change)
+    for agent, file in (("ppg", PPG), ("ppo", PPO))
+    for name, *change in _SHARED
+]
+# In the optimizer that both of them use, to be noticed by the tests of each.
+_OPTIMIZER = [
+    ("adam-epsilon-ignored", "m / (_root(v) + epsilon), first", "m / (_root(v) + 1e-8), first"),
+    ("max-grad-norm-ignored", "within = jnp.sqrt(squares) < max_norm", "within = squares >= 0"),
+]
+MUTATIONS += [
+    Mutation(f"{agent}-{name}", OPTIMIZERS, *change) for agent in ("ppg", "ppo") for name, *change in _OPTIMIZER
+]
+
+
+def problem_of(mutation: Mutation, root: Path = ROOT) -> str | None:
+    """What keeps a mutation from being made, or None."""
+    path = root / mutation.file
+    if not path.exists():
+        return f"{mutation.file} does not exist"
+    found = path.read_text().count(mutation.old)
+    return None if found == 1 else f"its old text is in {mutation.file} {found} times, not once"
+
+
+def copy_tree(target: Path) -> None:
+    """The files that the tests need, laid out as the installed package is: purerl/agents is a link to agents/."""
+    for folder in (*PACKAGES, "tests"):
+        shutil.copytree(ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__", "results"))
+    shutil.copy(ROOT / "pyproject.toml", target)
+    for folder, place in PACKAGES.items():
+        if folder != place:
+            (target / place).symlink_to(target / folder, target_is_directory=True)
+
+
+def run_tests(root: Path, mutation: Mutation) -> subprocess.CompletedProcess:
+    """Runs the agent's tests in the copy at `root`, whose changed file must hold `mutation.new`."""
+    module = "purerl." + mutation.file.removesuffix(".py").removeprefix("purerl/").replace("/", ".")
+    environment = os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    arguments = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", f"--rootdir={root}"]
+    arguments += [TESTS, "-k", f"test_{mutation.name[:3]}"]
+    command = [sys.executable, "-c", RUN, module, root / mutation.file, mutation.new, *arguments]
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+
+
+def verdict_of(done: subprocess.CompletedProcess) -> tuple[str, str]:
+    """(verdict, detail) of a run of the tests. Only "caught" is good: a test failed because numbers differ. A mutation
+    that raises instead is no mutation, but a mistake in the list.
+    """
+    lines = [line.removeprefix("E").strip() for line in done.stdout.splitlines()]
+    failed = next((line.split("::")[-1].split(" ")[0] for line in lines if line.startswith("FAILED")), "")
+    differs = next((line for line in lines if line.startswith("update ")), None)
+    if done.returncode == FAILED and differs:
+        by = next((line.split(": ")[1] for line in lines if line.startswith("Max absolute difference")), "nan")
+        return "caught", f"{failed} {differs} differs by {float(by):.1g}"
+    verdict = {PASSED: "NOT CAUGHT", NOT_THE_MUTANT: "NOT IMPORTED"}.get(done.returncode, "BROKEN")
+    return verdict, "" if done.returncode == PASSED else (done.stdout + done.stderr).strip()[-500:]
+
+
+def main(names: list[str]) -> int:
+    known = {mutation.name: mutation for mutation in MUTATIONS}
+    if unknown := [name for name in names if name not in known]:
+        print(f"no mutation is called {', '.join(unknown)}. Known: {', '.join(known)}")
+        return 1
+    verdicts = []
+    with tempfile.TemporaryDirectory(prefix="purerl-mutations-") as folder:
+        root = Path(folder).resolve()
+        copy_tree(root)
+        for name, file in (("ppg", PPG), ("ppo", PPO)):
+            clean = run_tests(root, Mutation(name, file, "", ""))
+            if clean.returncode != PASSED:
+                print(f"the tests of {name} do not pass before any change:\n{clean.stdout}{clean.stderr}")
+                return 1
+        for mutation in [known[name] for name in names] or MUTATIONS:
+            start, detail = time.monotonic(), problem_of(mutation)
+            verdict = "OUT OF DATE"
+            if detail is None:
+                path = root / mutation.file
+                original = path.read_text()
+                path.write_text(original.replace(mutation.old, mutation.new))
+                done = run_tests(root, mutation)
+                path.write_text(original)
+                verdict, detail = verdict_of(done)
+            verdicts.append(verdict)
+            print(f"{mutation.name:38} {verdict:12} {time.monotonic() - start:4.0f} s  {detail}", flush=True)
+    print(f"{verdicts.count('caught')} of {len(verdicts)} caught")
+    return 0 if set(verdicts) == {"caught"} else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
