@@ -250,7 +250,7 @@ def literals(tree: ast.AST) -> Iterator[ast.Constant]:
 
 def named(text: str, names: set[str]) -> list[str]:
     """Which of the names stand in the strings of a program, as words of their own."""
-    words = re.compile(rf"(?<![\w/-])(?:{'|'.join(map(re.escape, sorted(names, key=len, reverse=True)))})(?![\w-])")
+    words = re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, sorted(names, key=len, reverse=True)))})(?![\w-])")
     return sorted({name for node in literals(ast.parse(text)) for name in words.findall(node.value)})
 
 

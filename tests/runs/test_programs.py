@@ -13,29 +13,36 @@ from purerl.runs.programs import Cell
 from purerl.runs.train import train
 from purerl.runs.trainer import Trainer
 
-SMALL = {"num_envs": 4, "rollout_length": 16, "num_minibatches": 2}
 RATES = (1e-3, 3e-3, 1e-2)
 UPDATES = 4
 STEPS = UPDATES * 64
 
 
-def cartpole(**kwargs):
-    config = SMALL | kwargs.pop("config", {})
-    return make_plan("ppo", "gymnax/CartPole-v1", **({"seeds": 3, "steps": STEPS} | kwargs), config=config)
+@pytest.fixture(scope="module")
+def cartpole(tiny):
+    """(config={}, **kwargs) -> a Plan of three seeds on CartPole."""
+
+    def cartpole(config=None, **kwargs):
+        how = {"seeds": 3, "steps": STEPS} | kwargs
+        return make_plan("ppo", "gymnax/CartPole-v1", **how, config=tiny("ppo", **(config or {})))
+
+    return cartpole
 
 
-def make_cells(folder, **kwargs):
-    """Three learning rates at one epoch and one rate at two: two programs, of 9 and of 3 lanes."""
-    found = [
-        Cell(cartpole(config={"learning_rate": rate, "num_epochs": 1}), folder / f"{rate}", **kwargs) for rate in RATES
-    ]
-    return [*found, Cell(cartpole(config={"num_epochs": 2}), folder / "epochs", **kwargs)]
+@pytest.fixture(scope="module")
+def run_cells(cartpole):
+    """(folder, **kwargs) -> cells that were run: three learning rates at one epoch and one rate at two, in two programs
+    of 9 and of 3 lanes.
+    """
 
+    def run_cells(folder, **kwargs):
+        plans = {f"{rate}": cartpole(config={"learning_rate": rate, "num_epochs": 1}) for rate in RATES}
+        plans["epochs"] = cartpole(config={"num_epochs": 2})
+        found = [Cell(plan, folder / name) for name, plan in plans.items()]
+        programs.run(found, folder / "work", quiet=True, log_every=1, **kwargs)
+        return found
 
-def run_cells(folder, **kwargs):
-    found = make_cells(folder)
-    programs.run(found, folder / "work", quiet=True, log_every=1, **kwargs)
-    return found
+    return run_cells
 
 
 def params_of(folder):
@@ -49,15 +56,15 @@ def rows_of(folder):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(run_cells, tmp_path_factory):
     """Cells that were trained without a break."""
     return run_cells(tmp_path_factory.mktemp("finished"))
 
 
-def test_a_cell_is_its_solo_run(finished, tmp_path):
+def test_a_cell_is_its_solo_run(finished, tmp_path, tiny):
     """The same parameters up to rounding, the same episodes, and a run folder that can be gone on with."""
     for cell in (finished[1], finished[3]):
-        config = SMALL | {name: getattr(cell.plan.config, name) for name in ("learning_rate", "num_epochs")}
+        config = tiny("ppo", **{name: getattr(cell.plan.config, name) for name in ("learning_rate", "num_epochs")})
         solo = train(
             "ppo", "gymnax/CartPole-v1", seeds=3, steps=STEPS, config=config, out=tmp_path / cell.folder.name,
             log_every=1, quiet=True,
@@ -72,14 +79,14 @@ def test_a_cell_is_its_solo_run(finished, tmp_path):
         assert not (cell.folder.parent / "work" / "0000").exists()
 
 
-def test_a_finished_cell_goes_on_as_an_ordinary_run(finished, tmp_path):
+def test_a_finished_cell_goes_on_as_an_ordinary_run(finished, tmp_path, cartpole, tiny):
     """`purerl train --resume` with more steps: optimizer and environments are in the cell's own checkpoint."""
     steady = {"anneal_learning_rate": False}
     cell = Cell(cartpole(config=steady), tmp_path / "cell")
     programs.run(
         [cell, Cell(cartpole(config=steady | {"clip": 0.3}), tmp_path / "other")], tmp_path / "work", quiet=True
     )
-    kwargs = {"seeds": 3, "config": SMALL | steady, "quiet": True}
+    kwargs = {"seeds": 3, "config": tiny("ppo", **steady), "quiet": True}
     longer = train("ppo", "gymnax/CartPole-v1", out=cell.folder, steps=2 * STEPS, resume=True, **kwargs)
     whole = train("ppo", "gymnax/CartPole-v1", out=tmp_path / "whole", steps=2 * STEPS, **kwargs)
     jax.tree.map(
@@ -113,7 +120,7 @@ def stop(patch, owner, name, after):
         (programs, "_remove", 0),  # when all of its cells are finished
     ],
 )
-def test_cut_short_and_continued_is_the_same(owner, name, after, finished, tmp_path, monkeypatch):
+def test_cut_short_and_continued_is_the_same(owner, name, after, finished, tmp_path, monkeypatch, run_cells):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         stop(patch, owner, name, after)
         run_cells(tmp_path, checkpoint_seconds=0)
@@ -123,7 +130,7 @@ def test_cut_short_and_continued_is_the_same(owner, name, after, finished, tmp_p
     assert list((tmp_path / "work").iterdir()) == []
 
 
-def test_finished_cells_are_not_trained_again(finished, monkeypatch):
+def test_finished_cells_are_not_trained_again(finished, monkeypatch, run_cells):
     left_over = finished[0].folder.parent / "work" / ".finished-0000"  # of a kill in the midst of its removal
     left_over.mkdir()
     monkeypatch.setattr(programs, "train_program", lambda *_, **__: pytest.fail("a finished cell was trained again"))
@@ -131,7 +138,7 @@ def test_finished_cells_are_not_trained_again(finished, monkeypatch):
     assert not left_over.exists()
 
 
-def test_a_folder_of_another_run_is_refused(finished, tmp_path):
+def test_a_folder_of_another_run_is_refused(finished, tmp_path, cartpole):
     other = Cell(cartpole(config={"learning_rate": 0.5, "num_epochs": 1}), finished[0].folder)
     with pytest.raises(PurerlError, match=r"holds another run: config learning_rate was 0.001, is 0.5"):
         programs.run([other], tmp_path)
@@ -139,7 +146,7 @@ def test_a_folder_of_another_run_is_refused(finished, tmp_path):
         programs.run([finished[0], finished[0]], tmp_path)
 
 
-def test_lanes_are_filled_up_to_the_devices():
+def test_lanes_are_filled_up_to_the_devices(cartpole):
     assert jax.device_count() == 2
     plans = [cartpole(config={"learning_rate": rate}) for rate in RATES]
     assert programs._lanes(plans[0], 9) == 10
@@ -150,7 +157,7 @@ def test_lanes_are_filled_up_to_the_devices():
     assert merged.config.clip == plans[0].config.clip
 
 
-def test_memory_decides_the_number_of_programs(tmp_path):
+def test_memory_decides_the_number_of_programs(tmp_path, cartpole):
     plans = [cartpole(seeds=2, config={"learning_rate": rate}) for rate in np.linspace(1e-4, 1e-2, 8).tolist()]
     group = [Cell(plan, tmp_path / str(i)) for i, plan in enumerate(plans)]
     whole = programs.together(plans, 16, ["learning_rate"])
@@ -167,7 +174,7 @@ def test_memory_decides_the_number_of_programs(tmp_path):
     assert [program["lanes"] for program in dealt] == [4] * 4
 
 
-def test_programs_of_one_shape_compile_once(tmp_path):
+def test_programs_of_one_shape_compile_once(tmp_path, cartpole):
     """Four cells as two programs of two: the second takes the first one's executables."""
     config = {"hidden": (24,)}
     found = [
@@ -179,7 +186,7 @@ def test_programs_of_one_shape_compile_once(tmp_path):
     assert compiled[2] == compiled[3] == 0
 
 
-def test_a_lane_that_diverges_leaves_the_others_alone(tmp_path):
+def test_a_lane_that_diverges_leaves_the_others_alone(tmp_path, cartpole, tiny):
     """A learning rate of 1e38 makes the loss no number; train() refuses that, a cell says so in its rows."""
     found = [Cell(cartpole(config={"learning_rate": rate}), tmp_path / f"{rate}") for rate in (1e-3, 1e38)]
     programs.run(found, tmp_path / "work", quiet=True, log_every=1)
@@ -187,10 +194,10 @@ def test_a_lane_that_diverges_leaves_the_others_alone(tmp_path):
     assert [summary["diverged_seeds"] for summary in summaries] == [[], [0, 1, 2]]
     assert not any("diverged" in row for row in rows_of(found[0].folder))
     with pytest.raises(PurerlError, match="of seed 0 is nan"):
-        train("ppo", "gymnax/CartPole-v1", steps=STEPS, config=SMALL | {"learning_rate": 1e38}, out=tmp_path / "solo", quiet=True)  # fmt: skip # noqa: E501
+        train("ppo", "gymnax/CartPole-v1", steps=STEPS, config=tiny("ppo", learning_rate=1e38), out=tmp_path / "solo", quiet=True)  # fmt: skip # noqa: E501
 
 
-def test_evaluations_play_the_evaluation_environment(tmp_path):
+def test_evaluations_play_the_evaluation_environment(tmp_path, cartpole):
     """Episodes of the evaluation are cut at 7 steps, those of training are not."""
     how = {"eval_every": 128, "eval_episodes": 2, "eval_env_options": {"max_steps": 7}}
     found = [Cell(cartpole(config={"learning_rate": rate}), tmp_path / f"{rate}", **how) for rate in RATES[:2]]
@@ -219,7 +226,7 @@ def test_cells_on_host_games(tmp_path):
     kwargs = {"preset": "quick", "seeds": 2, "config": config | {"learning_rate": 1e-5}, "quiet": True}
     longer = train("ppg", "procgen/coinrun", out=found[1].folder, steps=128, resume=True, **kwargs)
     whole = train("ppg", "procgen/coinrun", out=tmp_path / "whole", steps=128, **kwargs)
-    np.testing.assert_array_equal(longer.state.observation, whole.state.observation)
+    np.testing.assert_array_equal(longer.state.inputs.observation, whole.state.inputs.observation)
     for mine, alone in zip(*(jax.tree.leaves(run.state.agent.params) for run in (longer, whole)), strict=True):
         np.testing.assert_allclose(mine, alone, atol=1e-4)  # the two cells' differ by 3e-3
     with pytest.raises(PurerlError, match="use --cells-per-program"):

@@ -18,7 +18,6 @@ from purerl.runs import run_folder, search_space
 from purerl.runs.train import train
 
 CARTPOLE = ("ppo", "gymnax/CartPole-v1")
-SMALL = {"num_envs": 4, "rollout_length": 16, "num_minibatches": 2}
 GRID = "learning_rate=1e-3,1e-2;num_epochs=1,2"
 
 
@@ -27,9 +26,9 @@ def settings(grid=None, random=None, samples=None, search_seed=0):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep") / "sweep"
-    return purerl.sweep(*CARTPOLE, grid=GRID, seeds=2, steps=640, config=SMALL, out=folder, quiet=True)
+    return purerl.sweep(*CARTPOLE, grid=GRID, seeds=2, steps=640, config=tiny("ppo"), out=folder, quiet=True)
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -120,7 +119,7 @@ def test_the_table_is_what_the_cells_say(finished):
     with open(finished.folder / "table.csv", newline="") as file:
         stored = list(csv.DictReader(file))
     assert [float(row["final_return"]) for row in stored] == [row["final_return"] for row in finished.table]
-    assert (finished.folder / "figures" / "sweep.png").stat().st_size > 10_000
+    assert not (finished.folder / "figures").exists()  # the command line draws
 
 
 def test_the_ranking_is_by_interquartile_mean(finished):
@@ -135,15 +134,15 @@ def test_the_ranking_is_by_interquartile_mean(finished):
         assert row["low"] == min(means[row["cell"]]) and row["high"] == max(means[row["cell"]])
 
 
-def test_a_cell_equals_train_with_its_setting(finished, tmp_path):
-    config = SMALL | {"learning_rate": 1e-2, "num_epochs": 2}
+def test_a_cell_equals_train_with_its_setting(finished, tmp_path, tiny):
+    config = tiny("ppo", learning_rate=1e-2, num_epochs=2)
     solo = train(*CARTPOLE, seeds=2, steps=640, config=config, out=tmp_path / "solo", quiet=True)
     mine = [row["final_return"] for row in finished.table if row["cell"] == "003"]
     assert mine == pytest.approx(solo.summary["final_return"]["per_seed"], rel=1e-5)
 
 
-def test_a_sweep_folder_is_not_taken_for_another(finished, tmp_path):
-    how = {"seeds": 2, "steps": 640, "config": SMALL, "quiet": True}
+def test_a_sweep_folder_is_not_taken_for_another(finished, tmp_path, tiny):
+    how = {"seeds": 2, "steps": 640, "config": tiny("ppo"), "quiet": True}
     with pytest.raises(PurerlError, match="already holds a sweep"):
         purerl.sweep(*CARTPOLE, grid=GRID, out=finished.folder, **how)
     with pytest.raises(PurerlError, match="cells differs from the sweep"):
@@ -161,8 +160,8 @@ def test_a_sweep_folder_is_not_taken_for_another(finished, tmp_path):
     assert again.table == finished.table
 
 
-def test_overwrite_replaces_a_sweep(tmp_path):
-    how = {"steps": 64, "config": SMALL, "out": tmp_path / "sweep", "quiet": True}
+def test_overwrite_replaces_a_sweep(tmp_path, tiny):
+    how = {"steps": 64, "config": tiny("ppo"), "out": tmp_path / "sweep", "quiet": True}
     purerl.sweep(*CARTPOLE, grid={"clip": [0.1, 0.2, 0.3]}, **how)
     found = purerl.sweep(*CARTPOLE, grid={"clip": [0.4]}, overwrite=True, **how)
     assert [path.name for path in (tmp_path / "sweep" / "cells").iterdir()] == ["000"]
