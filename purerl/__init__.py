@@ -15,22 +15,47 @@ from typing import TYPE_CHECKING, Any
 from purerl.errors import PurerlError
 
 if TYPE_CHECKING:
-    from purerl.registry import register_agent, register_family
+    from purerl.registry import Preset, register_agent, register_family, register_figure, register_preset
     from purerl.runs.evaluation import evaluate
     from purerl.runs.plan import make_plan
     from purerl.runs.sweeps import sweep
     from purerl.runs.train import train
+    from purerl.types import Agent, Clock, Environment, EnvSpec, Metric, Rollout, TimeStep, static, traced
 
-_HOMES = {
-    "evaluate": "purerl.runs.evaluation",
-    "make_plan": "purerl.runs.plan",
-    "register_agent": "purerl.registry",
-    "register_family": "purerl.registry",
-    "sweep": "purerl.runs.sweeps",
-    "train": "purerl.runs.train",
+_NAMES = {
+    "purerl.registry": ("Preset", "register_agent", "register_family", "register_figure", "register_preset"),
+    "purerl.runs.evaluation": ("evaluate",),
+    "purerl.runs.plan": ("make_plan",),
+    "purerl.runs.sweeps": ("sweep",),
+    "purerl.runs.train": ("train",),
+    "purerl.types": (
+        *("Agent", "Clock", "EnvSpec", "Environment", "Metric", "Rollout", "TimeStep"),
+        *("static", "traced"),
+    ),
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = ["PurerlError", "evaluate", "make_plan", "register_agent", "register_family", "sweep", "train"]
+__all__ = [
+    "Agent",
+    "Clock",
+    "EnvSpec",
+    "Environment",
+    "Metric",
+    "Preset",
+    "PurerlError",
+    "Rollout",
+    "TimeStep",
+    "evaluate",
+    "make_plan",
+    "register_agent",
+    "register_family",
+    "register_figure",
+    "register_preset",
+    "static",
+    "sweep",
+    "traced",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

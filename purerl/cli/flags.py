@@ -42,6 +42,15 @@ class Group:
     about: str = ""
 
 
+@dataclasses.dataclass
+class _Everywhere:
+    """What the command line takes out of the words before any command sees them, for the help alone."""
+
+    import_: tuple[str, ...] = flag(
+        (), "a Python file (or a module) that registers agents, environments or presets", "FILE", "(may be repeated)"
+    )
+
+
 class _Flag(typing.NamedTuple):
     """Where a flag belongs: index of its group, its field, and the field's type."""
 
@@ -67,6 +76,8 @@ def parse(groups: Sequence[Group], words: Sequence[str], command: str, about: st
 
     known = _known(groups)
     given = [] if wants_help(words) else _check(known, words, command)
+    if wants_help(words):
+        groups = [*groups, Group(_Everywhere, _Everywhere(), "your own code")]
     # Words are turned into values in one go, so a flag given twice counts once, with its last value.
     sections = {f"group{i}": _section(group) for i, group in enumerate(groups) if dataclasses.fields(group.cls)}
     root = dataclasses.make_dataclass("Flags", [(name, kind) for name, (kind, _) in sections.items()])
@@ -121,6 +132,31 @@ def require(found: Sequence[str], names: Sequence[str], words: Sequence[str], co
     missing = names[len(found) :]
     if missing and not wants_help(words):
         raise PurerlError(f"missing {' and '.join(missing)}: {command} {' '.join(names)} ({command} --help)")
+
+
+def take(words: Sequence[str], name: str) -> tuple[list[str], list[str]]:
+    """(the other words, the values) of a flag `--name VALUE` that may stand anywhere, any number of times.
+
+    Raises PurerlError where its value is missing.
+    """
+    rest, values, i = [], [], 0
+    while i < len(words):
+        if _name(words[i]) != name:
+            rest.append(words[i])
+            i += 1
+            continue
+        _, equals, value = words[i].partition("=")
+        following = words[i + 1] if i + 1 < len(words) and _name(words[i + 1]) is None else ""
+        if not (value or following):
+            raise PurerlError(f"--{name} needs a Python file or a module's name: --{name} my_file.py")
+        values.append(value if equals else following)
+        i += 1 if equals else 2
+    return rest, values
+
+
+def is_given(words: Sequence[str], name: str) -> bool:
+    """Whether the flag `--name` is among the words."""
+    return any(_name(word) == name for word in words)
 
 
 def value_of(words: Sequence[str], name: str) -> str | None:
@@ -256,6 +292,7 @@ def _told(field: dataclasses.Field, prefixed: bool) -> Any:
     import tyro
 
     return tyro.conf.arg(
+        name=field.name.rstrip("_"),
         help=field.metadata.get("help") or None,
         metavar=field.metadata.get("metavar"),
         help_behavior_hint=field.metadata.get("shown"),

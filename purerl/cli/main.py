@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import glob
 import os
 import sys
 import time
@@ -38,10 +39,14 @@ usage: purerl COMMAND ...      (purerl COMMAND --help tells more, purerl --versi
   doctor            what is installed, what works on this machine, how to mend the rest
   bench             speed measurements, as JSON
 
+  --import FILE     with any command: import a Python file (or a module, by its name) that registers agents,
+                    environments, presets or figures of your own; may be given several times
+
 examples:
   purerl train ppo gymnax/CartPole-v1
   purerl train ppg procgen/coinrun --preset quick --seeds 2 --env.num-levels 200
   purerl sweep ppo gymnax/Breakout-MinAtar --seeds 8 --grid "learning_rate=1e-3,5e-3;discount=.97,.99"
+  purerl train mine gymnax/CartPole-v1 --import my_agent.py
   purerl train ppo gymnax/Breakout-MinAtar --help         all fields of ppo, with their values in its preset
   purerl eval runs/ppg-procgen-coinrun-quick-seed0to1 --env.num-levels 0
 """
@@ -73,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
+    words, imports = flags.take(words, "import")
     if not words or words[0] in ("-h", "--help", "help"):
         print(OVERVIEW, end="")
         return 0
@@ -86,7 +92,20 @@ def _run(words: list[str]) -> int:
         if words[0] in registry.agent_names():
             hint = f" To train it: purerl train {words[0]} ENV."
         raise PurerlError(f"unknown command '{words[0]}'.{hint} Commands: {', '.join(COMMANDS)} (purerl --help)")
+    _import(imports, words)
     return COMMANDS[words[0]](words[1:])
+
+
+def _import(imports: list[str], words: list[str]) -> None:
+    """Imports the user's own modules, those of --import and those of a run or sweep that is to be resumed."""
+    from purerl.runs import user_modules
+
+    many = words[0] != "train" or flags.value_of(words, "seeds") not in (None, "1")
+    if imports and words[0] in ("train", "sweep", "figure", "bench") and many:
+        from purerl.loops import sharding
+
+        sharding.one_cpu_device_per_core()  # before a module of the user's starts JAX
+    user_modules.import_all(imports)
 
 
 def _fail(message: str) -> int:
@@ -170,11 +189,26 @@ def _agent_and_env(words: list[str], general: Group, command: str) -> tuple[tupl
             raise PurerlError(
                 f"the agent comes before the environment: {command} {swapped} {agent} (purerl list agents)"
             )
+        _import_again(agent, env, rest, command)
         registry.agent(agent)
     flags.require(found, ("AGENT", "ENV"), words, command)
     if env:
         registry.environment(env)
     return (agent, env), rest
+
+
+def _import_again(agent: str, env: str, words: list[str], command: str) -> None:
+    """With --resume: imports the user's modules that the run or sweep in the folder needs."""
+    if not flags.is_given(words, "resume"):
+        return
+    from purerl.runs import run_folder, user_modules
+
+    sweeps = command.endswith("sweep")
+    name, record = (f"sweep-{agent}", "sweep.json") if sweeps else (agent, run_folder.CONFIG)
+    out = flags.value_of(words, "out")
+    folders = [Path(out)] if out else sorted(Path("runs").glob(f"{glob.escape(name)}-{env.replace('/', '-')}-*"))
+    for folder in folders:
+        user_modules.restore_from(folder / record)
 
 
 def _train_groups(agent: str, env: str, preset: str | None, general: Group) -> tuple[list[Group], str]:
@@ -466,7 +500,9 @@ def _report(words: list[str]) -> int:
 def _list(words: list[str]) -> int:
     usage = "purerl list agents | purerl list envs [FAMILY] | purerl list presets [AGENT]"
     if flags.wants_help(words):
-        print(f"usage: {usage}")
+        print(
+            f"usage: {usage}\n\n  --import FILE   a Python file or module of your own, whose names are listed as well"
+        )
         return 0
     if not words or len(words) > 2:
         raise PurerlError(f"list what? {usage}")

@@ -10,7 +10,8 @@ import jax
 
 from purerl import configs, registry, rng
 from purerl.errors import PurerlError
-from purerl.runs import provenance
+from purerl.runs import files, provenance, run_folder, user_modules
+from purerl.runs.user_modules import Import
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Plan:
       options: the environment family's Options.
       seeds: the seeds, one lane of the vmapped run each; a seed may come again, in lanes of other settings (`cells`).
       steps: environment steps of each seed, a whole number of iterations.
+      imports: modules of the user's own that it needs.
     """
 
     agent: str
@@ -32,6 +34,7 @@ class Plan:
     options: Any
     seeds: tuple[int, ...]
     steps: int
+    imports: tuple[Import, ...] = ()
 
     @property
     def steps_per_iteration(self) -> int:
@@ -53,12 +56,17 @@ class Plan:
             "steps": self.steps,
             "config": configs.to_dict(self.config),
             "env_options": configs.to_dict(self.options),
+            "imports": [one.to_dict() for one in self.imports],
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Plan:
-        """The plan of a run folder's config.json. Raises PurerlError if it names things this purerl does not know."""
+        """The plan of a run folder's config.json, the user's modules that it needs imported.
+
+        Raises PurerlError if it names things this purerl does not know, or a module cannot be imported.
+        """
         try:
+            imports = user_modules.restore(user_modules.read(values.get("imports", [])))
             family, _ = registry.environment(values["env"])
             return cls(
                 agent=values["agent"],
@@ -68,6 +76,7 @@ class Plan:
                 options=configs.from_dict(family.Options, values["env_options"], values["env"]),
                 seeds=tuple(values["seeds"]),
                 steps=values["steps"],
+                imports=imports,
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise PurerlError(
@@ -126,6 +135,9 @@ def make_plan(
         options=options,
         seeds=tuple(range(seed, seed + seeds)),
         steps=-(-steps // per_iteration) * per_iteration,
+        imports=user_modules.needed(
+            [("agent", agent), ("environment", env.partition("/")[0]), ("preset", f"{agent}/{preset}")]
+        ),
     )
 
 
@@ -143,6 +155,14 @@ def default_folder(the_plan: Plan) -> Path:
 def header(the_plan: Plan) -> dict[str, Any]:
     """What a run's config.json holds."""
     return the_plan.to_dict() | {"protocol": _protocol(the_plan), "environment": provenance.environment_report()}
+
+
+def update_header(folder: Path, the_plan: Plan) -> None:
+    """Writes into a run's config.json what another part of the run may change: its length, the user's modules."""
+    stored, now = run_folder.load(folder)["config"], the_plan.to_dict()
+    changed = {name: now[name] for name in ("steps", "imports") if stored.get(name, []) != now[name]}
+    if changed:
+        files.write_json(folder / run_folder.CONFIG, stored | changed)
 
 
 def difference(before: Plan, now: Plan) -> tuple[str, str] | None:

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import shutil
+import typing
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,10 +26,10 @@ import jax
 import numpy as np
 
 from purerl import configs, registry
-from purerl.errors import PurerlError
+from purerl.errors import PurerlError, nearest
 from purerl.loops import compilation, host, in_graph, sharding
-from purerl.runs import evaluation, files, run_folder
-from purerl.runs.plan import Plan, difference, header, seed_keys
+from purerl.runs import agent_checks, evaluation, files, run_folder, user_modules
+from purerl.runs.plan import Plan, difference, header, seed_keys, update_header
 from purerl.runs.trainer import Member, Trainer, close, make_loop
 
 PROGRAM, _REMOVED = "program.json", ".finished-"
@@ -87,6 +88,7 @@ def run(
       KeyboardInterrupt: Ctrl-C, after everything has been saved.
     """
     work = Path(work)
+    check([cell.plan for cell in cells], engine)
     compilation.enable_cache()
     waiting = {cell.folder.resolve(): cell for cell in cells if not is_finished(cell)}
     if len({cell.folder.resolve() for cell in cells}) < len(cells):
@@ -108,6 +110,21 @@ def run(
     for i, path in enumerate(programs):
         part = f" (program {i + 1} of {len(programs)})" if len(programs) > 1 else ""
         train_program(path, quiet=quiet, part=part, resumed_by=resumed_by)
+
+
+def check(plans: Sequence[Plan], engine: str) -> None:
+    """Raises PurerlError for an unknown engine, for plans that its processes cannot carry out, and for agents that
+    return what no loop can take (see `agent_checks`).
+    """
+    known = typing.get_args(Engine)
+    if engine not in known:
+        raise PurerlError(f"unknown engine '{engine}'.{nearest(engine, known)} Known: {', '.join(known)}")
+    if engine == "ray":
+        _import_ray()
+        for plan in plans:
+            user_modules.check_importable(plan.imports, "Ray's workers")
+    for plan in plans:
+        agent_checks.check_agent(plan)
 
 
 def is_finished(cell: Cell) -> bool:
@@ -325,7 +342,9 @@ def train_program(path: str | os.PathLike, *, quiet: bool = True, part: str = ""
             the_plan, program["eval_every"], program["eval_episodes"], program["eval_env_options"]
         )
         for member in members:
-            if not run_folder.holds_run(member.folder):
+            if run_folder.holds_run(member.folder):
+                update_header(member.folder, member.plan)
+            else:
                 run_folder.create(member.folder, header(member.plan))
         Trainer(
             the_plan,
@@ -359,12 +378,17 @@ def _loop(plan: Plan) -> in_graph.InGraphLoop | host.HostLoop:
     return _in_graph_loop(plan.agent, plan.env, plan.options)
 
 
-def _train_on_ray(programs: Sequence[Path]) -> None:
-    """Gives each program to a Ray cluster, and waits for all of them."""
+def _import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
         raise PurerlError("--engine ray needs Ray: pip install 'purerl[ray]'") from error
+    return ray
+
+
+def _train_on_ray(programs: Sequence[Path]) -> None:
+    """Gives each program to a Ray cluster, and waits for all of them."""
+    ray = _import_ray()
     started = not ray.is_initialized()
     if started:
         with warnings.catch_warnings():

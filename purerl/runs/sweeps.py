@@ -16,7 +16,6 @@ import dataclasses
 import io
 import math
 import shutil
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,9 @@ import numpy as np
 
 from purerl import configs
 from purerl import statistics as stats
-from purerl.errors import PurerlError, nearest
+from purerl.errors import PurerlError
 from purerl.loops import sharding
-from purerl.runs import evaluation, files, programs, provenance, run_folder, sinks
+from purerl.runs import evaluation, files, programs, provenance, run_folder, sinks, user_modules
 from purerl.runs.plan import Plan, make_plan
 from purerl.runs.search_space import ENVIRONMENT, settings_of
 
@@ -107,11 +106,12 @@ def sweep(
       PurerlError: bad input (nothing is written then), another sweep in the folder, a full disk.
       KeyboardInterrupt: Ctrl-C, after everything has been saved.
     """
+    user_modules.refuse_while_importing("purerl.sweep")
     sharding.one_cpu_device_per_core()
+    if resume and out is not None:
+        user_modules.restore_from(Path(out) / SWEEP)
     settings = settings_of(agent, env, grid, random, samples, search_seed)
     memory = programs.parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory
-    if engine not in typing.get_args(programs.Engine):
-        raise PurerlError(f"unknown engine '{engine}'.{nearest(engine, ('local', 'ray'))} Known: local, ray")
     planned = []
     for setting in settings:
         options = {name.removeprefix(ENVIRONMENT): v for name, v in setting.items() if name.startswith(ENVIRONMENT)}
@@ -130,6 +130,7 @@ def sweep(
         )
     if eval_every:
         evaluation.make_evaluations(planned[0], eval_every, eval_episodes, None)
+    programs.check(planned, engine)
     first = planned[0]
     folder = Path(out) if out is not None else default_folder(first)
     asked = {
@@ -148,7 +149,7 @@ def sweep(
             if ENVIRONMENT + name not in settings[0]
         },
     }
-    _begin(folder, asked, resume, overwrite)
+    _begin(folder, asked, [one.to_dict() for one in first.imports], resume, overwrite)
     width = max(3, len(str(len(planned) - 1)))
     names = [f"{i:0{width}d}" for i in range(len(planned))]
     programs.run(
@@ -173,7 +174,7 @@ def default_folder(plan: Plan) -> Path:
     return Path("runs") / f"sweep-{plan.agent}-{plan.env.replace('/', '-')}-{plan.preset}"
 
 
-def _begin(folder: Path, asked: dict[str, Any], resume: bool, overwrite: bool) -> None:
+def _begin(folder: Path, asked: dict[str, Any], imports: list[dict[str, Any]], resume: bool, overwrite: bool) -> None:
     """Makes the sweep's folder, or checks that the one that is there is what is asked for."""
     if resume and overwrite:
         raise PurerlError("--resume goes on with a sweep and --overwrite deletes it: choose one of them")
@@ -199,10 +200,13 @@ def _begin(folder: Path, asked: dict[str, Any], resume: bool, overwrite: bool) -
         for name in asked:
             if stored.get(name) != files.parse_json(files.to_json(asked[name]), name):
                 raise PurerlError(f"--resume: {name} differs from the sweep in {folder}; give what it was begun with")
+        now = [one.to_dict() for one in user_modules.restore(user_modules.read(stored.get("imports", [])))]
+        if stored.get("imports", []) != now:
+            files.write_json(folder / SWEEP, stored | {"imports": now})
         return
     with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / SWEEP, asked | {"environment": provenance.environment_report()})
+    files.write_json(folder / SWEEP, asked | {"imports": imports, "environment": provenance.environment_report()})
 
 
 def load(folder: str | Path) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 
 from purerl.errors import PurerlError
 from purerl.loops import compilation, sharding
-from purerl.runs import files, progress, run_folder, sinks
+from purerl.runs import agent_checks, progress, run_folder, sinks, user_modules
 from purerl.runs.evaluation import make_evaluations
-from purerl.runs.plan import Plan, default_folder, difference, header, make_plan
+from purerl.runs.plan import Plan, default_folder, difference, header, make_plan, update_header
 from purerl.runs.trainer import Member, Trainer, close, make_loop
 from purerl.types import RunState
 
@@ -72,8 +72,11 @@ def train(
         that is not a number (the last good checkpoint stays).
       KeyboardInterrupt: Ctrl-C, after the run has been saved.
     """
+    user_modules.refuse_while_importing("purerl.train")
     if seeds > 1:
         sharding.one_cpu_device_per_core()
+    if resume and out is not None:
+        user_modules.restore_from(Path(out) / run_folder.CONFIG)
     the_plan = make_plan(
         agent, env, preset=preset, seeds=seeds, seed=seed, steps=steps, config=config, env_options=env_options
     )
@@ -82,14 +85,14 @@ def train(
     if resume:
         the_plan = _resumed_plan(the_plan, folder, steps)
     sinks.check_sinks(log)
+    agent_checks.check_agent(the_plan)
     compilation.enable_cache()
     loop = make_loop(the_plan)
     try:
         evaluations = make_evaluations(the_plan, eval_every, eval_episodes, eval_env_options)
         run_folder.create(folder, header(the_plan), resume=resume, overwrite=overwrite)
-        if resume and steps is not None:  # a run that is to be longer now
-            stored = run_folder.load(folder)["config"]
-            files.write_json(folder / run_folder.CONFIG, stored | {"steps": the_plan.steps})
+        if resume:  # it may be longer now, and the user's modules may have changed
+            update_header(folder, the_plan)
         trainer = Trainer(
             the_plan,
             [Member(the_plan, folder)],

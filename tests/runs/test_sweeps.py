@@ -206,13 +206,24 @@ def test_the_command_prints_the_ranking(run_cli, tmp_path):
     assert (done.code, done.stdout) == (2, "") and "'lots' is no amount of memory" in done.stderr
 
 
+PPO_OF_MY_OWN = """
+import purerl
+from purerl import registry
+
+purerl.register_agent("mine", registry.agent("ppo")._replace(name="mine"))
+purerl.register_preset("mine", "classic", registry.presets_of("ppo")["classic"])
+"""
+
+
 def test_ray_gives_the_same_sweep(finished, run_cli, tmp_path):
-    """A local cluster of one node: the same programs in processes of Ray's own."""
+    """A local cluster of one node: the same programs in processes of Ray's own, which import a user's agent."""
     pytest.importorskip("ray", reason="ray is not installed")
+    (tmp_path / "my_agent.py").write_text(PPO_OF_MY_OWN)
     done = run_cli(
-        "sweep", *CARTPOLE, "--grid", GRID, "--seeds", 2, "--steps", 640, "--num-envs", 4, "--rollout-length", 16,
-        "--num-minibatches", 2, "--engine", "ray", "--out", tmp_path / "sweep",
-    )  # fmt: skip
+        *("sweep", "mine", CARTPOLE[1], "--import", "my_agent.py", "--grid", GRID, "--seeds", 2, "--steps", 640),
+        *("--num-envs", 4, "--rollout-length", 16, "--num-minibatches", 2, "--engine", "ray"),
+        *("--out", tmp_path / "sweep"),
+    )
     assert done.code == 0, done.stderr
     assert "Warning" not in done.stderr
     for name in ("table.csv", "ranking.csv"):
