@@ -36,7 +36,8 @@ def finished(tmp_path_factory):
 
 
 def test_a_grid_is_all_combinations_in_order():
-    assert settings("learning_rate=1e-4,5e-4; gamma=.99,.999") == [
+    assert settings("lambda=.9") == settings("gae_lambda=.9") == settings("trace_decay=.9")
+    assert settings("lr=1e-4,5e-4; gamma=.99,.999") == [
         {"learning_rate": 1e-4, "discount": 0.99},
         {"learning_rate": 1e-4, "discount": 0.999},
         {"learning_rate": 5e-4, "discount": 0.99},
@@ -76,7 +77,7 @@ def test_random_settings_follow_their_laws():
         ({"grid": "learning_rat=1"}, "no field 'learning_rat' to sweep. Did you mean 'learning_rate'"),
         ({"grid": "max_steps=1"}, "Did you mean 'env.max_steps'"),
         ({"grid": "learning_rate"}, "has no values"),
-        ({"grid": "learning_rate=a"}, "'a' is no value of it"),
+        ({"grid": "learning_rate=a"}, "learning_rate: 'a' is not a number"),
         ({"grid": "network=mlpp"}, "Did you mean 'mlp'"),
         ({"grid": "num_epochs=1.5"}, "a whole number"),
         ({"grid": "clip=1,1"}, "different values"),
