@@ -7,7 +7,8 @@ Installed packages make theirs known through entry points, purerl its own among 
     purerl.presets        agent = "module:PRESETS", {preset: Preset}
     purerl.figures        group = "module:FIGURES", figures for `purerl figure`
 
-A script makes its own known with `register_agent`, `register_family`, `register_preset` and `register_figure`.
+A file of your own makes its parts known with `register_agent`, `register_family`, `register_preset` and
+`register_figure`; `--import my_file.py` makes the command line read that file (see `runs.user_modules`).
 
 An environment family is a module (or any object) with
   Options: a frozen dataclass, the `--env.*` flags;
@@ -28,6 +29,8 @@ import fnmatch
 import functools
 import importlib
 import importlib.metadata
+import sys
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
 from purerl.errors import PurerlError, nearest
@@ -58,11 +61,15 @@ class Preset:
     default_for: tuple[str, ...] = ()
 
 
-# What scripts registered, beside the entry points.
+IMPORT_HINT = "defined in your own file? add --import my_file.py"
+
+# What users' files and scripts registered, beside the entry points.
 _agents: dict[str, Agent] = {}
 _families: dict[str, Any] = {}
 _presets: dict[str, dict[str, Preset]] = {}
 _figures: dict[str, Any] = {}
+# {(kind, name): the module that registered it}; kinds are "agent", "environment", "preset" (of "agent/name"), "figure".
+_origins: dict[tuple[str, str], str] = {}
 
 
 @functools.cache
@@ -91,30 +98,67 @@ def _load(point: EntryPoint) -> Any:
 
 def register_agent(name: str, agent: Agent) -> None:
     """Makes an agent of your own known by name, to `purerl.train` and all tools. Raises PurerlError if it is taken."""
-    if name in _entry_points("agents") or name in _agents:
-        raise PurerlError(f"the agent name '{name}' is taken; choose another one")
+    _claim("agent", name, {*_entry_points("agents"), *_agents})
     _agents[name] = agent
 
 
 def register_family(name: str, family: Any) -> None:
     """Makes an environment family of your own known as `name/<id>`. Raises PurerlError if the name is taken."""
-    if name in _entry_points("environments") or name in _families:
-        raise PurerlError(f"the environment family '{name}' is taken; choose another name")
+    _claim("environment", name, {*_entry_points("environments"), *_families})
     _families[name] = family
 
 
 def register_preset(agent: str, name: str, preset: Preset) -> None:
     """Makes named settings of an agent known. Raises PurerlError if the agent has a preset of that name."""
-    if name in presets_of(agent):
-        raise PurerlError(f"{agent} has a preset '{name}'; choose another name")
+    _claim("preset", f"{agent}/{name}", {f"{agent}/{known}" for known in presets_of(agent)})
     _presets.setdefault(agent, {})[name] = preset
 
 
 def register_figure(name: str, figure: Any) -> None:
     """Makes a figure known to `purerl figure`. Raises PurerlError if the name is taken."""
-    if name in _figures:
-        raise PurerlError(f"the figure name '{name}' is taken; choose another one")
+    _claim("figure", name, figures())
     _figures[name] = figure
+
+
+def _claim(kind: str, name: str, taken: Container[str]) -> None:
+    """Notes which module registers a name. A module may register its own again, as a notebook does that is run twice.
+
+    Raises PurerlError if the name is another's.
+    """
+    module = sys._getframe(2).f_globals.get("__name__", "__main__")
+    if name in taken and _origins.get((kind, name)) != module:
+        raise PurerlError(f"the {kind} name '{name}' is taken; choose another one")
+    _origins[kind, name] = module
+
+
+def origin(kind: str, name: str) -> str | None:
+    """The module that registered a name; None for entry points, and for names that nobody registered."""
+    return _origins.get((kind, name))
+
+
+def is_known(kind: str, name: str) -> bool:
+    """Whether a name of that kind (as in `origin`) is registered or an entry point."""
+    if kind == "preset":
+        agent, _, preset = name.partition("/")
+        return preset in presets_of(agent)
+    if kind == "figure":
+        return name in _figures
+    known = {"agent": _agents, "environment": _families}[kind]
+    return name in known or name in _entry_points(f"{kind}s")
+
+
+def registered_by(module: str) -> list[tuple[str, str]]:
+    """The (kind, name) of all that a module registered."""
+    return [key for key, owner in _origins.items() if owner == module]
+
+
+def forget(module: str) -> None:
+    """Undoes what a module registered, whose import failed."""
+    for kind, name in registered_by(module):
+        owner, _, preset = name.partition("/")
+        homes = {"agent": _agents, "environment": _families, "figure": _figures, "preset": _presets.get(owner, {})}
+        homes[kind].pop(preset if kind == "preset" else name, None)
+        del _origins[kind, name]
 
 
 # --- agents ----------------------------------------------------------------------------------------------------------
@@ -126,10 +170,15 @@ def agent_names() -> list[str]:
 
 
 def agent_module(name: str) -> str:
-    """The module that an agent is defined in."""
+    """The module that makes an agent known."""
     if name in _agents:
-        return _agents[name].update.__module__
+        return origin("agent", name) or _agents[name].update.__module__
     return _entry_points("agents")[name].module
+
+
+def is_own(name: str) -> bool:
+    """Whether an agent is purerl's own rather than a user's or another package's."""
+    return name not in _agents and _entry_points("agents")[name].value.startswith("purerl.")
 
 
 def agent(name: str) -> Agent:
@@ -140,7 +189,8 @@ def agent(name: str) -> Agent:
     if name not in known:
         names = agent_names()
         raise PurerlError(
-            f"unknown agent '{name}'.{nearest(name, names)} Known: {', '.join(names)} (purerl list agents)"
+            f"unknown agent '{name}'.{nearest(name, names)} Known: {', '.join(names)} (purerl list agents; "
+            f"{IMPORT_HINT})"
         )
     return _load(known[name])
 
@@ -161,7 +211,8 @@ def family(name: str) -> Any:
     if name not in known:
         names = family_names()
         raise PurerlError(
-            f"unknown environment family '{name}'.{nearest(name, names)} Known: {', '.join(names)} (purerl list envs)"
+            f"unknown environment family '{name}'.{nearest(name, names)} Known: {', '.join(names)} (purerl list envs; "
+            f"{IMPORT_HINT})"
         )
     return _load(known[name])
 
@@ -229,7 +280,8 @@ def preset(agent: str, name: str | None, env: str) -> tuple[str, Preset]:
         return "none", Preset(steps=1_000_000, source="defaults")
     if name not in known:
         raise PurerlError(
-            f"{agent} has no preset '{name}'.{nearest(name, known)} Known: {', '.join(known)} (purerl list presets)"
+            f"{agent} has no preset '{name}'.{nearest(name, known)} Known: {', '.join(known)} (purerl list presets; "
+            f"{IMPORT_HINT})"
         )
     return name, known[name]
 

@@ -26,6 +26,8 @@ _CONFTEST_FLAG = "--xla_force_host_platform_device_count=2"
 _BLOCK = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^\n]+?) -->\n+)?^```(?P<language>[^\n]*)\n(?P<text>.*?)^```[ \t]*$", re.M | re.S
 )
+# A python block that begins with its file's name is saved under it, so that later blocks can import it.
+_FILE = re.compile(r"# ([\w.]+\.py)\n")
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 
 
@@ -131,7 +133,8 @@ def test_the_blocks_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None:
             done = _run(["bash", "-euo", "pipefail", "-s"], tmp_path, block.text)
             assert done.returncode == 0, f"{where}:\n{done.stdout[-4000:]}"
         elif block.language == "python" and not block.reason:
-            script = tmp_path / f".block{number}.py"
+            named = _FILE.match(block.text)
+            script = tmp_path / (named[1] if named else f".block{number}.py")
             script.write_text(block.text)
             done = _run([sys.executable, str(script)], tmp_path)
             assert done.returncode == 0, f"{where}:\n{done.stdout[-4000:]}"

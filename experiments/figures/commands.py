@@ -117,6 +117,7 @@ def run(chosen: Sequence[Figure], scale: str, folder: Path, *, quiet: bool = Fal
     """
     from purerl.runs import programs
     from purerl.runs.plan import make_plan
+    from purerl.runs.recording import Recording
 
     wanted = {cell.name: cell for figure in chosen for cell in figure.cells(scale)}
     programs.run(
@@ -132,9 +133,11 @@ def run(chosen: Sequence[Figure], scale: str, folder: Path, *, quiet: bool = Fal
                     env_options=cell.env_options,
                 ),
                 folder / scale / "cells" / cell.name,
-                cell.eval_every,
-                cell.eval_episodes,
-                cell.eval_env_options,
+                Recording(
+                    eval_every=cell.eval_every,
+                    eval_episodes=cell.eval_episodes,
+                    eval_env_options=cell.eval_env_options,
+                ),
             )
             for cell in wanted.values()
         ],

@@ -11,7 +11,8 @@ import jax
 from purerl import configs, registry, rng
 from purerl.errors import PurerlError
 from purerl.loops.lanes import Lanes
-from purerl.runs import provenance
+from purerl.runs import files, provenance, run_folder, user_modules
+from purerl.runs.user_modules import Import
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Plan:
       seeds: the seeds, one lane of the vmapped run each; a seed may come again, in lanes of other settings (`cells`).
       steps: environment steps of each seed, a whole number of iterations.
       lanes: how the seeds run on their device, see `loops.lanes`.
+      imports: modules of the user's own that it needs.
     """
 
     agent: str
@@ -35,6 +37,7 @@ class Plan:
     seeds: tuple[int, ...]
     steps: int
     lanes: Lanes = "auto"
+    imports: tuple[Import, ...] = ()
 
     @property
     def steps_per_iteration(self) -> int:
@@ -57,12 +60,17 @@ class Plan:
             "lanes": self.lanes,
             "config": configs.to_dict(self.config),
             "env_options": configs.to_dict(self.options),
+            "imports": [one.to_dict() for one in self.imports],
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Plan:
-        """The plan of a run folder's config.json. Raises PurerlError if it names things this purerl does not know."""
+        """The plan of a run folder's config.json, the user's modules that it needs imported.
+
+        Raises PurerlError if it names things this purerl does not know, or a module cannot be imported.
+        """
         try:
+            imports = user_modules.restore(user_modules.read(values.get("imports", [])))
             family, _ = registry.environment(values["env"])
             return cls(
                 agent=values["agent"],
@@ -73,6 +81,7 @@ class Plan:
                 seeds=tuple(values["seeds"]),
                 steps=values["steps"],
                 lanes=values.get("lanes", "vmap"),
+                imports=imports,
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise PurerlError(
@@ -106,32 +115,88 @@ def make_plan(
     Raises:
       PurerlError: an unknown name or field, or sizes that cannot work.
     """
+    return settings(agent, env, preset).plan(
+        seeds=seeds, seed=seed, steps=steps, config=config, env_options=env_options
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """An agent on an environment under a preset: what a user's own values lie over. From `settings`.
+
+    Attributes:
+      agent, env, preset: names, as a Plan has them.
+      chosen: the preset.
+      config_values, option_values: what agent and preset say, {field: value}.
+    """
+
+    agent: str
+    env: str
+    preset: str
+    chosen: registry.Preset
+    config_values: dict[str, Any]
+    option_values: dict[str, Any]
+
+    def named(self, config: dict[str, Any] | None) -> dict[str, Any]:
+        """Config fields under their own names, where some came by an alias."""
+        return configs.renamed(registry.agent(self.agent).Config, config or {}, self.agent)
+
+    def config(self, values: dict[str, Any] | None = None) -> Any:
+        """The agent's Config, with a user's values. Raises PurerlError for values that it cannot have."""
+        return configs.build(registry.agent(self.agent).Config, self.config_values | self.named(values), self.agent)
+
+    def options(self, values: dict[str, Any] | None = None) -> Any:
+        """The environment's Options, with a user's values. Raises PurerlError for values that they cannot have."""
+        family, _ = registry.environment(self.env)
+        return configs.build(family.Options, self.option_values | (values or {}), self.env)
+
+    def plan(
+        self,
+        *,
+        seeds: int = 1,
+        seed: int = 0,
+        steps: int | None = None,
+        config: dict[str, Any] | None = None,
+        env_options: dict[str, Any] | None = None,
+    ) -> Plan:
+        """The Plan with a user's values. Arguments and errors as in `make_plan`."""
+        options, built = self.options(env_options), self.config(config)
+        steps = self.chosen.steps if steps is None else steps
+        if seeds < 1 or steps < 1:
+            raise PurerlError(f"seeds = {seeds} and steps = {steps} must be at least 1")
+        if not 0 <= seed <= 2**31 - 1 - seeds:
+            raise PurerlError(f"seed = {seed} must be from 0 to {2**31 - 1 - seeds}")
+        if built.num_envs < 1 or built.rollout_length < 1:
+            raise PurerlError("num_envs and rollout_length must be at least 1")
+        registry.agent(self.agent).check(built, registry.env_spec(self.env, options))
+        per_iteration = built.num_envs * built.rollout_length
+        parts = [
+            ("agent", self.agent),
+            ("environment", self.env.partition("/")[0]),
+            ("preset", f"{self.agent}/{self.preset}"),
+        ]
+        return Plan(
+            agent=self.agent,
+            env=self.env,
+            preset=self.preset,
+            config=built,
+            options=options,
+            seeds=tuple(range(seed, seed + seeds)),
+            steps=-(-steps // per_iteration) * per_iteration,
+            imports=user_modules.needed(parts),
+        )
+
+
+def settings(agent: str, env: str, preset: str | None = None) -> Settings:
+    """What a preset says of an agent and an environment. Raises PurerlError for unknown names."""
     found = registry.agent(agent)
     family, env_id = registry.environment(env)
     env = f"{env.partition('/')[0]}/{env_id}"
     preset, chosen = registry.preset(agent, preset, env)
-    known_options = configs.field_types(family.Options)
-    preset_options = {name: value for name, value in chosen.env.items() if name in known_options}
-    options = configs.build(family.Options, preset_options | (env_options or {}), env)
-    built = configs.build(found.Config, {**found.defaults, **chosen.config, **(config or {})}, agent)
-    steps = chosen.steps if steps is None else steps
-    if seeds < 1 or steps < 1:
-        raise PurerlError(f"seeds = {seeds} and steps = {steps} must be at least 1")
-    if not 0 <= seed <= 2**31 - 1 - seeds:
-        raise PurerlError(f"seed = {seed} must be from 0 to {2**31 - 1 - seeds}")
-    if built.num_envs < 1 or built.rollout_length < 1:
-        raise PurerlError("num_envs and rollout_length must be at least 1")
-    found.check(built, registry.env_spec(env, options))
-    per_iteration = built.num_envs * built.rollout_length
-    return Plan(
-        agent=agent,
-        env=env,
-        preset=preset,
-        config=built,
-        options=options,
-        seeds=tuple(range(seed, seed + seeds)),
-        steps=-(-steps // per_iteration) * per_iteration,
-    )
+    known = configs.field_types(family.Options)
+    named = [configs.renamed(found.Config, values, agent) for values in (found.defaults, chosen.config)]
+    options = {name: value for name, value in chosen.env.items() if name in known}
+    return Settings(agent, env, preset, chosen, named[0] | named[1], options)
 
 
 def seed_keys(the_plan: Plan) -> jax.Array:
@@ -148,6 +213,14 @@ def default_folder(the_plan: Plan) -> Path:
 def header(the_plan: Plan) -> dict[str, Any]:
     """What a run's config.json holds."""
     return the_plan.to_dict() | {"protocol": _protocol(the_plan), "environment": provenance.environment_report()}
+
+
+def update_header(folder: Path, the_plan: Plan) -> None:
+    """Writes into a run's config.json what another part of the run may change: its length, the user's modules."""
+    stored, now = run_folder.load(folder)["config"], the_plan.to_dict()
+    changed = {name: now[name] for name in ("steps", "imports") if stored.get(name, []) != now[name]}
+    if changed:
+        files.write_json(folder / run_folder.CONFIG, stored | changed)
 
 
 def difference(before: Plan, now: Plan) -> tuple[str, str] | None:

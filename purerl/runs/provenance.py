@@ -33,7 +33,7 @@ def environment_report() -> dict[str, Any]:
     """
     import jax
 
-    commit, dirty = _git_state(Path(__file__).resolve())
+    commit, dirty = git_state(Path(__file__).resolve())
     devices = jax.devices()
     return {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
@@ -52,7 +52,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_state(source: Path) -> tuple[str | None, bool | None]:
+def git_state(source: Path) -> tuple[str | None, bool | None]:
     """(commit, dirty) of the git checkout that tracks the file `source`, else (None, None): a virtual environment
     inside somebody's own repository must not pass that repository's commit off as purerl's."""
     tracked = _git(source.parent, "ls-files", "--error-unmatch", "--", source.name)

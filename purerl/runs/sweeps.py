@@ -16,7 +16,6 @@ import dataclasses
 import io
 import math
 import shutil
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,11 @@ import numpy as np
 
 from purerl import configs
 from purerl import statistics as stats
-from purerl.errors import PurerlError, nearest
+from purerl.errors import PurerlError
 from purerl.loops import sharding
-from purerl.runs import evaluation, files, programs, provenance, run_folder, sinks
-from purerl.runs.plan import Plan, make_plan
+from purerl.runs import evaluation, files, programs, provenance, run_folder, sinks, user_modules
+from purerl.runs.plan import Plan, settings
+from purerl.runs.recording import Recording
 from purerl.runs.search_space import ENVIRONMENT, settings_of
 
 SWEEP, TABLE, RANKING, CELLS, PROGRAMS = "sweep.json", "table.csv", "ranking.csv", "cells", "programs"
@@ -80,6 +80,7 @@ def sweep(
     checkpoint_seconds: float = 300.0,
     eval_every: int = 0,
     eval_episodes: int = 10,
+    eval_env_options: dict[str, Any] | None = None,
     quiet: bool = False,
 ) -> Sweep:
     """Trains an agent at every setting of a grid, or at random ones, with the same seeds each.
@@ -101,35 +102,28 @@ def sweep(
       resume: go on with the sweep in `out`.
       overwrite: replace it.
       max_memory, cells_per_program, engine: as in `programs.run`; memory also as text, "8GB".
-      log_every, checkpoint_seconds, eval_every, eval_episodes, quiet: as in `purerl.train`.
+      log_every, checkpoint_seconds, eval_every, eval_episodes, eval_env_options, quiet: as in `purerl.train`.
 
     Raises:
       PurerlError: bad input (nothing is written then), another sweep in the folder, a full disk.
       KeyboardInterrupt: Ctrl-C, after everything has been saved.
     """
+    user_modules.refuse_while_importing("purerl.sweep")
     sharding.one_cpu_device_per_core()
-    settings = settings_of(agent, env, grid, random, samples, search_seed)
+    if resume and out is not None:
+        user_modules.restore_from(Path(out) / SWEEP)
+    recording = Recording(log_every, checkpoint_seconds, eval_every, eval_episodes, eval_env_options)
+    base = settings(agent, env, preset)
+    tried = settings_of(agent, env, grid, random, samples, search_seed)
     memory = programs.parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory
-    if engine not in typing.get_args(programs.Engine):
-        raise PurerlError(f"unknown engine '{engine}'.{nearest(engine, ('local', 'ray'))} Known: local, ray")
     planned = []
-    for setting in settings:
+    for setting in tried:
         options = {name.removeprefix(ENVIRONMENT): v for name, v in setting.items() if name.startswith(ENVIRONMENT)}
         fields = {name: value for name, value in setting.items() if not name.startswith(ENVIRONMENT)}
-        planned.append(
-            make_plan(
-                agent,
-                env,
-                preset=preset,
-                seeds=seeds,
-                seed=seed,
-                steps=steps,
-                config=(config or {}) | fields,
-                env_options=(env_options or {}) | options,
-            )
-        )
-    if eval_every:
-        evaluation.make_evaluations(planned[0], eval_every, eval_episodes, None)
+        over = base.named(config) | fields, (env_options or {}) | options
+        planned.append(base.plan(seeds=seeds, seed=seed, steps=steps, config=over[0], env_options=over[1]))
+    evaluation.make_evaluations(planned[0], recording)
+    programs.check(planned, engine)
     first = planned[0]
     folder = Path(out) if out is not None else default_folder(first)
     asked = {
@@ -138,30 +132,22 @@ def sweep(
         "preset": first.preset,
         "seeds": list(first.seeds),
         "steps": steps,
-        "eval_every": eval_every,
-        "eval_episodes": eval_episodes,
-        "cells": [{name: configs.plain(value) for name, value in setting.items()} for setting in settings],
-        "config": {name: value for name, value in configs.to_dict(first.config).items() if name not in settings[0]},
+        **{name: value for name, value in recording.to_dict().items() if name.startswith("eval_")},
+        "cells": [{name: configs.plain(value) for name, value in setting.items()} for setting in tried],
+        "config": {name: value for name, value in configs.to_dict(first.config).items() if name not in tried[0]},
         "env_options": {
-            name: value
-            for name, value in configs.to_dict(first.options).items()
-            if ENVIRONMENT + name not in settings[0]
+            name: value for name, value in configs.to_dict(first.options).items() if ENVIRONMENT + name not in tried[0]
         },
     }
-    _begin(folder, asked, resume, overwrite)
+    _begin(folder, asked, [one.to_dict() for one in first.imports], resume, overwrite)
     width = max(3, len(str(len(planned) - 1)))
     names = [f"{i:0{width}d}" for i in range(len(planned))]
     programs.run(
-        [
-            programs.Cell(plan, folder / CELLS / name, eval_every, eval_episodes)
-            for name, plan in zip(names, planned, strict=True)
-        ],
+        [programs.Cell(plan, folder / CELLS / name, recording) for name, plan in zip(names, planned, strict=True)],
         folder / PROGRAMS,
         max_memory=memory,
         cells_per_program=cells_per_program,
         engine=engine,
-        log_every=log_every,
-        checkpoint_seconds=checkpoint_seconds,
         quiet=quiet,
         resumed_by=f"--resume: {folder}",
     )
@@ -173,7 +159,7 @@ def default_folder(plan: Plan) -> Path:
     return Path("runs") / f"sweep-{plan.agent}-{plan.env.replace('/', '-')}-{plan.preset}"
 
 
-def _begin(folder: Path, asked: dict[str, Any], resume: bool, overwrite: bool) -> None:
+def _begin(folder: Path, asked: dict[str, Any], imports: list[dict[str, Any]], resume: bool, overwrite: bool) -> None:
     """Makes the sweep's folder, or checks that the one that is there is what is asked for."""
     if resume and overwrite:
         raise PurerlError("--resume goes on with a sweep and --overwrite deletes it: choose one of them")
@@ -199,10 +185,13 @@ def _begin(folder: Path, asked: dict[str, Any], resume: bool, overwrite: bool) -
         for name in asked:
             if stored.get(name) != files.parse_json(files.to_json(asked[name]), name):
                 raise PurerlError(f"--resume: {name} differs from the sweep in {folder}; give what it was begun with")
+        now = [one.to_dict() for one in user_modules.restore(user_modules.read(stored.get("imports", [])))]
+        if stored.get("imports", []) != now:
+            files.write_json(folder / SWEEP, stored | {"imports": now})
         return
     with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / SWEEP, asked | {"environment": provenance.environment_report()})
+    files.write_json(folder / SWEEP, asked | {"imports": imports, "environment": provenance.environment_report()})
 
 
 def load(folder: str | Path) -> dict[str, Any]:

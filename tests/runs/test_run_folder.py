@@ -429,18 +429,18 @@ def repository(tmp_path):
 def test_git_commit_and_dirt(repository, monkeypatch):
     folder, git = repository
     source = folder / "source.py"
-    assert provenance._git_state(source) == (None, None)  # not tracked yet
+    assert provenance.git_state(source) == (None, None)  # not tracked yet
     git("add", "source.py")
-    assert provenance._git_state(source) == (None, None)  # no commit yet
+    assert provenance.git_state(source) == (None, None)  # no commit yet
     git("commit", "-q", "-m", "one")
     commit = git("rev-parse", "HEAD")
-    assert provenance._git_state(source) == (commit, False)
+    assert provenance.git_state(source) == (commit, False)
     (folder / "untracked.py").write_text("1")
-    assert provenance._git_state(source) == (commit, False)
+    assert provenance.git_state(source) == (commit, False)
     monkeypatch.setenv("GIT_DIR", "/nonexistent")  # as inside a hook
-    assert provenance._git_state(source) == (commit, False)
+    assert provenance.git_state(source) == (commit, False)
     source.write_text("2")
-    assert provenance._git_state(source) == (commit, True)
+    assert provenance.git_state(source) == (commit, True)
 
 
 def test_a_strangers_repository_around_an_installed_purerl_is_not_ours(repository):
@@ -450,12 +450,12 @@ def test_a_strangers_repository_around_an_installed_purerl_is_not_ours(repositor
     installed = folder / ".venv" / "purerl"
     installed.mkdir(parents=True)
     (installed / "runs.py").write_text("1")
-    assert provenance._git_state(installed / "runs.py") == (None, None)
+    assert provenance.git_state(installed / "runs.py") == (None, None)
 
 
 def test_no_git_at_all(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert provenance._git_state(Path(run_folder.__file__)) == (None, None)
+    assert provenance.git_state(Path(run_folder.__file__)) == (None, None)
 
 
 def test_peak_memory_of_the_process():

@@ -35,7 +35,8 @@ def finished(tiny, tmp_path_factory):
 
 
 def test_a_grid_is_all_combinations_in_order():
-    assert settings("learning_rate=1e-4,5e-4; gamma=.99,.999") == [
+    assert settings("lambda=.9") == settings("gae_lambda=.9") == settings("trace_decay=.9")
+    assert settings("lr=1e-4,5e-4; gamma=.99,.999") == [
         {"learning_rate": 1e-4, "discount": 0.99},
         {"learning_rate": 1e-4, "discount": 0.999},
         {"learning_rate": 5e-4, "discount": 0.99},
@@ -75,7 +76,7 @@ def test_random_settings_follow_their_laws():
         ({"grid": "learning_rat=1"}, "no field 'learning_rat' to sweep. Did you mean 'learning_rate'"),
         ({"grid": "max_steps=1"}, "Did you mean 'env.max_steps'"),
         ({"grid": "learning_rate"}, "has no values"),
-        ({"grid": "learning_rate=a"}, "'a' is no value of it"),
+        ({"grid": "learning_rate=a"}, "learning_rate: 'a' is not a number"),
         ({"grid": "network=mlpp"}, "Did you mean 'mlp'"),
         ({"grid": "num_epochs=1.5"}, "a whole number"),
         ({"grid": "clip=1,1"}, "different values"),
@@ -205,13 +206,24 @@ def test_the_command_prints_the_ranking(run_cli, tmp_path):
     assert (done.code, done.stdout) == (2, "") and "'lots' is no amount of memory" in done.stderr
 
 
+PPO_OF_MY_OWN = """
+import purerl
+from purerl import registry
+
+purerl.register_agent("mine", registry.agent("ppo")._replace(name="mine"))
+purerl.register_preset("mine", "classic", registry.presets_of("ppo")["classic"])
+"""
+
+
 def test_ray_gives_the_same_sweep(finished, run_cli, tmp_path):
-    """A local cluster of one node: the same programs in processes of Ray's own."""
+    """A local cluster of one node: the same programs in processes of Ray's own, which import a user's agent."""
     pytest.importorskip("ray", reason="ray is not installed")
+    (tmp_path / "my_agent.py").write_text(PPO_OF_MY_OWN)
     done = run_cli(
-        "sweep", *CARTPOLE, "--grid", GRID, "--seeds", 2, "--steps", 640, "--num-envs", 4, "--rollout-length", 16,
-        "--num-minibatches", 2, "--engine", "ray", "--out", tmp_path / "sweep",
-    )  # fmt: skip
+        *("sweep", "mine", CARTPOLE[1], "--import", "my_agent.py", "--grid", GRID, "--seeds", 2, "--steps", 640),
+        *("--num-envs", 4, "--rollout-length", 16, "--num-minibatches", 2, "--engine", "ray"),
+        *("--out", tmp_path / "sweep"),
+    )
     assert done.code == 0, done.stderr
     assert "Warning" not in done.stderr
     for name in ("table.csv", "ranking.csv"):

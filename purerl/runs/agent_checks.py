@@ -1,0 +1,121 @@
+"""Checks what a user's own agent gives back, on shapes alone, before anything is written or trained."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from purerl import configs, registry
+from purerl.errors import PurerlError
+from purerl.loops import in_graph
+from purerl.runs.plan import Plan
+from purerl.types import Agent, Clock, Environment, EnvSpec, Metric, PyTree, TimeStep
+
+# Columns of metrics.jsonl that no agent's metric may replace.
+COLUMNS = ("iteration", "step", "seed", "wall_time", "steps_per_second", "episodes", "episode_return", "episode_length")
+COLUMNS += ("evaluation_return", "diverged")
+
+
+def check_agent(the_plan: Plan) -> None:
+    """Traces one iteration of a user's agent, without running it. purerl's own agents have tests for this.
+
+    Raises PurerlError for metrics that are no `types.Metric`, and for a State that does not keep its shapes. Anything
+    else that goes wrong is left to the training loop, which sees the real environment.
+    """
+    if registry.is_own(the_plan.agent):
+        return
+    agent, (family, _) = registry.agent(the_plan.agent), registry.environment(the_plan.env)
+    # Their values play no part, and there may be one a seed.
+    config = the_plan.config.replace(**dict.fromkeys(configs.traced_fields(type(the_plan.config)), 0.0))
+    spec = registry.env_spec(the_plan.env, the_plan.options)
+    _trace(the_plan.agent, agent.update, spec, registry.is_host(family), config)
+
+
+@functools.lru_cache(maxsize=32)
+def _trace(name: str, update: Callable[..., Any], spec: EnvSpec, on_host: bool, config: Any) -> None:
+    def checked(config: Any, spec: EnvSpec, state: PyTree, *rest: Any) -> Any:
+        found = update(config, spec, state, *rest)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise PurerlError(f"agent '{name}': update must return (State, metrics), not {_kind(found)}")
+        check_state(name, state, found[0])
+        check_metrics(name, found[1])
+        return found
+
+    agent: Agent = registry.agent(name)._replace(update=checked)
+    environment = _stand_in(spec, on_host)
+
+    def iteration(config: Any, key: Any, clock: Clock) -> Any:
+        state = in_graph.init_run_state(agent, environment, config, key)
+        return in_graph.iterate(agent, environment, config, state, clock)
+
+    try:
+        config = jax.tree.map(lambda _: jax.ShapeDtypeStruct((), jnp.float32), config)
+        jax.eval_shape(iteration, config, jax.random.key(0), Clock(jnp.int32(0), jnp.int32(1)))
+    except PurerlError:
+        raise
+    except Exception:
+        return  # the stand-in may not suit the agent; the loop will tell, with the user's own lines in its traceback
+
+
+def _stand_in(spec: EnvSpec, on_host: bool) -> Environment:
+    """An environment of zeros with the shapes of a real one."""
+
+    def observation() -> jax.Array:
+        return jnp.zeros(spec.observation_shape, spec.observation_dtype)
+
+    def step(key: Any, state: Any, action: Any) -> tuple[Any, TimeStep]:
+        no = jnp.zeros((), bool)
+        final = observation() if spec.shows_final_observation else None
+        told = (no, no) if on_host else (None, None)
+        return state, TimeStep(observation(), jnp.float32(0), no, no, final, *told)
+
+    return Environment(spec, lambda key: (jnp.int32(0), observation()), step)
+
+
+def check_metrics(agent: str, metrics: Any) -> None:
+    """Raises PurerlError unless the metrics that an update returned are {name: Metric of two numbers}."""
+    if not isinstance(metrics, dict):
+        raise PurerlError(
+            f"agent '{agent}': the metrics of update must be a dict {{name: Metric}}, not {_kind(metrics)}"
+        )
+    for name, metric in metrics.items():
+        if not isinstance(metric, Metric):
+            raise PurerlError(
+                f"agent '{agent}': the metric '{name}' of update is {_kind(metric)}, not a Metric: write "
+                f"Metric.of({name}) (from purerl import Metric)"
+            )
+        if any(getattr(number, "shape", None) != () for number in (metric.total, metric.count)):
+            raise PurerlError(
+                f"agent '{agent}': the metric '{name}' of update must hold two numbers, total and count: "
+                "Metric.of(values) makes them of an array"
+            )
+        if name in COLUMNS:
+            raise PurerlError(f"agent '{agent}': the metric '{name}' has the name of another column; rename it")
+
+
+def check_state(agent: str, before: PyTree, after: PyTree) -> None:
+    """Raises PurerlError unless an update keeps the type, structure, shapes and dtypes of the agent's State."""
+    old, new = (jax.tree_util.tree_flatten_with_path(tree) for tree in (before, after))
+    if old[1] != new[1]:
+        raise PurerlError(
+            f"agent '{agent}': update must return a State of the same structure as init: {_short(new[1])} is not "
+            f"{_short(old[1])}"
+        )
+    for (path, x), (_, y) in zip(old[0], new[0], strict=True):
+        was, now = (f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for leaf in (x, y))
+        if was != now:
+            where = jax.tree_util.keystr(path)
+            raise PurerlError(f"agent '{agent}': update must keep the State's shapes: State{where} was {was}, is {now}")
+
+
+def _kind(value: Any) -> str:
+    return f"an array of shape {value.shape}" if isinstance(value, jax.Array) else f"a {type(value).__name__}"
+
+
+def _short(structure: Any) -> str:
+    text = str(structure).removeprefix("PyTreeDef(").removesuffix(")")
+    return text if len(text) < 200 else f"{text[:200]}..."

@@ -1,0 +1,327 @@
+"""Files and modules of the user's own that register agents, environments, presets or figures: `--import`.
+
+    purerl train mine gymnax/CartPole-v1 --import my_agent.py
+
+Every run's config.json lists the modules that it needs, so that whatever opens the run later (resume, evaluation, Ray's
+workers) imports them again. A file that has changed since is used as it is now, with a note on stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import importlib
+import importlib.util
+import re
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from purerl import registry
+from purerl.errors import PurerlError, nearest
+from purerl.runs import provenance
+
+MAIN = "__main__"
+NOT_IMPORTABLE = "main script, not importable"
+
+# {what the command line was told to import: its module}; these belong to every run that this process begins.
+_asked: dict[str, str] = {}
+_loading: list[str] = []
+_noted: set[str] = set()
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """A module that a run needs, as config.json holds it.
+
+    Attributes:
+      what: a file or a module's name, as given to --import; NOT_IMPORTABLE for a script that registered its own parts.
+      module: its name in Python.
+      path: of its file; None if it has none (a notebook).
+      sha256: of that file.
+      git_commit, git_dirty: of the repository that tracks the file; None without one.
+      registers: "agent NAME", "environment NAME", ...: what it makes known.
+      previous: {sha256, git_commit, git_dirty} of the file as it was before it changed between two parts of the run.
+    """
+
+    what: str
+    module: str
+    path: str | None = None
+    sha256: str | None = None
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+    registers: tuple[str, ...] = ()
+    previous: tuple[dict[str, Any], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return dataclasses.asdict(self) | {"registers": list(self.registers), "previous": list(self.previous)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Import:
+        """The inverse of `to_dict`."""
+        lists = {name: tuple(values.get(name, ())) for name in ("registers", "previous")}
+        return cls(**(values | lists))
+
+
+# --- importing -------------------------------------------------------------------------------------------------------
+
+
+def import_all(whats: Sequence[str]) -> None:
+    """Imports what a command line asks for, and notes it for the runs that it begins. Raises PurerlError as `load`."""
+    _asked.clear()
+    for what in whats:
+        _asked[what] = load(what)
+
+
+def load(what: str) -> str:
+    """Imports a Python file (given by its path) or a module (by its name), once; returns the module's name.
+
+    The file's folder can be imported from, now and later, so that a file may import its neighbours.
+
+    Raises PurerlError for a file or module that does not exist, and for whatever goes wrong while it is imported.
+    """
+    if not (what.endswith(".py") or "/" in what or "\\" in what):
+        return _load_module(what)
+    path = Path(what).expanduser().resolve()
+    if path.is_dir():
+        raise PurerlError(f"--import {what}: that is a folder; name the Python file in it")
+    if not path.is_file():
+        there = [one.name for one in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise PurerlError(f"--import {what}: there is no such file.{nearest(path.name, there)}")
+    return _module_of(path) or _load_file(path, what)
+
+
+def _load_module(name: str) -> str:
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        file = f"{name.replace('.', '/')}.py"
+        hint = f"write --import {file}" if Path(file).is_file() else "a file is given by its path: --import my_file.py"
+        raise PurerlError(f"--import {name}: no module of that name is installed; {hint}")
+    with _importing(name, name):
+        importlib.import_module(name)
+    return name
+
+
+def _load_file(path: Path, what: str) -> str:
+    root, name = _place(path)
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))  # as Python does for a script
+    importlib.invalidate_caches()
+    if "." in name:  # a file of a package
+        with _importing(what, name):
+            importlib.import_module(name)
+        return name
+    if name in sys.modules or name in sys.stdlib_module_names or not name.isidentifier():
+        name = f"{re.sub(r'[^0-9A-Za-z_]', '_', name)}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PurerlError(f"--import {what}: that is no Python file; its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    with _importing(what, name):
+        sys.modules[name] = module  # dataclasses look themselves up there
+        spec.loader.exec_module(module)
+    return name
+
+
+def _place(path: Path) -> tuple[Path, str]:
+    """(the folder to import from, the dotted name there) of a file, which may lie in a package."""
+    parts, folder = [path.stem], path.parent
+    while (folder / "__init__.py").is_file() and folder != folder.parent:
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    return folder, ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+@contextlib.contextmanager
+def _importing(what: str, name: str) -> Iterator[None]:
+    """Turns whatever goes wrong within into one line, and leaves nothing of a module that failed."""
+    known = name in sys.modules
+    _loading.append(what)
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if not known:
+            sys.modules.pop(name, None)
+            registry.forget(name)
+        if isinstance(error, PurerlError):
+            raise PurerlError(f"--import {what}: {error}") from error
+        frames = [one for one in traceback.extract_tb(error.__traceback__) if "importlib" not in one.filename]
+        frames = [one for one in frames if one.filename != __file__]
+        where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+        raise PurerlError(f"--import {what}: {type(error).__name__}: {error}{where}") from error
+    finally:
+        _loading.pop()
+
+
+def refuse_while_importing(call: str) -> None:
+    """Raises PurerlError if a module that is being imported makes the call: it must only register things."""
+    if _loading:
+        raise PurerlError(
+            f"it calls {call} while it is imported: put what it registers into a file of its own, or the call under "
+            '`if __name__ == "__main__":`'
+        )
+
+
+def _module_of(path: Path) -> str | None:
+    """The module that was loaded from a file; None if it was not."""
+    for name, module in list(sys.modules.items()):
+        file = _file_of(module)
+        if file is not None and file.name == path.name and file.resolve() == path:
+            return name
+    return None
+
+
+def _file_of(module: ModuleType | None) -> Path | None:
+    file = getattr(module, "__file__", None)
+    return Path(file) if isinstance(file, str) else None
+
+
+# --- what a run needs ------------------------------------------------------------------------------------------------
+
+
+def needed(names: Iterable[tuple[str, str]]) -> tuple[Import, ...]:
+    """The users' modules that a new run needs: all that the command line asked for, and those that registered `names`.
+
+    Args:
+      names: (kind, name), as in `registry.origin`.
+    """
+    modules = dict.fromkeys(_asked.values())
+    modules |= dict.fromkeys(owner for owner in (registry.origin(*name) for name in names) if owner)
+    return tuple(_described(module) for module in modules)
+
+
+def _described(module: str) -> Import:
+    """What config.json says of a loaded module."""
+    file = _file_of(sys.modules.get(module))
+    path = file.resolve() if file is not None and file.is_file() else None
+    given = {owner: what for what, owner in _asked.items()}
+    what = NOT_IMPORTABLE if module == MAIN else given.get(module, module)
+    if what == module and path is not None and "." not in module:
+        what = path.name
+    sha256, commit, dirty = (None, None, None) if path is None else _state(path, path.stat().st_mtime_ns)
+    registers = tuple(f"{kind} {name}" for kind, name in registry.registered_by(module))
+    return Import(what, module, None if path is None else str(path), sha256, commit, dirty, registers)
+
+
+@functools.lru_cache(maxsize=64)
+def _state(path: Path, _: int) -> tuple[str, str | None, bool | None]:
+    """(sha256, git commit, whether that is dirty) of a file at a time of change."""
+    return (hashlib.sha256(path.read_bytes()).hexdigest(), *provenance.git_state(path))
+
+
+def restore(stored: Sequence[Import]) -> tuple[Import, ...]:
+    """Imports again what a run needs; returns what config.json says of it now.
+
+    What --import gave counts for a file of the same name, and for a file whose names are all known by now.
+
+    Raises PurerlError for a file that is gone, and for a script, which would train again if it were imported.
+    """
+    found: dict[str, Import] = {}
+    for one in stored:
+        for now in _again(one):
+            found.setdefault(now.module, now)
+    return tuple(found.values())
+
+
+def _again(stored: Import) -> list[Import]:
+    path = None if stored.path is None else Path(stored.path)
+    module = None if path is None else _module_of(path) or _replacement(path)
+    if module is None and stored.registers:
+        owners = [_owner(one) for one in stored.registers]
+        if all(known for known, _ in owners):  # by another module of the user's, or by an installed package
+            return [_described(owner) for owner in dict.fromkeys(owner for _, owner in owners) if owner]
+    if module is None:
+        module = _load_again(stored, path)
+    now = _described(module)
+    if stored.what != NOT_IMPORTABLE and now.path == stored.path and now.what != NOT_IMPORTABLE:
+        now = dataclasses.replace(now, what=stored.what)
+    if now.sha256 == stored.sha256:
+        return [dataclasses.replace(now, previous=stored.previous)]
+    was = {"sha256": stored.sha256, "git_commit": stored.git_commit, "git_dirty": stored.git_dirty}
+    _note(
+        f"{now.path or now.what} has changed since the run was made (sha256 {str(stored.sha256)[:8]} then, "
+        f"{str(now.sha256)[:8]} now); going on with the file as it is now"
+    )
+    return [dataclasses.replace(now, previous=(*stored.previous, was))]
+
+
+def _replacement(path: Path) -> str | None:
+    """The module that --import gave for a file of this name, now elsewhere."""
+    for module in _asked.values():
+        file = _file_of(sys.modules.get(module))
+        if file is not None and file.name == path.name:
+            return module
+    return None
+
+
+def _owner(registered: str) -> tuple[bool, str | None]:
+    """(whether "agent NAME" and its like is known now, the module that registered it)."""
+    kind, _, name = registered.partition(" ")
+    return registry.is_known(kind, name), registry.origin(kind, name)
+
+
+def restore_from(record: Path) -> None:
+    """Imports again what the run or sweep needs whose config.json or sweep.json this is, if it is there."""
+    from purerl.runs import files
+
+    if record.is_file():
+        found = files.read_json(record)
+        if isinstance(found, dict):
+            restore(read(found.get("imports", [])))
+
+
+def read(values: Any) -> list[Import]:
+    """The imports that a JSON file lists. Raises PurerlError if they are damaged."""
+    try:
+        return [Import.from_dict(one) for one in values]
+    except (TypeError, AttributeError) as error:
+        raise PurerlError(f"the imports in a run's config.json are damaged or of another purerl ({error})") from error
+
+
+def _load_again(stored: Import, path: Path | None) -> str:
+    if stored.module == MAIN:
+        script = "a notebook or an interactive session" if path is None else f"the script {path}"
+        raise PurerlError(
+            f"{_listed(stored)} of this run was registered by {script}, which is not run again: register it in a file "
+            "of its own, and add --import FILE"
+        )
+    if path is not None and path.is_file():
+        return _load_file(path, str(path))
+    if importlib.util.find_spec(stored.module.partition(".")[0]) is not None:
+        return _load_module(stored.module)
+    name = path.name if path is not None else stored.what
+    raise PurerlError(
+        f"this run needs {stored.what}, and {path or stored.module} is not there any more: say where it is now with "
+        f"--import NEW_PATH/{name}"
+    )
+
+
+def _note(line: str) -> None:
+    """Says something on stderr, once in a process."""
+    if line not in _noted:
+        _noted.add(line)
+        print(f"purerl: note: {line}", file=sys.stderr)
+
+
+def check_importable(imports: Iterable[Import], where: str) -> None:
+    """Raises PurerlError if another process cannot import what a run needs."""
+    for one in imports:
+        if one.module == MAIN or one.path is None:
+            source = f"the script {one.path}" if one.path else "a notebook or an interactive session"
+            raise PurerlError(
+                f"{_listed(one)} was registered by {source}, which {where} cannot import: register it in a file of its "
+                "own and import that (on the command line: --import FILE)"
+            )
+
+
+def _listed(one: Import) -> str:
+    return " and ".join(one.registers) or one.what
