@@ -17,6 +17,7 @@ An environment family is a module (or any object) with
   make_pool(id, options, seeds, num_envs, num_groups) -> types.Pool, for environments on the host, and
   spec(id, options) -> types.EnvSpec;  and, if it likes,
   canonical(id) -> the listed id that another spelling means;
+  check_training(id, options) -> None, raising PurerlError for options that a training run cannot have;
   score(id, options, returns) -> (name of the score, scores) or None, for raw returns [...] of an environment whose
     returns are published as normalised ones;
   example() -> the id that `purerl doctor` tries, and FIX, the command that mends a family which does not work.

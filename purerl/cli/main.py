@@ -138,6 +138,12 @@ class _Which:
     seeds: int = flag(1, "how many seeds run side by side: K, K + 1, ...", "N")
     seed: int = flag(0, "the first seed", "K")
     steps: int | None = flag(None, "environment steps of each seed", "N", "(default: the preset's)")
+    lanes: Literal["auto", "vmap", "map"] = flag(
+        "auto",
+        "how seeds share a device: map, one after the other and each bit for bit its solo run; vmap, in one batch",
+        "{auto,vmap,map}",
+        "(default: auto, map on CPUs and vmap on accelerators)",
+    )
 
 
 @dataclasses.dataclass

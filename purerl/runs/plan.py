@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from purerl import configs, registry, rng
-from purerl.errors import PurerlError
-from purerl.loops.lanes import Lanes
+from purerl.errors import PurerlError, nearest
+from purerl.loops.lanes import Lanes, resolve
 from purerl.runs import files, provenance, run_folder, user_modules
 from purerl.runs.user_modules import Import
 
@@ -99,6 +100,7 @@ def make_plan(
     steps: int | None = None,
     config: dict[str, Any] | None = None,
     env_options: dict[str, Any] | None = None,
+    lanes: Lanes = "auto",
 ) -> Plan:
     """Resolves names, preset and overrides, and checks them.
 
@@ -111,12 +113,14 @@ def make_plan(
       steps: environment steps of each seed, rounded up to whole iterations; None takes the preset's.
       config: config fields over the preset's.
       env_options: environment options over the preset's.
+      lanes: how seeds share a device. "map": one after the other, each by the very program of its solo run, and so bit
+        for bit equal to it. "vmap": in one batch. "auto": map on CPUs, where it is faster, and vmap on accelerators.
 
     Raises:
       PurerlError: an unknown name or field, or sizes that cannot work.
     """
     return settings(agent, env, preset).plan(
-        seeds=seeds, seed=seed, steps=steps, config=config, env_options=env_options
+        seeds=seeds, seed=seed, steps=steps, config=config, env_options=env_options, lanes=lanes
     )
 
 
@@ -158,6 +162,7 @@ class Settings:
         steps: int | None = None,
         config: dict[str, Any] | None = None,
         env_options: dict[str, Any] | None = None,
+        lanes: Lanes = "auto",
     ) -> Plan:
         """The Plan with a user's values. Arguments and errors as in `make_plan`."""
         options, built = self.options(env_options), self.config(config)
@@ -168,6 +173,11 @@ class Settings:
             raise PurerlError(f"seed = {seed} must be from 0 to {2**31 - 1 - seeds}")
         if built.num_envs < 1 or built.rollout_length < 1:
             raise PurerlError("num_envs and rollout_length must be at least 1")
+        family, env_id = registry.environment(self.env)
+        getattr(family, "check_training", lambda id, options: None)(env_id, options)
+        if lanes not in typing.get_args(Lanes):
+            known = typing.get_args(Lanes)
+            raise PurerlError(f"unknown lanes '{lanes}'.{nearest(str(lanes), known)} Known: {', '.join(known)}")
         registry.agent(self.agent).check(built, registry.env_spec(self.env, options))
         per_iteration = built.num_envs * built.rollout_length
         parts = [
@@ -183,6 +193,7 @@ class Settings:
             options=options,
             seeds=tuple(range(seed, seed + seeds)),
             steps=-(-steps // per_iteration) * per_iteration,
+            lanes=lanes,
             imports=user_modules.needed(parts),
         )
 
@@ -208,6 +219,11 @@ def default_folder(the_plan: Plan) -> Path:
     """runs/<agent>-<env>-<preset>-seed<k>."""
     name = f"{the_plan.agent}-{the_plan.env.replace('/', '-')}-{the_plan.preset}-seed{the_plan.seeds[0]}"
     return Path("runs") / (name if len(the_plan.seeds) == 1 else f"{name}to{the_plan.seeds[-1]}")
+
+
+def with_lanes(the_plan: Plan) -> Plan:
+    """The plan with "auto" lanes decided by this machine's devices: what a run records, and resumes with."""
+    return dataclasses.replace(the_plan, lanes=resolve(the_plan.lanes))
 
 
 def header(the_plan: Plan) -> dict[str, Any]:

@@ -193,7 +193,7 @@ def _program_of(cell: Cell) -> str:
     plan, traced = cell.plan, set(configs.traced_fields(type(cell.plan.config)))
     static = {name: value for name, value in configs.to_dict(plan.config).items() if name not in traced}
     recording = cell.recording.to_dict()
-    return json.dumps([plan.agent, plan.env, plan.steps, static, configs.to_dict(plan.options), recording])
+    return json.dumps([plan.agent, plan.env, plan.steps, plan.lanes, static, configs.to_dict(plan.options), recording])
 
 
 def _varying(plans: Sequence[Plan]) -> list[str]:

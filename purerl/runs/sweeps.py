@@ -26,6 +26,7 @@ from purerl import configs
 from purerl import statistics as stats
 from purerl.errors import PurerlError
 from purerl.loops import sharding
+from purerl.loops.lanes import Lanes
 from purerl.runs import evaluation, files, programs, provenance, run_folder, sinks, user_modules
 from purerl.runs.plan import Plan, settings
 from purerl.runs.recording import Recording
@@ -73,6 +74,7 @@ def sweep(
     overwrite: bool = False,
     config: dict[str, Any] | None = None,
     env_options: dict[str, Any] | None = None,
+    lanes: Lanes = "auto",
     max_memory: int | str | None = None,
     cells_per_program: int | None = None,
     engine: programs.Engine = "local",
@@ -90,7 +92,8 @@ def sweep(
     to float rounding.
 
     Args:
-      agent, env, preset, seeds, seed, steps, config, env_options: as in `purerl.train`; the swept fields lie over them.
+      agent, env, preset, seeds, seed, steps, config, env_options, lanes: as in `purerl.train`; the swept fields lie
+      over them.
       grid: {field: values}, or text as on the command line, "learning_rate=1e-4,5e-4;gamma=.99,.999". Environment
         options are named "env.num_levels".
       random: {field: (kind, *arguments)}, or text, "learning_rate=log(1e-5,1e-2);clip=uniform(.1,.3);
@@ -121,7 +124,7 @@ def sweep(
         options = {name.removeprefix(ENVIRONMENT): v for name, v in setting.items() if name.startswith(ENVIRONMENT)}
         fields = {name: value for name, value in setting.items() if not name.startswith(ENVIRONMENT)}
         over = base.named(config) | fields, (env_options or {}) | options
-        planned.append(base.plan(seeds=seeds, seed=seed, steps=steps, config=over[0], env_options=over[1]))
+        planned.append(base.plan(seeds=seeds, seed=seed, steps=steps, config=over[0], env_options=over[1], lanes=lanes))
     evaluation.make_evaluations(planned[0], recording)
     programs.check(planned, engine)
     first = planned[0]

@@ -9,9 +9,10 @@ from typing import Any
 
 from purerl.errors import PurerlError
 from purerl.loops import compilation, sharding
+from purerl.loops.lanes import Lanes
 from purerl.runs import agent_checks, progress, run_folder, sinks, user_modules
 from purerl.runs.evaluation import make_evaluations
-from purerl.runs.plan import Plan, default_folder, difference, header, make_plan, update_header
+from purerl.runs.plan import Plan, default_folder, difference, header, make_plan, update_header, with_lanes
 from purerl.runs.recording import Recording
 from purerl.runs.trainer import Member, Trainer, close, make_loop
 from purerl.types import RunState
@@ -39,6 +40,7 @@ def train(
     overwrite: bool = False,
     config: dict[str, Any] | None = None,
     env_options: dict[str, Any] | None = None,
+    lanes: Lanes = "auto",
     log: Sequence[str] = (),
     log_every: int = 0,
     checkpoint_seconds: float = 300.0,
@@ -50,7 +52,7 @@ def train(
     """Trains an agent and leaves a run folder: config.json, metrics.jsonl, summary.json, checkpoints/.
 
     Args:
-      agent, env, preset, seeds, seed, steps, config, env_options: as in `plan`.
+      agent, env, preset, seeds, seed, steps, config, env_options, lanes: as in `make_plan`.
       out: run folder; None for runs/<agent>-<env>-<preset>-seed<k>.
       resume: continue the run in `out` exactly where its last checkpoint stands.
       overwrite: replace the run in `out`.
@@ -79,7 +81,15 @@ def train(
     if resume and out is not None:
         user_modules.restore_from(Path(out) / run_folder.CONFIG)
     the_plan = make_plan(
-        agent, env, preset=preset, seeds=seeds, seed=seed, steps=steps, config=config, env_options=env_options
+        agent,
+        env,
+        preset=preset,
+        seeds=seeds,
+        seed=seed,
+        steps=steps,
+        config=config,
+        env_options=env_options,
+        lanes=lanes,
     )
     recording = Recording(log_every, checkpoint_seconds, eval_every, eval_episodes, eval_env_options)
     how = {"out": out, "resume": resume, "overwrite": overwrite, "log": log, "quiet": quiet}
@@ -108,8 +118,7 @@ def train_plan(
     recording = recording or Recording()
     folder = Path(out) if out is not None else default_folder(the_plan)
     run_folder.check(folder, resume=resume, overwrite=overwrite)
-    if resume:
-        the_plan = _resumed_plan(the_plan, folder, new_length)
+    the_plan = _resumed_plan(the_plan, folder, new_length) if resume else with_lanes(the_plan)
     sinks.check_sinks(log)
     agent_checks.check_agent(the_plan)
     compilation.enable_cache()
@@ -145,6 +154,8 @@ def _resumed_plan(asked: Plan, folder: Path, new_length: bool) -> Plan:
     """The stored plan, if what is asked for agrees with it; its length alone may be another."""
     stored = Plan.from_dict(run_folder.load(folder)["config"])
     differs = difference(stored, dataclasses.replace(asked, steps=stored.steps))
+    if asked.lanes not in ("auto", stored.lanes):
+        differs = "lanes", f"was {stored.lanes}, is {asked.lanes}"
     if differs:
         raise PurerlError(f"--resume: {differs[0]} differs from the run in {folder}: {differs[1]}")
     return dataclasses.replace(stored, steps=asked.steps) if new_length else stored

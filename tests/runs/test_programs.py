@@ -199,7 +199,7 @@ def test_a_lane_that_diverges_leaves_the_others_alone(tmp_path, cartpole, tiny):
     assert not any("diverged" in row for row in rows_of(found[0].folder))
     with pytest.raises(PurerlError, match="of seed 0 is nan"):
         train("ppo", "gymnax/CartPole-v1", steps=STEPS, config=tiny("ppo", learning_rate=1e38), out=tmp_path / "solo",
-        quiet=True)  # fmt: skip # noqa: E501
+        quiet=True)  # fmt: skip
 
 
 def test_evaluations_play_the_evaluation_environment(tmp_path, cartpole):
