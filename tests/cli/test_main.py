@@ -471,6 +471,7 @@ def test_a_run_from_the_command_line(run_cli, empty_folder):
     assert {path.name for path in folder.iterdir()} == {
         "checkpoints", "config.json", "figures", "metrics.jsonl", "summary.json"
     }  # fmt: skip
+    assert (folder / "figures" / "return.png").stat().st_size > 1000
 
 
 def test_a_folder_with_a_run_is_refused_and_not_touched(capsys, copied):

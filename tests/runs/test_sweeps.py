@@ -202,6 +202,7 @@ def test_the_command_prints_the_ranking(run_cli, tmp_path):
     )  # fmt: skip
     assert done.code == 0, done.stderr
     assert "learning_rate" in done.stdout and "table.csv" in done.stdout and "2 lanes" in done.stderr
+    assert (tmp_path / "sweep" / "figures" / "sweep.png").stat().st_size > 10_000
     done = run_cli("sweep", *CARTPOLE, "--grid", "clip=.1", "--max-memory", "lots")
     assert (done.code, done.stdout) == (2, "") and "'lots' is no amount of memory" in done.stderr
 
