@@ -1,17 +1,33 @@
-"""Configs from names and plain values: what the command line, presets, Python calls and run folders all go through."""
+"""Configs from names and plain values: what the command line, presets, Python calls and run folders all go through.
+
+jax is imported only where a config becomes arrays, so that the command line can read flags without it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import types
 import typing
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from purerl.errors import PurerlError, nearest
+
+# Other spellings of fields, followed until a name is reached that the dataclass has: papers' letters, former names.
+ALIASES = {
+    "gamma": "discount",
+    "lr": "learning_rate",
+    "lambda": "gae_lambda",
+    "trace_decay": "gae_lambda",
+    "gae_lambda": "trace_decay",
+}
+_KINDS = {int: "a whole number", float: "a number"}
+
+
+def flag(default: Any, help: str, metavar: str | None = None, shown: str | None = None) -> Any:
+    """A dataclass field with its help text, the name of its value, and the default that the help shows."""
+    return dataclasses.field(default=default, metadata={"help": help, "metavar": metavar, "shown": shown})
 
 
 def field_types(cls: type) -> dict[str, Any]:
@@ -19,23 +35,99 @@ def field_types(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def build(cls: type, values: dict[str, Any], what: str) -> Any:
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def field_name(name: str, known: Container[str]) -> str:
+    """The name in `known` that a name or an alias of it means; the name itself if there is none."""
+    found, seen = name, set()
+    while found not in known and found in ALIASES and found not in seen:
+        seen.add(found)
+        found = ALIASES[found]
+    return found if found in known else name
+
+
+def renamed(cls: type, values: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The values under the fields' own names. Raises PurerlError if a field is named twice, in two spellings."""
+    known, spelled = field_types(cls), {}
+    for name in values:
+        field = field_name(name, known)
+        if field in spelled:
+            raise PurerlError(f"{what}: '{spelled[field]}' and '{name}' are the same field: give it once")
+        spelled[field] = name
+    return {field: values[name] for field, name in spelled.items()}
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def from_text(kind: Any, text: str) -> Any:
+    """A text as a value of a field's type; the values of a tuple are joined by x, as in 64x64.
+
+    Raises ValueError with a sentence such as "'x' is not a number".
+    """
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        choices = {str(choice): choice for choice in inner}
+        if text not in choices:
+            raise ValueError(f"'{text}' is no choice.{nearest(text, choices)} Choices: {', '.join(choices)}")
+        return choices[text]
+    if origin is tuple:
+        return from_words(kind, text.split("x"))
+    if origin in (typing.Union, types.UnionType):
+        if type(None) in inner and text == "None":
+            return None
+        return _first_that_fits([one for one in inner if one is not type(None)], text)
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"'{text}' is not true or false")
+        return text.lower() == "true"
+    if kind not in (int, float, str):
+        raise ValueError(f"'{text}' cannot be read: a field of type {kind} has no text form")
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"'{text}' is not {_KINDS[kind]}") from None
+
+
+def from_words(kind: Any, words: Sequence[str]) -> Any:
+    """The same from the words behind a flag: one word a value, several for a tuple."""
+    if typing.get_origin(kind) is not tuple:
+        return from_text(kind, words[0])
+    inner = typing.get_args(kind)
+    if inner[-1] is ...:
+        return tuple(from_text(inner[0], word) for word in words)
+    if len(words) != len(inner):
+        raise ValueError(f"'{' '.join(words)}' must be {len(inner)} values")
+    return tuple(from_text(one, word) for one, word in zip(inner, words, strict=True))
+
+
+def _first_that_fits(kinds: Sequence[Any], text: str) -> Any:
+    for kind in kinds[:-1]:
+        try:
+            return from_text(kind, text)
+        except ValueError:
+            continue
+    return from_text(kinds[-1], text)
+
+
+def build(cls: type, values: Mapping[str, Any], what: str) -> Any:
     """An instance of a config or options dataclass with `values` over its defaults.
 
     Args:
       cls: the dataclass.
-      values: {field: value}; lists are taken for tuples.
+      values: {field: value}; lists are taken for tuples, and ALIASES for the fields that they mean.
       what: how an error names it, e.g. "ppo".
 
     Raises:
       PurerlError: an unknown field (with the nearest name), a value of another type, a choice that is none.
     """
-    types = field_types(cls)
+    known = field_types(cls)
     checked = {}
-    for name, value in values.items():
-        if name not in types:
-            raise PurerlError(f"{what} has no field '{name}'.{nearest(name, types)} Fields: {', '.join(sorted(types))}")
-        checked[name] = _checked(what, name, types[name], value)
+    for name, value in renamed(cls, values, what).items():
+        if name not in known:
+            raise PurerlError(f"{what} has no field '{name}'.{nearest(name, known)} Fields: {', '.join(sorted(known))}")
+        checked[name] = _checked(what, name, known[name], value)
     return cls(**checked)
 
 
@@ -59,8 +151,8 @@ def _checked(what: str, name: str, kind: Any, value: Any) -> Any:
         return value
     if kind in (bool, str) and isinstance(value, kind):
         return value
-    kinds = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
-    raise PurerlError(f"{what}: {name} = {value!r} must be {kinds.get(kind, kind)}")
+    wanted = (_KINDS | {bool: "True or False", str: "text"}).get(kind, kind)
+    raise PurerlError(f"{what}: {name} = {value!r} must be {wanted}")
 
 
 def _is_number(value: Any) -> bool:
@@ -72,6 +164,9 @@ def _is_number(value: Any) -> bool:
     return hasattr(value, "ndim") and hasattr(value, "dtype")
 
 
+# --- configs in programs and files -----------------------------------------------------------------------------------
+
+
 def traced_fields(cls: type) -> list[str]:
     """The fields of a config that are arrays in the compiled program, and so can hold one value per seed."""
     return [field.name for field in dataclasses.fields(cls) if field.metadata.get("pytree_node", True)]
@@ -79,6 +174,9 @@ def traced_fields(cls: type) -> list[str]:
 
 def traced(config: Any) -> Any:
     """The config with its traced fields as float32 arrays, ready for the compiled program."""
+    import jax
+    import jax.numpy as jnp
+
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), config)
 
 
@@ -88,11 +186,13 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type, values: dict[str, Any], what: str) -> Any:
-    """The inverse of `to_dict`."""
-    types = field_types(cls)
+    """The inverse of `to_dict`, which also reads fields under their former names."""
+    import numpy as np
+
+    kinds = field_types(cls)
 
     def restored(name: str, value: Any) -> Any:
-        if types.get(name) is not float:
+        if kinds.get(field_name(name, kinds)) is not float:
             return value
         if isinstance(value, list):  # one value per seed
             return np.asarray([restored(name, one) for one in value], np.float32)

@@ -73,6 +73,27 @@ def test_to_disk_and_back(config):
     assert configs.from_dict(Config, plain, "ppo") == config
 
 
+def test_aliases_lead_to_fields_that_there_are():
+    @struct.dataclass
+    class Old:
+        trace_decay: float = traced(0.9)
+        discount: float = traced(0.9)
+
+    @struct.dataclass
+    class New:
+        gae_lambda: float = traced(0.9)
+        gamma: float = traced(0.9)
+
+    assert configs.build(Old, {"lambda": 0.5, "gamma": 0.4}, "x") == Old(0.5, 0.4)
+    assert configs.build(New, {"lambda": 0.5, "gamma": 0.4}, "x") == New(0.5, 0.4)  # a field of its own is no alias
+    assert configs.from_dict(Old, {"gae_lambda": "inf"}, "x").trace_decay == math.inf
+    assert configs.from_dict(New, {"trace_decay": 0.5}, "x").gae_lambda == 0.5  # of a config.json before it was renamed
+    with pytest.raises(PurerlError, match="x: 'gamma' and 'discount' are the same field: give it once"):
+        configs.build(Old, {"gamma": 0.5, "discount": 0.5}, "x")
+    with pytest.raises(PurerlError, match="x has no field 'lr'"):
+        configs.build(Old, {"lr": 0.5}, "x")
+
+
 def test_one_value_per_seed_goes_to_disk_and_back():
     config = Config(learning_rate=jnp.array([1e-3, 2e-3]), max_grad_norm=np.array([0.5, math.inf]))
     plain = json.loads(json.dumps(configs.to_dict(config), allow_nan=False))

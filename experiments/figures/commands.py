@@ -34,7 +34,7 @@ from purerl import registry, statistics
 from purerl.errors import PurerlError, nearest
 from purerl.loops import sharding
 from purerl.report import plots
-from purerl.runs import files, provenance, run_folder
+from purerl.runs import files, provenance, run_folder, user_modules
 
 SCALES = ("smoke", "small", "paper")
 POINTS = 50
@@ -107,7 +107,11 @@ class Figure:
 
 def path_of(figure: Figure, scale: str, folder: Path, suffix: str = ".json") -> Path:
     """Where a figure's JSON (or PNG) of a scale is."""
-    return folder / scale / f"{figure.name.replace('/', '-')}{suffix}"
+    return _file(figure.name, scale, folder, suffix)
+
+
+def _file(name: str, scale: str, folder: Path, suffix: str) -> Path:
+    return folder / scale / f"{name.replace('/', '-')}{suffix}"
 
 
 def run(chosen: Sequence[Figure], scale: str, folder: Path, *, quiet: bool = False) -> None:
@@ -117,6 +121,7 @@ def run(chosen: Sequence[Figure], scale: str, folder: Path, *, quiet: bool = Fal
     """
     from purerl.runs import programs
     from purerl.runs.plan import make_plan
+    from purerl.runs.recording import Recording
 
     wanted = {cell.name: cell for figure in chosen for cell in figure.cells(scale)}
     programs.run(
@@ -132,9 +137,11 @@ def run(chosen: Sequence[Figure], scale: str, folder: Path, *, quiet: bool = Fal
                     env_options=cell.env_options,
                 ),
                 folder / scale / "cells" / cell.name,
-                cell.eval_every,
-                cell.eval_episodes,
-                cell.eval_env_options,
+                Recording(
+                    eval_every=cell.eval_every,
+                    eval_episodes=cell.eval_episodes,
+                    eval_env_options=cell.eval_env_options,
+                ),
             )
             for cell in wanted.values()
         ],
@@ -155,6 +162,9 @@ def run(chosen: Sequence[Figure], scale: str, folder: Path, *, quiet: bool = Fal
             "measured": measured,
             "environment": provenance.environment_report(),
         }
+        imports = user_modules.needed([("figure", figure.name)])
+        if imports:
+            data["imports"] = [one.to_dict() for one in imports]
         data = files.parse_json(files.to_json(data), figure.name)
         path = path_of(figure, scale, folder)
         with files.writing(path):
@@ -369,7 +379,11 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.error = _refuse  # one line and exit code 2, as all commands of purerl
     given = parser.parse_args(list(words))
+    scale = given.scale or ("paper" if given.command == "cost" else "smoke")
     known = registry.figures()
+    if given.name not in (None, "all", *known):  # of the user's own, perhaps, and run before
+        user_modules.restore_from(_file(given.name, scale, given.folder, ".json"))
+        known = registry.figures()
     if given.command == "list":
         for figure in known.values():
             print(f"{figure.name:31}{figure.about} [{figure.paper}]")
@@ -378,10 +392,10 @@ def main(words: Sequence[str]) -> int:
         raise PurerlError(f"which figure? purerl figure {given.command} NAME, or all (purerl figure list)")
     if given.name != "all" and given.name not in known:
         raise PurerlError(
-            f"unknown figure '{given.name}'.{nearest(given.name, known)} Known: {', '.join(known)} (purerl figure list)"
+            f"unknown figure '{given.name}'.{nearest(given.name, known)} Known: {', '.join(known)} "
+            f"(purerl figure list; {registry.IMPORT_HINT})"
         )
     chosen = list(known.values()) if given.name == "all" else [known[given.name]]
-    scale = given.scale or ("paper" if given.command == "cost" else "smoke")
     sharding.one_cpu_device_per_core()
     if given.command == "run":
         run(chosen, scale, given.folder, quiet=given.quiet)

@@ -1,25 +1,20 @@
 """Command-line flags from dataclasses.
 
-The names and the number of values are checked here, so that a slip gets one line with the nearest name; tyro then turns
-the words into values and writes the help. Hyphens and underscores are the same in a flag's name.
+Words become values here, so that a slip gets one line with the nearest name; tyro writes the help. Hyphens and
+underscores are the same in a flag's name, and `configs.ALIASES` are understood.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import re
 import typing
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+from purerl import configs
+from purerl.configs import flag
 from purerl.errors import PurerlError, nearest
-
-
-def flag(default: Any, help: str, metavar: str | None = None, shown: str | None = None) -> Any:
-    """A dataclass field with its help text, the name of its value, and the default that the help shows."""
-    return dataclasses.field(default=default, metadata={"help": help, "metavar": metavar, "shown": shown})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +22,8 @@ class Group:
     """Flags that the help shows together.
 
     Attributes:
-      cls: a dataclass, one flag for each field. Help texts are in its metadata (as `flag` and `types.static` put them
-        there), or else in its docstring, where tyro finds them.
+      cls: a dataclass, one flag for each field (but those whose metadata say {"flag": False}). Help texts are in the
+        metadata (as `configs.flag` and `types.static` put them there), or else in the docstring, where tyro finds them.
       defaults: an instance, whose values the help shows.
       title: of the help's section; "" for the section "options".
       prefix: of the flags' names: "", or "env." for `--env.num-levels`.
@@ -41,6 +36,11 @@ class Group:
     prefix: str = ""
     about: str = ""
 
+    @property
+    def fields(self) -> list[dataclasses.Field]:
+        """Those that are flags."""
+        return [field for field in dataclasses.fields(self.cls) if field.metadata.get("flag", True)]
+
 
 @dataclasses.dataclass
 class _Everywhere:
@@ -52,11 +52,12 @@ class _Everywhere:
 
 
 class _Flag(typing.NamedTuple):
-    """Where a flag belongs: index of its group, its field, and the field's type."""
+    """Where a flag belongs: index of its group, its field, the field's type, and what a switch sets it to."""
 
     group: int
     field: str
     kind: Any
+    on: bool = True
 
 
 def parse(groups: Sequence[Group], words: Sequence[str], command: str, about: str) -> list[dict[str, Any]]:
@@ -72,27 +73,34 @@ def parse(groups: Sequence[Group], words: Sequence[str], command: str, about: st
       PurerlError: an unknown flag, a missing or superfluous value, a value of another type.
       SystemExit: with code 0, after --help has been printed.
     """
-    import tyro
-
-    known = _known(groups)
-    given = [] if wants_help(words) else _check(known, words, command)
     if wants_help(words):
-        groups = [*groups, Group(_Everywhere, _Everywhere(), "your own code")]
-    # Words are turned into values in one go, so a flag given twice counts once, with its last value.
-    sections = {f"group{i}": _section(group) for i, group in enumerate(groups) if dataclasses.fields(group.cls)}
-    root = dataclasses.make_dataclass("Flags", [(name, kind) for name, (kind, _) in sections.items()])
-    defaults = root(**{name: value for name, (_, value) in sections.items()})
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            values = tyro.cli(root, prog=command, description=about, args=list(words), default=defaults)
-    except SystemExit as done:
-        if not done.code:
-            raise
-        raise PurerlError(f"{_one_line(errors.getvalue())} ({command} --help)") from None
+        _print_help([*groups, Group(_Everywhere, _Everywhere(), "your own code")], command, about)
+    known = _known(groups)
     found: list[dict[str, Any]] = [{} for _ in groups]
-    for one in given:
-        found[one.group][one.field] = getattr(getattr(values, f"group{one.group}"), one.field)
+    i, rest = 0, f"({command} --help lists all flags)"
+    while i < len(words):
+        name = _name(words[i])
+        if name is None:
+            raise PurerlError(f"unexpected '{words[i]}' {rest}")
+        one = _find(name, known)
+        written, equals, value = words[i].partition("=")
+        if one is None:
+            raise PurerlError(f"unknown flag '{written}'.{_nearest(name, known)} {rest}")
+        end = i + 1
+        while end < len(words) and _name(words[end]) is None:
+            end += 1
+        values, arity = [*([value] if equals else []), *words[i + 1 : end]], _arity(one.kind)
+        if arity == 0 and values:
+            raise PurerlError(f"{written} takes no value: {_switch(one, known)} {rest}")
+        if arity == 1 and not values:
+            raise PurerlError(f"{written} needs a value {rest}")
+        if arity == 1 and len(values) > 1:
+            raise PurerlError(f"unexpected '{words[end - 1]}' after {' '.join(words[i : end - 1])} {rest}")
+        try:
+            found[one.group][one.field] = configs.from_words(one.kind, values) if arity != 0 else one.on
+        except ValueError as error:
+            raise PurerlError(f"{written}: {error} {rest}") from None
+        i = end
     return found
 
 
@@ -101,14 +109,16 @@ def wants_help(words: Sequence[str]) -> bool:
     return "-h" in words or "--help" in words
 
 
-def positionals(words: Sequence[str], names: Sequence[str], group: Group, command: str) -> tuple[list[str], list[str]]:
+def positionals(
+    words: Sequence[str], names: Sequence[str], groups: Sequence[Group], command: str
+) -> tuple[list[str], list[str]]:
     """Takes the words that are no flags from the front: (those found, the other words).
 
-    Flags of `group` may stand before and between them. A last name that ends in "..." takes all that there are.
+    Flags of `groups` may stand before and between them. A last name that ends in "..." takes all that there are.
 
-    Fewer may be there: see `require`. Raises PurerlError for a flag before them that is not of the group.
+    Fewer may be there: see `require`. Raises PurerlError for a flag before them that is not of them.
     """
-    known = _known([group])
+    known = _known(groups)
     endless = names[-1].endswith("...")
     found, rest, i = [], [], 0
     while i < len(words) and (endless or len(found) < len(names)):
@@ -177,14 +187,20 @@ def _known(groups: Sequence[Group]) -> dict[str, _Flag]:
     known: dict[str, _Flag] = {}
     for index, group in enumerate(groups):
         types = typing.get_type_hints(group.cls)
-        for field in dataclasses.fields(group.cls):
+        for field in group.fields:
             name, kind = field.name.replace("_", "-"), types[field.name]
             for spelling in (name, f"no-{name}") if kind is bool and _has_both_forms(group) else (name,):
                 if group.prefix + spelling in known:
                     owner = group.title or group.cls.__name__
                     raise PurerlError(f"field '{field.name}' of {owner} has the name of another flag; rename it")
-                known[group.prefix + spelling] = _Flag(index, field.name, kind)
+                known[group.prefix + spelling] = _Flag(index, field.name, kind, on=spelling == name)
     return known
+
+
+def _find(name: str, known: dict[str, _Flag]) -> _Flag | None:
+    """The flag of that name, or of the field that the name is an alias of."""
+    fields = {spelling.replace("-", "_"): one for spelling, one in known.items()}
+    return known.get(name) or fields.get(configs.field_name(name.replace("-", "_"), fields))
 
 
 def _has_both_forms(group: Group) -> bool:
@@ -205,64 +221,31 @@ def _arity(kind: Any) -> int | None:
 
 
 def _nearest(name: str, known: dict[str, _Flag]) -> str:
+    if name.replace("-", "_") in configs.ALIASES:
+        return ""  # a field that there is not, and surely nothing that is spelled alike
     if f"env.{name}" in known:
         return f" Did you mean '--env.{name}'?"
     return nearest(f"--{name}", [f"--{other}" for other in known])
 
 
-def _check(known: dict[str, _Flag], words: Sequence[str], command: str) -> list[_Flag]:
-    """The flags that are given. Raises PurerlError for unknown ones, and for values missing or too many."""
-    given, i, rest = [], 0, f"({command} --help lists all flags)"
-    while i < len(words):
-        name = _name(words[i])
-        if name is None:
-            raise PurerlError(f"unexpected '{words[i]}' {rest}")
-        if name not in known:
-            raise PurerlError(f"unknown flag '{words[i].partition('=')[0]}'.{_nearest(name, known)} {rest}")
-        written, equals, _ = words[i].partition("=")
-        end = i + 1
-        while end < len(words) and _name(words[end]) is None:
-            end += 1
-        values, arity = end - i - 1 + bool(equals), _arity(known[name].kind)
-        if arity == 0 and values:
-            raise PurerlError(f"{written} takes no value: {_switch(name, known)} {rest}")
-        if arity == 1 and values == 0:
-            raise PurerlError(f"{written} needs a value {rest}")
-        if arity == 1 and values > 1:
-            raise PurerlError(f"unexpected '{words[end - 1]}' after {' '.join(words[i : end - 1])} {rest}")
-        for value in [words[i].partition("=")[2]] if equals else words[i + 1 : end]:
-            refusal = _refusal(known[name].kind, value)
-            if refusal:
-                raise PurerlError(f"{written}: '{value}' {refusal} {rest}")
-        given.append(known[name])
-        i = end
-    return given
-
-
-def _refusal(kind: Any, value: str) -> str | None:
-    """Why a word is no value of that type; None if it is one, or if only tyro can tell."""
-    origin, inner = typing.get_origin(kind), [one for one in typing.get_args(kind) if one not in (type(None), ...)]
-    if origin is typing.Literal:
-        names = [str(choice) for choice in inner]
-        return None if value in names else f"is no choice.{nearest(value, names)} Choices: {', '.join(names)}"
-    if origin is not None:  # a tuple's entries, "or None"
-        return _refusal(inner[0], value) if len(inner) == 1 else None
-    if kind not in (int, float):
-        return None
-    try:
-        kind(value)
-    except ValueError:
-        return f"is not a {'whole ' if kind is int else ''}number"
-    return None
-
-
-def _switch(name: str, known: dict[str, _Flag]) -> str:
+def _switch(flag: _Flag, known: dict[str, _Flag]) -> str:
     """How to write a switch: both its forms, on first."""
-    forms = [f"--{other}" for other, one in known.items() if one == known[name]]
+    forms = [f"--{name}" for name, one in known.items() if one[:2] == flag[:2]]
     return f"write {' or '.join(forms)}"
 
 
-# --- what tyro is given, and what it says ----------------------------------------------------------------------------
+# --- help ------------------------------------------------------------------------------------------------------------
+
+
+def _print_help(groups: Sequence[Group], command: str, about: str) -> typing.NoReturn:
+    """Prints what tyro makes of the groups, and exits."""
+    import tyro
+
+    sections = {f"group{i}": _section(group) for i, group in enumerate(groups) if group.fields}
+    root = dataclasses.make_dataclass("Flags", [(name, kind) for name, (kind, _) in sections.items()])
+    defaults = root(**{name: value for name, (_, value) in sections.items()})
+    tyro.cli(root, prog=command, description=about, args=["--help"], default=defaults)
+    raise SystemExit(0)
 
 
 def _section(group: Group) -> tuple[Any, Any]:
@@ -271,19 +254,19 @@ def _section(group: Group) -> tuple[Any, Any]:
 
     name = group.prefix.rstrip(".") or group.title
     about = tyro.conf.arg(name=name, help=group.about or None)
-    if group.prefix and not any("help" in field.metadata for field in dataclasses.fields(group.cls)):
+    if group.prefix and not any("help" in field.metadata for field in group.fields):
         return Annotated[group.cls, about], group.defaults
     types = typing.get_type_hints(group.cls)
     described = dataclasses.make_dataclass(
         group.cls.__name__,
         [
             (field.name, Annotated[types[field.name], _told(field, prefixed=bool(group.prefix))])
-            for field in dataclasses.fields(group.cls)
+            for field in group.fields
         ],
     )
     if not _has_both_forms(group):
         described = tyro.conf.configure(tyro.conf.FlagCreatePairsOff)(described)
-    values = {field.name: getattr(group.defaults, field.name) for field in dataclasses.fields(group.cls)}
+    values = {field.name: getattr(group.defaults, field.name) for field in group.fields}
     return Annotated[described, about], described(**values)
 
 
@@ -298,12 +281,3 @@ def _told(field: dataclasses.Field, prefixed: bool) -> Any:
         help_behavior_hint=field.metadata.get("shown"),
         prefix_name=prefixed,
     )
-
-
-def _one_line(box: str) -> str:
-    """The message inside the box that tyro draws around an error, whether with Unicode or without."""
-    box = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    box = re.sub(r"^╭─ (.*?) ─*╮$", r"\1\n---", box, flags=re.MULTILINE)
-    title, *sections = re.split(r"^[ │]*[-─]{3,}[ │]*$", box, flags=re.MULTILINE)
-    message = " ".join((sections[0] if sections else title).replace("│", " ").split())
-    return message or "the command line could not be read"

@@ -14,12 +14,16 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from purerl import registry
 from purerl.cli import flags
 from purerl.cli.flags import Group, flag
 from purerl.errors import PurerlError, nearest
+
+if TYPE_CHECKING:  # the help must not wait for jax
+    from purerl.runs.plan import Settings
+    from purerl.runs.recording import Recording
 
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
@@ -127,59 +131,111 @@ def _os_error(error: OSError) -> str:
 
 
 @dataclasses.dataclass
-class _Train:
+class _Which:
+    """Flags of a plan, beside the fields of agent and environment."""
+
     preset: str | None = flag(None, "named settings (purerl list presets)", "NAME", "(default: by the environment)")
     seeds: int = flag(1, "how many seeds run side by side: K, K + 1, ...", "N")
     seed: int = flag(0, "the first seed", "K")
     steps: int | None = flag(None, "environment steps of each seed", "N", "(default: the preset's)")
+
+
+@dataclasses.dataclass
+class _Train:
     out: str | None = flag(None, "run folder", "DIR", "(default: runs/<agent>-<env>-<preset>-seed<k>)")
     resume: bool = flag(False, "go on exactly where the last checkpoint in the run folder stands")
     overwrite: bool = flag(False, "replace the run in the run folder")
     log: tuple[Literal["tensorboard", "wandb"], ...] = flag(
         (), "where metrics go beside metrics.jsonl", "{tensorboard,wandb}", "(default: nowhere)"
     )
-    log_every: int = flag(0, "iterations in one row of metrics", "N", "(default: 0, for about 200 rows a run)")
-    checkpoint_seconds: float = flag(300.0, "wall time between checkpoints; 0 saves with every row", "S")
-    eval_every: int = flag(0, "environment steps of each seed between evaluations", "N", "(default: 0, for none)")
-    eval_episodes: int = flag(10, "episodes of every environment in each evaluation", "N")
     quiet: bool = flag(False, "no progress bar and no closing table")
 
 
 def _train(words: list[str]) -> int:
-    general = Group(_Train, _Train())
     if flags.value_of(words, "seeds") not in (None, "1"):
         from purerl.loops import sharding
 
         sharding.one_cpu_device_per_core()  # before the environment is imported: gymnax starts JAX
-    (agent, env), rest = _agent_and_env(words, general, "purerl train")
-    command = " ".join(["purerl train", agent or "AGENT", env or "ENV"])
-    groups, about = _train_groups(agent, env, flags.value_of(rest, "preset"), general)
-    if env:
-        about_evaluation = "Options of the environment in the evaluations of --eval-every, where they differ."
-        groups.append(Group(groups[-1].cls, groups[-1].defaults, "eval-env", "eval-env.", about_evaluation))
-    given = flags.parse(groups, rest, command, about)
-    from purerl.runs.train import train
-
-    run = train(
-        agent,
-        env,
-        **given[0],
-        config=given[1],
-        env_options=given[2],
-        eval_env_options=given[3],
-    )
+    asked = _training_command(words, "train", Group(_Train, _Train()), "Trains an agent.")
     from purerl.report import plots
+    from purerl.runs import train
 
+    which = {name: value for name, value in asked.which.items() if name != "preset"}  # that one is in the settings
+    the_plan = asked.settings.plan(**which, config=asked.config, env_options=asked.env_options)
+    run = train.train_plan(the_plan, asked.recording, **asked.own, new_length="steps" in asked.which)
     try:
         figure = str(plots.plot_run(run.folder))
     except PurerlError as error:  # a run too short to finish an episode has no curve, and is no failure
         figure = f"none: {error}"
-    if not given[0].get("quiet"):
+    if not asked.own.get("quiet"):
         print(f"figure: {figure}")
     return 0
 
 
-def _agent_and_env(words: list[str], general: Group, command: str) -> tuple[tuple[str, str], list[str]]:
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """What a command line that trains asks for.
+
+    Attributes:
+      settings: the agent, the environment and the preset.
+      which, own: flags given of the plan and of the command.
+      recording: how the run is to be kept.
+      config, env_options: fields given.
+    """
+
+    settings: Settings
+    which: dict[str, Any]
+    own: dict[str, Any]
+    recording: Recording
+    config: dict[str, Any]
+    env_options: dict[str, Any]
+
+
+def _training_command(words: list[str], name: str, own: Group, about: str) -> _Asked:
+    """Reads `purerl NAME AGENT ENV ...`, or prints its help, with the preset's values as defaults."""
+    from purerl.runs.recording import Recording
+
+    general, command = [Group(_Which, _Which()), own, Group(Recording, Recording())], f"purerl {name}"
+    (agent, env), rest = _agent_and_env(words, general, command)
+    command = " ".join([command, agent or "AGENT", env or "ENV"])
+    if not (agent and env):
+        fields, more = [], f"`purerl {name} AGENT ENV --help` shows the fields of an agent as well."
+        if agent:
+            found = registry.agent(agent)
+            defaults = found.Config(**found.defaults)
+            fields = [Group(found.Config, defaults, agent, about="Any field of the agent, here without a preset.")]
+            more = f"`purerl {name} {agent} ENV --help` shows its preset's values."
+        flags.parse([*general, *fields], rest, command, f"{about} {more}")
+    from purerl.runs.plan import settings
+
+    base = settings(agent, env, flags.value_of(rest, "preset"))
+    options = base.options()
+    groups = [
+        *general,
+        Group(
+            type(base.config()),
+            base.config(),
+            agent,
+            about=f"Any field of the agent; defaults of preset {base.preset}.",
+        ),
+        _environment_group(options),
+        Group(
+            type(options),
+            options,
+            "eval-env",
+            "eval-env.",
+            "Options of the environment in evaluations, where they differ.",
+        ),
+    ]
+    about += (
+        f" Here: {agent} on {env} for {base.chosen.steps:,} steps a seed. Preset {base.preset}: {base.chosen.source}."
+    )
+    which, own_flags, recording, config, env_options, eval_env_options = flags.parse(groups, rest, command, about)
+    recording = Recording(**recording, eval_env_options=eval_env_options or None)
+    return _Asked(base, which, own_flags, recording, config, env_options)
+
+
+def _agent_and_env(words: list[str], general: list[Group], command: str) -> tuple[tuple[str, str], list[str]]:
     """((agent, env), the flags); "" for what is missing beside --help. Unknown names raise PurerlError."""
     found, rest = flags.positionals(words, ("AGENT", "ENV"), general, command)
     agent, env = [*found, "", ""][:2]
@@ -211,31 +267,6 @@ def _import_again(agent: str, env: str, words: list[str], command: str) -> None:
         user_modules.restore_from(folder / record)
 
 
-def _train_groups(agent: str, env: str, preset: str | None, general: Group) -> tuple[list[Group], str]:
-    """All flags of a training command, with the preset's values as their defaults, and what the help says first."""
-    if not agent:
-        return [general], "Trains an agent. `purerl train AGENT ENV --help` shows the fields of an agent as well."
-    from purerl import configs
-
-    found = registry.agent(agent)
-    if not env:
-        fields = Group(
-            found.Config, found.Config(**found.defaults), agent, about="Any field of the agent, here without a preset."
-        )
-        return [general, fields], f"Trains {agent}. `purerl train {agent} ENV --help` shows its preset's values."
-    name, chosen = registry.preset(agent, preset, env)
-    family, _ = registry.environment(env)
-    config = configs.build(found.Config, {**found.defaults, **chosen.config}, agent)
-    known = configs.field_types(family.Options)
-    options = configs.build(family.Options, {k: v for k, v in chosen.env.items() if k in known}, env)
-    about = f"Trains {agent} on {env} for {chosen.steps:,} steps a seed. Preset {name}: {chosen.source}."
-    return [
-        general,
-        Group(found.Config, config, agent, about=f"Any field of the agent; defaults of preset {name}."),
-        _environment_group(options),
-    ], about
-
-
 def _environment_group(options: Any) -> Group:
     """The `--env.*` flags of a family, with `options` as their defaults."""
     return Group(type(options), options, "env", "env.", "Options of the environment.")
@@ -252,10 +283,6 @@ class _Sweep:
     )
     samples: int | None = flag(None, "how many settings --random draws", "N")
     search_seed: int = flag(0, "of that draw", "K")
-    preset: str | None = flag(None, "named settings (purerl list presets)", "NAME", "(default: by the environment)")
-    seeds: int = flag(1, "seeds of every setting: K, K + 1, ...", "N")
-    seed: int = flag(0, "the first seed", "K")
-    steps: int | None = flag(None, "environment steps of each seed", "N", "(default: the preset's)")
     out: str | None = flag(None, "the sweep's folder", "DIR", "(default: runs/sweep-<agent>-<env>-<preset>)")
     resume: bool = flag(False, "go on with the sweep in the folder")
     overwrite: bool = flag(False, "replace the sweep in the folder")
@@ -264,32 +291,29 @@ class _Sweep:
     )
     cells_per_program: int | None = flag(None, "the most settings in one program", "N", "(default: as many as fit)")
     engine: Literal["local", "ray"] = flag("local", "ray: give the programs to a Ray cluster", "{local,ray}")
-    log_every: int = flag(0, "iterations in one row of metrics", "N", "(default: 0, for about 200 rows a run)")
-    checkpoint_seconds: float = flag(300.0, "wall time between checkpoints; 0 saves with every row", "S")
-    eval_every: int = flag(0, "environment steps of each seed between evaluations", "N", "(default: 0, for none)")
-    eval_episodes: int = flag(10, "episodes of every environment in each evaluation", "N")
     quiet: bool = flag(False, "no progress bar and no closing table")
 
 
 def _sweep(words: list[str]) -> int:
     from purerl.loops import sharding
 
-    general = Group(_Sweep, _Sweep())
     sharding.one_cpu_device_per_core()  # before the environment is imported: gymnax starts JAX
-    (agent, env), rest = _agent_and_env(words, general, "purerl sweep")
-    command = " ".join(["purerl sweep", agent or "AGENT", env or "ENV"])
     about = "Trains an agent at many settings; those that differ in traced fields, and all seeds, side by side."
-    groups, more = _train_groups(agent, env, flags.value_of(rest, "preset"), general)
-    given = flags.parse(groups, rest, command, f"{about} {more}" if env else about)
-    given += [{}] * (3 - len(given))
+    asked = _training_command(words, "sweep", Group(_Sweep, _Sweep()), about)
     from purerl.runs import sweeps
 
-    found = sweeps.sweep(agent, env, **given[0], config=given[1], env_options=given[2])
+    found = sweeps.sweep(
+        asked.settings.agent,
+        asked.settings.env,
+        **(asked.own | asked.which | asked.recording.to_dict()),
+        config=asked.config,
+        env_options=asked.env_options,
+    )
     from purerl.report import sweep_plots
 
     swept = [name for name in found.ranking[0] if name not in sweeps.RANKED]
     sweep_plots.draw(found.ranking, swept, found.folder / "figures" / "sweep.png")
-    if not given[0].get("quiet"):
+    if not asked.own.get("quiet"):
         _print_ranking(found)
     return 0
 
@@ -383,7 +407,7 @@ def _run_folder_command(
     words: list[str], name: str, general: Group, about: str
 ) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """(run folder, general flags given, environment options given) of `purerl NAME DIR ...`."""
-    found, rest = flags.positionals(words, ("DIR",), general, f"purerl {name}")
+    found, rest = flags.positionals(words, ("DIR",), [general], f"purerl {name}")
     flags.require(found, ("DIR",), words, f"purerl {name}")
     if not found:
         about += f" `purerl {name} DIR --help` shows the options of the run's environment as well."
@@ -461,7 +485,7 @@ class _Nothing:
 
 def _plot(words: list[str]) -> int:
     general = Group(_Plot, _Plot())
-    folders, rest = flags.positionals(words, ("DIR...",), general, "purerl plot")
+    folders, rest = flags.positionals(words, ("DIR...",), [general], "purerl plot")
     flags.require(folders, ("DIR...",), words, "purerl plot")
     about = "Draws the learning curves of one run, or of several in one figure."
     (given,) = flags.parse([general], rest, "purerl plot DIR...", about)
@@ -487,7 +511,7 @@ class _Report:
 
 def _report(words: list[str]) -> int:
     general = Group(_Report, _Report())
-    folders, rest = flags.positionals(words, ("DIR...",), general, "purerl report")
+    folders, rest = flags.positionals(words, ("DIR...",), [general], "purerl report")
     flags.require(folders, ("DIR...",), words, "purerl report")
     about = "Writes one self-contained HTML page about one run, or about several: curves, results, settings, videos."
     (given,) = flags.parse([general], rest, "purerl report DIR...", about)

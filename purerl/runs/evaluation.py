@@ -26,6 +26,7 @@ from purerl.loops import compilation, in_graph
 from purerl.runs import checkpoint, files, provenance, run_folder
 from purerl.runs.plan import Plan, seed_keys
 from purerl.runs.policy import open_run
+from purerl.runs.recording import Recording
 from purerl.types import Agent, Array, Clock, Environment, EnvSpec, Pool, PyTree, RunState
 
 # Steps of each environment in one call of the compiled program.
@@ -410,18 +411,15 @@ def first_seed(plan: Plan, agent_state: PyTree) -> tuple[Plan, PyTree]:
     return plan, jax.tree.map(lambda x: x[:1], agent_state)
 
 
-def make_evaluations(
-    the_plan: Plan, every: int, episodes: int, env_options: dict[str, Any] | None
-) -> Evaluations | None:
-    """The evaluations that `train` describes; None for every = 0. Raises PurerlError for impossible numbers."""
-    if every == 0:
-        if env_options:
-            raise PurerlError("options of the evaluation's environment without evaluations: set eval_every as well")
+def make_evaluations(the_plan: Plan, recording: Recording) -> Evaluations | None:
+    """The evaluations that a run's recording asks for; None for none. Raises PurerlError for unknown options."""
+    if not recording.eval_every:
         return None
     options = configs.build(
-        type(the_plan.options), configs.to_dict(the_plan.options) | (env_options or {}), the_plan.env
+        type(the_plan.options), configs.to_dict(the_plan.options) | (recording.eval_env_options or {}), the_plan.env
     )
-    return Evaluations(dataclasses.replace(the_plan, options=options), every, episodes)
+    the_plan = dataclasses.replace(the_plan, options=options)
+    return Evaluations(the_plan, recording.eval_every, recording.eval_episodes)
 
 
 class Evaluations:
@@ -434,9 +432,6 @@ class Evaluations:
     """
 
     def __init__(self, the_plan: Plan, every: int, episodes: int):
-
-        if every < 1 or episodes < 1:
-            raise PurerlError(f"eval_every = {every} and eval_episodes = {episodes} must be at least 1")
         self._plan, self._every, self._episodes = the_plan, every, episodes
         self._player = Player(the_plan, num_envs=the_plan.config.num_envs)
         self._evaluate = evaluate_agent

@@ -110,35 +110,88 @@ def make_plan(
     Raises:
       PurerlError: an unknown name or field, or sizes that cannot work.
     """
+    return settings(agent, env, preset).plan(
+        seeds=seeds, seed=seed, steps=steps, config=config, env_options=env_options
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """An agent on an environment under a preset: what a user's own values lie over. From `settings`.
+
+    Attributes:
+      agent, env, preset: names, as a Plan has them.
+      chosen: the preset.
+      config_values, option_values: what agent and preset say, {field: value}.
+    """
+
+    agent: str
+    env: str
+    preset: str
+    chosen: registry.Preset
+    config_values: dict[str, Any]
+    option_values: dict[str, Any]
+
+    def named(self, config: dict[str, Any] | None) -> dict[str, Any]:
+        """Config fields under their own names, where some came by an alias."""
+        return configs.renamed(registry.agent(self.agent).Config, config or {}, self.agent)
+
+    def config(self, values: dict[str, Any] | None = None) -> Any:
+        """The agent's Config, with a user's values. Raises PurerlError for values that it cannot have."""
+        return configs.build(registry.agent(self.agent).Config, self.config_values | self.named(values), self.agent)
+
+    def options(self, values: dict[str, Any] | None = None) -> Any:
+        """The environment's Options, with a user's values. Raises PurerlError for values that they cannot have."""
+        family, _ = registry.environment(self.env)
+        return configs.build(family.Options, self.option_values | (values or {}), self.env)
+
+    def plan(
+        self,
+        *,
+        seeds: int = 1,
+        seed: int = 0,
+        steps: int | None = None,
+        config: dict[str, Any] | None = None,
+        env_options: dict[str, Any] | None = None,
+    ) -> Plan:
+        """The Plan with a user's values. Arguments and errors as in `make_plan`."""
+        options, built = self.options(env_options), self.config(config)
+        steps = self.chosen.steps if steps is None else steps
+        if seeds < 1 or steps < 1:
+            raise PurerlError(f"seeds = {seeds} and steps = {steps} must be at least 1")
+        if not 0 <= seed <= 2**31 - 1 - seeds:
+            raise PurerlError(f"seed = {seed} must be from 0 to {2**31 - 1 - seeds}")
+        if built.num_envs < 1 or built.rollout_length < 1:
+            raise PurerlError("num_envs and rollout_length must be at least 1")
+        registry.agent(self.agent).check(built, registry.env_spec(self.env, options))
+        per_iteration = built.num_envs * built.rollout_length
+        parts = [
+            ("agent", self.agent),
+            ("environment", self.env.partition("/")[0]),
+            ("preset", f"{self.agent}/{self.preset}"),
+        ]
+        return Plan(
+            agent=self.agent,
+            env=self.env,
+            preset=self.preset,
+            config=built,
+            options=options,
+            seeds=tuple(range(seed, seed + seeds)),
+            steps=-(-steps // per_iteration) * per_iteration,
+            imports=user_modules.needed(parts),
+        )
+
+
+def settings(agent: str, env: str, preset: str | None = None) -> Settings:
+    """What a preset says of an agent and an environment. Raises PurerlError for unknown names."""
     found = registry.agent(agent)
     family, env_id = registry.environment(env)
     env = f"{env.partition('/')[0]}/{env_id}"
     preset, chosen = registry.preset(agent, preset, env)
-    known_options = configs.field_types(family.Options)
-    preset_options = {name: value for name, value in chosen.env.items() if name in known_options}
-    options = configs.build(family.Options, preset_options | (env_options or {}), env)
-    built = configs.build(found.Config, {**found.defaults, **chosen.config, **(config or {})}, agent)
-    steps = chosen.steps if steps is None else steps
-    if seeds < 1 or steps < 1:
-        raise PurerlError(f"seeds = {seeds} and steps = {steps} must be at least 1")
-    if not 0 <= seed <= 2**31 - 1 - seeds:
-        raise PurerlError(f"seed = {seed} must be from 0 to {2**31 - 1 - seeds}")
-    if built.num_envs < 1 or built.rollout_length < 1:
-        raise PurerlError("num_envs and rollout_length must be at least 1")
-    found.check(built, registry.env_spec(env, options))
-    per_iteration = built.num_envs * built.rollout_length
-    return Plan(
-        agent=agent,
-        env=env,
-        preset=preset,
-        config=built,
-        options=options,
-        seeds=tuple(range(seed, seed + seeds)),
-        steps=-(-steps // per_iteration) * per_iteration,
-        imports=user_modules.needed(
-            [("agent", agent), ("environment", env.partition("/")[0]), ("preset", f"{agent}/{preset}")]
-        ),
-    )
+    known = configs.field_types(family.Options)
+    named = [configs.renamed(found.Config, values, agent) for values in (found.defaults, chosen.config)]
+    options = {name: value for name, value in chosen.env.items() if name in known}
+    return Settings(agent, env, preset, chosen, named[0] | named[1], options)
 
 
 def seed_keys(the_plan: Plan) -> jax.Array:

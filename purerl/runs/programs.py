@@ -30,6 +30,7 @@ from purerl.errors import PurerlError, nearest
 from purerl.loops import compilation, host, in_graph, sharding
 from purerl.runs import agent_checks, evaluation, files, run_folder, user_modules
 from purerl.runs.plan import Plan, difference, header, seed_keys, update_header
+from purerl.runs.recording import Recording
 from purerl.runs.trainer import Member, Trainer, close, make_loop
 
 PROGRAM, _REMOVED = "program.json", ".finished-"
@@ -45,14 +46,12 @@ class Cell:
     Attributes:
       plan: what to train, with its own seeds.
       folder: becomes its run folder.
-      eval_every, eval_episodes, eval_env_options: evaluations in the course of the training, as in `purerl.train`.
+      recording: how it is kept.
     """
 
     plan: Plan
     folder: Path
-    eval_every: int = 0
-    eval_episodes: int = 10
-    eval_env_options: dict[str, Any] | None = None
+    recording: Recording = dataclasses.field(default_factory=Recording)
 
 
 def run(
@@ -62,8 +61,6 @@ def run(
     max_memory: int | None = None,
     cells_per_program: int | None = None,
     engine: Engine = "local",
-    log_every: int = 0,
-    checkpoint_seconds: float = 300.0,
     quiet: bool = False,
     resumed_by: str = "the same command",
 ) -> None:
@@ -79,7 +76,6 @@ def run(
       cells_per_program: the most cells in one program; None for as many as fit.
       engine: "ray" gives each program to a Ray cluster (the one at $RAY_ADDRESS, or one on this machine): a GPU each,
         or all cores of a node where there are none. The folders must be on a file system that all nodes share.
-      log_every, checkpoint_seconds: as in `purerl.train`.
       quiet: no progress bar.
       resumed_by: what a user who interrupts is told to do.
 
@@ -103,7 +99,7 @@ def run(
             programs.append(path)
         elif all((folder / run_folder.SUMMARY).exists() for folder in members):
             _remove(path)  # the process was killed just before it would have done so
-    programs += _deal(list(waiting.values()), work, max_memory, cells_per_program, log_every, checkpoint_seconds)
+    programs += _deal(list(waiting.values()), work, max_memory, cells_per_program)
     if engine == "ray":
         _train_on_ray(programs)
         return
@@ -167,14 +163,7 @@ def _remove(path: Path) -> None:
         shutil.rmtree(moved)
 
 
-def _deal(
-    cells: Sequence[Cell],
-    work: Path,
-    max_memory: int | None,
-    cells_per_program: int | None,
-    log_every: int,
-    checkpoint_seconds: float,
-) -> list[Path]:
+def _deal(cells: Sequence[Cell], work: Path, max_memory: int | None, cells_per_program: int | None) -> list[Path]:
     """Writes a program.json for every program that the cells need; returns their folders."""
     if cells_per_program is not None and cells_per_program < 1:
         raise PurerlError(f"cells_per_program = {cells_per_program} must be at least 1")
@@ -194,19 +183,8 @@ def _deal(
         with files.writing(path):
             path.mkdir(parents=True, exist_ok=True)
         members = [{"folder": os.path.relpath(cell.folder, path), "plan": cell.plan.to_dict()} for cell in part]
-        files.write_json(
-            path / PROGRAM,
-            {
-                "cells": members,
-                "lanes": lanes,
-                "varying": varying,
-                "log_every": log_every,
-                "checkpoint_seconds": checkpoint_seconds,
-                "eval_every": part[0].eval_every,
-                "eval_episodes": part[0].eval_episodes,
-                "eval_env_options": part[0].eval_env_options,
-            },
-        )
+        how = {"lanes": lanes, "varying": varying, **part[0].recording.to_dict()}
+        files.write_json(path / PROGRAM, {"cells": members, **how})
     return paths
 
 
@@ -214,8 +192,8 @@ def _program_of(cell: Cell) -> str:
     """What must be the same for cells to be trained by one program."""
     plan, traced = cell.plan, set(configs.traced_fields(type(cell.plan.config)))
     static = {name: value for name, value in configs.to_dict(plan.config).items() if name not in traced}
-    evaluation = [cell.eval_every, cell.eval_episodes, cell.eval_env_options]
-    return json.dumps([plan.agent, plan.env, plan.steps, static, configs.to_dict(plan.options), evaluation])
+    recording = cell.recording.to_dict()
+    return json.dumps([plan.agent, plan.env, plan.steps, static, configs.to_dict(plan.options), recording])
 
 
 def _varying(plans: Sequence[Plan]) -> list[str]:
@@ -338,9 +316,8 @@ def train_program(path: str | os.PathLike, *, quiet: bool = True, part: str = ""
     the_plan = together([member.plan for member in members], program["lanes"], program["varying"])
     loop = _loop(the_plan)
     try:
-        evaluations = evaluation.make_evaluations(
-            the_plan, program["eval_every"], program["eval_episodes"], program["eval_env_options"]
-        )
+        recording = Recording.from_dict(program)
+        evaluations = evaluation.make_evaluations(the_plan, recording)
         for member in members:
             if run_folder.holds_run(member.folder):
                 update_header(member.folder, member.plan)
@@ -352,8 +329,8 @@ def train_program(path: str | os.PathLike, *, quiet: bool = True, part: str = ""
             loop,
             path / run_folder.CHECKPOINTS,
             resume=True,
-            log_every=program["log_every"],
-            checkpoint_seconds=program["checkpoint_seconds"],
+            log_every=recording.log_every,
+            checkpoint_seconds=recording.checkpoint_seconds,
             evaluations=evaluations,
             quiet=quiet,
             label=f"{the_plan.agent} {the_plan.env}, {sum(len(m.plan.seeds) for m in members)} lanes{part}",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,8 +13,6 @@ import numpy as np
 from purerl import configs, registry
 from purerl.errors import PurerlError, nearest
 
-# The papers' letters for fields that are spelled out here.
-ALIASES = {"gamma": "discount", "lr": "learning_rate", "lambda": "trace_decay"}
 ENVIRONMENT = "env."
 
 
@@ -63,9 +60,8 @@ def _fields(agent: str, env: str) -> dict[str, Any]:
 
 
 def _field(name: str, agent: str, known: Mapping[str, Any]) -> str:
-    """The field that a name in a sweep means: hyphens for underscores, the papers' letters."""
-    spelled = name.strip().lstrip("-").replace("-", "_")
-    spelled = ALIASES.get(spelled, spelled) if spelled not in known else spelled
+    """The field that a name in a sweep means: hyphens for underscores, and `configs.ALIASES`."""
+    spelled = configs.field_name(name.strip().lstrip("-").replace("-", "_"), known)
     if spelled not in known:
         close = nearest(spelled, known) or nearest(ENVIRONMENT + spelled, known)
         raise PurerlError(f"{agent} has no field '{name.strip()}' to sweep.{close} Fields: {', '.join(sorted(known))}")
@@ -115,21 +111,10 @@ def parse_random(text: str, agent: str, env: str) -> dict[str, tuple[Any, ...]]:
 
 def _value(name: str, word: str, kind: Any) -> Any:
     """A word of the command line as a value of a field's type. Raises PurerlError."""
-    word = word.strip()
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
     try:
-        if origin is typing.Literal:
-            return {str(choice): choice for choice in inner}[word]
-        if origin is tuple:
-            return tuple(inner[0](part) for part in word.split("x"))
-        if kind is bool:
-            return {"true": True, "false": False}[word.lower()]
-        return kind(word)
-    except (KeyError, ValueError, TypeError):
-        known = [str(choice) for choice in inner] if origin is typing.Literal else []
-        wanted = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "such as 64x64")
-        wanted = f"one of {', '.join(known)}" if known else wanted
-        raise PurerlError(f"{name}: '{word}' is no value of it ({wanted}).{nearest(word, known)}") from None
+        return configs.from_text(kind, word.strip())
+    except ValueError as error:
+        raise PurerlError(f"{name}: {error}") from None
 
 
 def _drawn(draw: np.random.Generator, name: str, law: Any, kind: Any) -> Any:

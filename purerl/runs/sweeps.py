@@ -27,7 +27,8 @@ from purerl import statistics as stats
 from purerl.errors import PurerlError
 from purerl.loops import sharding
 from purerl.runs import evaluation, files, programs, provenance, run_folder, sinks, user_modules
-from purerl.runs.plan import Plan, make_plan
+from purerl.runs.plan import Plan, settings
+from purerl.runs.recording import Recording
 from purerl.runs.search_space import ENVIRONMENT, settings_of
 
 SWEEP, TABLE, RANKING, CELLS, PROGRAMS = "sweep.json", "table.csv", "ranking.csv", "cells", "programs"
@@ -79,6 +80,7 @@ def sweep(
     checkpoint_seconds: float = 300.0,
     eval_every: int = 0,
     eval_episodes: int = 10,
+    eval_env_options: dict[str, Any] | None = None,
     quiet: bool = False,
 ) -> Sweep:
     """Trains an agent at every setting of a grid, or at random ones, with the same seeds each.
@@ -100,7 +102,7 @@ def sweep(
       resume: go on with the sweep in `out`.
       overwrite: replace it.
       max_memory, cells_per_program, engine: as in `programs.run`; memory also as text, "8GB".
-      log_every, checkpoint_seconds, eval_every, eval_episodes, quiet: as in `purerl.train`.
+      log_every, checkpoint_seconds, eval_every, eval_episodes, eval_env_options, quiet: as in `purerl.train`.
 
     Raises:
       PurerlError: bad input (nothing is written then), another sweep in the folder, a full disk.
@@ -110,26 +112,17 @@ def sweep(
     sharding.one_cpu_device_per_core()
     if resume and out is not None:
         user_modules.restore_from(Path(out) / SWEEP)
-    settings = settings_of(agent, env, grid, random, samples, search_seed)
+    recording = Recording(log_every, checkpoint_seconds, eval_every, eval_episodes, eval_env_options)
+    base = settings(agent, env, preset)
+    tried = settings_of(agent, env, grid, random, samples, search_seed)
     memory = programs.parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory
     planned = []
-    for setting in settings:
+    for setting in tried:
         options = {name.removeprefix(ENVIRONMENT): v for name, v in setting.items() if name.startswith(ENVIRONMENT)}
         fields = {name: value for name, value in setting.items() if not name.startswith(ENVIRONMENT)}
-        planned.append(
-            make_plan(
-                agent,
-                env,
-                preset=preset,
-                seeds=seeds,
-                seed=seed,
-                steps=steps,
-                config=(config or {}) | fields,
-                env_options=(env_options or {}) | options,
-            )
-        )
-    if eval_every:
-        evaluation.make_evaluations(planned[0], eval_every, eval_episodes, None)
+        over = base.named(config) | fields, (env_options or {}) | options
+        planned.append(base.plan(seeds=seeds, seed=seed, steps=steps, config=over[0], env_options=over[1]))
+    evaluation.make_evaluations(planned[0], recording)
     programs.check(planned, engine)
     first = planned[0]
     folder = Path(out) if out is not None else default_folder(first)
@@ -139,30 +132,22 @@ def sweep(
         "preset": first.preset,
         "seeds": list(first.seeds),
         "steps": steps,
-        "eval_every": eval_every,
-        "eval_episodes": eval_episodes,
-        "cells": [{name: configs.plain(value) for name, value in setting.items()} for setting in settings],
-        "config": {name: value for name, value in configs.to_dict(first.config).items() if name not in settings[0]},
+        **{name: value for name, value in recording.to_dict().items() if name.startswith("eval_")},
+        "cells": [{name: configs.plain(value) for name, value in setting.items()} for setting in tried],
+        "config": {name: value for name, value in configs.to_dict(first.config).items() if name not in tried[0]},
         "env_options": {
-            name: value
-            for name, value in configs.to_dict(first.options).items()
-            if ENVIRONMENT + name not in settings[0]
+            name: value for name, value in configs.to_dict(first.options).items() if ENVIRONMENT + name not in tried[0]
         },
     }
     _begin(folder, asked, [one.to_dict() for one in first.imports], resume, overwrite)
     width = max(3, len(str(len(planned) - 1)))
     names = [f"{i:0{width}d}" for i in range(len(planned))]
     programs.run(
-        [
-            programs.Cell(plan, folder / CELLS / name, eval_every, eval_episodes)
-            for name, plan in zip(names, planned, strict=True)
-        ],
+        [programs.Cell(plan, folder / CELLS / name, recording) for name, plan in zip(names, planned, strict=True)],
         folder / PROGRAMS,
         max_memory=memory,
         cells_per_program=cells_per_program,
         engine=engine,
-        log_every=log_every,
-        checkpoint_seconds=checkpoint_seconds,
         quiet=quiet,
         resumed_by=f"--resume: {folder}",
     )

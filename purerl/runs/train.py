@@ -12,6 +12,7 @@ from purerl.loops import compilation, sharding
 from purerl.runs import agent_checks, progress, run_folder, sinks, user_modules
 from purerl.runs.evaluation import make_evaluations
 from purerl.runs.plan import Plan, default_folder, difference, header, make_plan, update_header
+from purerl.runs.recording import Recording
 from purerl.runs.trainer import Member, Trainer, close, make_loop
 from purerl.types import RunState
 
@@ -80,16 +81,41 @@ def train(
     the_plan = make_plan(
         agent, env, preset=preset, seeds=seeds, seed=seed, steps=steps, config=config, env_options=env_options
     )
+    recording = Recording(log_every, checkpoint_seconds, eval_every, eval_episodes, eval_env_options)
+    how = {"out": out, "resume": resume, "overwrite": overwrite, "log": log, "quiet": quiet}
+    return train_plan(the_plan, recording, **how, new_length=steps is not None)
+
+
+def train_plan(
+    the_plan: Plan,
+    recording: Recording | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    log: Sequence[str] = (),
+    quiet: bool = False,
+    new_length: bool = False,
+) -> Run:
+    """Carries out a plan, as `train` does.
+
+    Args:
+      the_plan: what is trained.
+      recording: how the run is kept; None for the defaults of `train`.
+      out, resume, overwrite, log, quiet: as in `train`.
+      new_length: whether a run that is resumed takes its length from the plan, instead of keeping its own.
+    """
+    recording = recording or Recording()
     folder = Path(out) if out is not None else default_folder(the_plan)
     run_folder.check(folder, resume=resume, overwrite=overwrite)
     if resume:
-        the_plan = _resumed_plan(the_plan, folder, steps)
+        the_plan = _resumed_plan(the_plan, folder, new_length)
     sinks.check_sinks(log)
     agent_checks.check_agent(the_plan)
     compilation.enable_cache()
     loop = make_loop(the_plan)
     try:
-        evaluations = make_evaluations(the_plan, eval_every, eval_episodes, eval_env_options)
+        evaluations = make_evaluations(the_plan, recording)
         run_folder.create(folder, header(the_plan), resume=resume, overwrite=overwrite)
         if resume:  # it may be longer now, and the user's modules may have changed
             update_header(folder, the_plan)
@@ -100,8 +126,8 @@ def train(
             folder / run_folder.CHECKPOINTS,
             resume=resume,
             log=log,
-            log_every=log_every,
-            checkpoint_seconds=checkpoint_seconds,
+            log_every=recording.log_every,
+            checkpoint_seconds=recording.checkpoint_seconds,
             evaluations=evaluations,
             quiet=quiet,
             label=f"{the_plan.agent} {the_plan.env}",
@@ -115,10 +141,10 @@ def train(
     return Run(folder, summary, state)
 
 
-def _resumed_plan(asked: Plan, folder: Path, steps: int | None) -> Plan:
-    """The stored plan, if what is asked for agrees with it; `--steps` alone may differ, to run longer."""
+def _resumed_plan(asked: Plan, folder: Path, new_length: bool) -> Plan:
+    """The stored plan, if what is asked for agrees with it; its length alone may be another."""
     stored = Plan.from_dict(run_folder.load(folder)["config"])
     differs = difference(stored, dataclasses.replace(asked, steps=stored.steps))
     if differs:
         raise PurerlError(f"--resume: {differs[0]} differs from the run in {folder}: {differs[1]}")
-    return dataclasses.replace(stored, steps=asked.steps) if steps is not None else stored
+    return dataclasses.replace(stored, steps=asked.steps) if new_length else stored

@@ -10,21 +10,25 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 from PIL import Image
 
-from purerl import registry
+from purerl import configs, registry
 from purerl.cli import flags, main
 from purerl.errors import PurerlError
 from purerl.runs import train as training
 from purerl.runs.plan import make_plan
+from purerl.runs.recording import Recording
 from purerl.runs.train import train
 
 TINY = "--num-envs 4 --rollout-length 16 --num-minibatches 2 --num-epochs 1 --hidden 8"
@@ -149,18 +153,24 @@ def seconds_of(code: str) -> float:
 def test_import_and_help_do_not_wait_for_jax():
     heavy = "{'jax', 'flax', 'numpy', 'tyro', 'rich', 'matplotlib'} & sys.modules.keys()"
     assert seconds_of(f"import purerl, sys; assert not {heavy}") < 0.3
-    light = "import sys; from purerl.cli import main; assert main(sys.argv[1:] or {words}) == 0; assert not " + heavy
+    light = (
+        "import sys; from purerl.cli.main import main; assert main(sys.argv[1:] or {words}) == 0; assert not " + heavy
+    )
     for words in (["--help"], ["list", "agents"], ["list", "presets"]):
         assert seconds_of(light.replace("{words}", repr(words))) < 0.5
 
 
 def test_the_package_offers_its_names():
     import purerl
+    from purerl import types
     from purerl.runs import evaluation
 
     assert purerl.train is train and purerl.make_plan is make_plan
     assert purerl.evaluate is evaluation.evaluate
-    assert purerl.register_agent is registry.register_agent and purerl.register_family is registry.register_family
+    for name in ("Preset", "register_agent", "register_family", "register_figure", "register_preset"):
+        assert getattr(purerl, name) is getattr(registry, name)
+    for name in ["Agent", "Clock", "EnvSpec", "Environment", "Metric", "Rollout", "TimeStep", "static", "traced"]:
+        assert getattr(purerl, name) is getattr(types, name)
     assert purerl.PurerlError is PurerlError
     assert purerl.__version__.count(".") == 2
     assert set(purerl.__all__) <= set(dir(purerl))
@@ -173,15 +183,20 @@ def test_the_package_offers_its_names():
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Calls of train, which does nothing: a list of (positional, keyword arguments)."""
+    """Calls of train_plan, which does nothing: a list of (plan, recording, keyword arguments)."""
     calls = []
-    monkeypatch.setattr(training, "train", lambda *args, **kwargs: calls.append((args, kwargs)))
+
+    def note(plan, recording, **kwargs):
+        calls.append((plan, recording, kwargs))
+        return SimpleNamespace(folder="nothing")
+
+    monkeypatch.setattr(training, "train_plan", note)
     return calls
 
 
 def test_nothing_given_is_nothing_overridden(asked):
     assert run(CARTPOLE) == 0
-    assert asked == [(("ppo", "gymnax/CartPole-v1"), {"config": {}, "env_options": {}, "eval_env_options": {}})]
+    assert asked == [(make_plan("ppo", "gymnax/CartPole-v1"), Recording(), {"new_length": False})]
 
 
 @pytest.mark.parametrize(
@@ -200,11 +215,14 @@ def test_nothing_given_is_nothing_overridden(asked):
         ("--max-grad-norm inf", {"max_grad_norm": math.inf}),
         ("--discount 1", {"discount": 1.0}),
         ("--entropy-coefficient -0.5", {"entropy_coefficient": -0.5}),
+        ("--gamma .9 --lr 1e-2 --lambda=.8", {"discount": 0.9, "learning_rate": 1e-2, "lambda": 0.8}),
+        ("--trace-decay .8", {"gae_lambda": 0.8}),
+        ("--gae-lambda .8 --discount .5 --gamma .9", {"trace_decay": 0.8, "discount": 0.9}),
     ],
 )
 def test_fields_of_the_agent(asked, words, config):
     assert run(f"{CARTPOLE} {words}") == 0
-    assert asked[0][1] == {"config": config, "env_options": {}, "eval_env_options": {}}
+    assert asked[0][0] == make_plan("ppo", "gymnax/CartPole-v1", config=config)
 
 
 @pytest.mark.parametrize(
@@ -218,37 +236,29 @@ def test_fields_of_the_agent(asked, words, config):
 )
 def test_options_of_the_environment(asked, words, options):
     assert run(f"train ppg procgen/coinrun --preset quick {words}") == 0
-    assert asked == [
-        (("ppg", "procgen/coinrun"), {"preset": "quick", "config": {}, "env_options": options, "eval_env_options": {}})
-    ]
+    assert asked[0][0] == make_plan("ppg", "procgen/coinrun", preset="quick", env_options=options)
 
 
 def test_options_of_the_evaluations_environment(asked):
     line = "train ppg procgen/coinrun --env.num-levels 200 --eval-every 8192 --eval-env.num-levels 0"
     assert run(line) == 0
-    assert asked[0][1]["env_options"] == {"num_levels": 200}
-    assert asked[0][1]["eval_env_options"] == {"num_levels": 0}
+    assert asked[0][0].options.num_levels == 200
+    assert asked[0][1] == Recording(eval_every=8192, eval_env_options={"num_levels": 0})
 
 
 def test_the_commands_own_flags(asked):
     line = "train --seeds 2 ppo --quiet gymnax/CartPole-v1 --seed 5 --steps 1000 --out x --resume --overwrite"
     assert run(f"{line} --log tensorboard wandb --log-every 3 --checkpoint-seconds 1.5 --preset classic") == 0
-    expected = {
-        **{"seeds": 2, "quiet": True, "seed": 5, "steps": 1000, "out": "x", "resume": True, "overwrite": True},
-        **{"log": ("tensorboard", "wandb"), "log_every": 3, "checkpoint_seconds": 1.5, "preset": "classic"},
-    }
-    assert asked == [
-        (("ppo", "gymnax/CartPole-v1"), expected | {"config": {}, "env_options": {}, "eval_env_options": {}})
-    ]
+    plan = make_plan("ppo", "gymnax/CartPole-v1", preset="classic", seeds=2, seed=5, steps=1000)
+    kwargs = {"quiet": True, "out": "x", "resume": True, "overwrite": True, "log": ("tensorboard", "wandb")}
+    recording = Recording(log_every=3, checkpoint_seconds=1.5)
+    assert asked == [(plan, recording, kwargs | {"new_length": True})]
 
 
 def test_flags_before_the_names(asked):
     assert run("train --preset=classic --log tensorboard ppo gymnax/CartPole-v1 --learning-rate 1e-2") == 0
-    assert asked[0][0] == ("ppo", "gymnax/CartPole-v1")
-    assert asked[0][1] == {
-        **{"preset": "classic", "log": ("tensorboard",), "config": {"learning_rate": 1e-2}},
-        **{"env_options": {}, "eval_env_options": {}},
-    }
+    plan = make_plan("ppo", "gymnax/CartPole-v1", preset="classic", config={"learning_rate": 1e-2})
+    assert asked == [(plan, Recording(), {"log": ("tensorboard",), "new_length": False})]
 
 
 def test_an_agent_without_help_texts():
@@ -265,7 +275,7 @@ def test_a_field_with_the_name_of_a_flag_is_refused():
     class Mine:
         seed: int = 0
 
-    general = flags.Group(main._Train, main._Train())
+    general = flags.Group(main._Which, main._Which())
     with pytest.raises(PurerlError, match="field 'seed' of mine has the name of another flag"):
         flags.parse([general, flags.Group(Mine, Mine(), "mine")], [], "purerl train mine x", "")
 
@@ -297,6 +307,11 @@ def test_a_field_with_the_name_of_a_flag_is_refused():
         (f"{CARTPOLE} --env.max-stps 3", ["unknown flag '--env.max-stps'", "Did you mean '--env.max-steps'?"]),
         (f"{CARTPOLE} --env.num-levels 3", ["unknown flag '--env.num-levels'"]),  # it is Procgen's
         (f"{CARTPOLE} -n 3", ["unknown flag '-n'"]),
+        ("plot x --lr 3", ["unknown flag '--lr'. (purerl plot"]),  # which is not nearly --log or --y
+        (f"{CARTPOLE} --eval-every 64 --eval-episodes 0", ["eval_every = 64 and eval_episodes = 0 must be"]),
+        (f"{CARTPOLE} --eval-env.max-steps 3", ["without evaluations: set eval_every as well"]),
+        (f"{CARTPOLE} --checkpoint-seconds nan", ["checkpoint_seconds = nan must be a number"]),
+        (f"{CARTPOLE} --log-every -1", ["log_every = -1 must not be negative"]),
         (f"{CARTPOLE} extra", ["unexpected 'extra'"]),
         ("train --sede 1 ppo gymnax/CartPole-v1", ["'--sede' before AGENT and ENV", "Did you mean '--seed'?"]),
         ("train --learning-rate 1 ppo x", ["'--learning-rate' before AGENT and ENV, which come first"]),
@@ -370,7 +385,7 @@ def test_what_the_operating_system_refuses_is_one_line(capsys, monkeypatch, numb
     def fail(*args, **kwargs):
         raise OSError(number, os.strerror(number), "runs/x")
 
-    monkeypatch.setattr(training, "train", fail)
+    monkeypatch.setattr(training, "train_plan", fail)
     refused(capsys, CARTPOLE, *parts)
 
 
@@ -380,7 +395,7 @@ def test_running_out_of_memory_is_one_line(capsys, monkeypatch):
     def fail(*args, **kwargs):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate\n 99 bytes.")
 
-    monkeypatch.setattr(training, "train", fail)
+    monkeypatch.setattr(training, "train_plan", fail)
     refused(capsys, CARTPOLE, "out of memory", "--num-envs")
 
 
@@ -388,31 +403,42 @@ def test_a_bug_is_not_hidden(monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(training, "train", fail)
+    monkeypatch.setattr(training, "train_plan", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         run(CARTPOLE)
 
 
 @pytest.mark.parametrize(
-    "box",
+    ("kind", "words", "value"),
     [
-        "╭─ Value error ───╮\n│ no good    │\n│ at all  │\n│ ──── │\n│ Argument helptext: ... │\n╰──────╯\n",
-        " Value error  \n ------------ \n  no good   \n  at all  \n  -------\n  Argument helptext: ... \n \n",
+        (int, "3", 3),
+        (float, "inf", math.inf),
+        (bool, "True", True),
+        (str, "None", "None"),
+        (int | None, "None", None),
+        (int | float, "2.5", 2.5),
+        (Literal[1, 2], "2", 2),
+        (tuple[int, ...], "64 32", (64, 32)),
+        (tuple[int, str], "64 x", (64, "x")),
     ],
 )
-def test_tyros_own_errors_are_one_line(box):
-    """What the checks before tyro do not know of: its box becomes its first paragraph."""
-    assert flags._one_line(box) == "no good at all"
+def test_words_become_values_of_a_fields_type(kind, words, value):
+    assert configs.from_words(kind, words.split()) == value
 
 
-def test_an_error_that_only_tyro_finds(capsys):
-    @dataclasses.dataclass
-    class Odd:
-        pairs: tuple[tuple[int, int], ...] = ()
-
-    with pytest.raises(PurerlError, match=r"^(?!.*\n).*--odd.pairs.* \(purerl odd --help\)$"):
-        flags.parse([flags.Group(Odd, Odd(), "odd", "odd.")], ["--odd.pairs", "1", "2", "3"], "purerl odd", "")
-    assert capsys.readouterr() == ("", "")
+@pytest.mark.parametrize(
+    ("kind", "words", "line"),
+    [
+        (bool, "yes", "'yes' is not true or false"),
+        (int | None, "x", "'x' is not a whole number"),
+        (tuple[int, int], "1 2 3", "'1 2 3' must be 2 values"),
+        (tuple[int, ...], "1 x", "'x' is not a whole number"),
+        (dict, "1", "'1' cannot be read: a field of type <class 'dict'> has no text form"),
+    ],
+)
+def test_words_that_are_no_value_of_it(kind, words, line):
+    with pytest.raises(ValueError, match=re.escape(line)):
+        configs.from_words(kind, words.split())
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------
@@ -445,6 +471,7 @@ def test_a_run_from_the_command_line(run_cli, empty_folder):
     assert {path.name for path in folder.iterdir()} == {
         "checkpoints", "config.json", "figures", "metrics.jsonl", "summary.json"
     }  # fmt: skip
+    assert (folder / "figures" / "return.png").stat().st_size > 1000
 
 
 def test_a_folder_with_a_run_is_refused_and_not_touched(capsys, copied):
@@ -565,7 +592,7 @@ def test_an_interrupt_before_training_is_130(capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "train", interrupt)
+    monkeypatch.setattr(training, "train_plan", interrupt)
     assert run(CARTPOLE) == 130
     assert capsys.readouterr().err == "purerl: interrupted\n"
 

@@ -10,6 +10,7 @@ from purerl.runs import checkpoint, files, programs, run_folder, sinks
 from purerl.runs.plan import make_plan, seed_keys
 from purerl.runs.policy import open_run
 from purerl.runs.programs import Cell
+from purerl.runs.recording import Recording
 from purerl.runs.train import train
 from purerl.runs.trainer import Trainer
 
@@ -24,17 +25,20 @@ def cartpole(**kwargs):
     return make_plan("ppo", "gymnax/CartPole-v1", **({"seeds": 3, "steps": STEPS} | kwargs), config=config)
 
 
-def make_cells(folder, **kwargs):
+EVERY_ROW = Recording(log_every=1)
+
+
+def make_cells(folder, recording=EVERY_ROW):
     """Three learning rates at one epoch and one rate at two: two programs, of 9 and of 3 lanes."""
     found = [
-        Cell(cartpole(config={"learning_rate": rate, "num_epochs": 1}), folder / f"{rate}", **kwargs) for rate in RATES
+        Cell(cartpole(config={"learning_rate": rate, "num_epochs": 1}), folder / f"{rate}", recording) for rate in RATES
     ]
-    return [*found, Cell(cartpole(config={"num_epochs": 2}), folder / "epochs", **kwargs)]
+    return [*found, Cell(cartpole(config={"num_epochs": 2}), folder / "epochs", recording)]
 
 
-def run_cells(folder, **kwargs):
-    found = make_cells(folder)
-    programs.run(found, folder / "work", quiet=True, log_every=1, **kwargs)
+def run_cells(folder, recording=EVERY_ROW):
+    found = make_cells(folder, recording)
+    programs.run(found, folder / "work", quiet=True)
     return found
 
 
@@ -116,8 +120,8 @@ def stop(patch, owner, name, after):
 def test_cut_short_and_continued_is_the_same(owner, name, after, finished, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         stop(patch, owner, name, after)
-        run_cells(tmp_path, checkpoint_seconds=0)
-    for mine, whole in zip(run_cells(tmp_path, checkpoint_seconds=0), finished, strict=True):
+        run_cells(tmp_path, Recording(log_every=1, checkpoint_seconds=0))
+    for mine, whole in zip(run_cells(tmp_path, Recording(log_every=1, checkpoint_seconds=0)), finished, strict=True):
         assert rows_of(mine.folder) == rows_of(whole.folder)
         jax.tree.map(np.testing.assert_array_equal, params_of(mine.folder), params_of(whole.folder))
     assert list((tmp_path / "work").iterdir()) == []
@@ -161,7 +165,7 @@ def test_memory_decides_the_number_of_programs(tmp_path):
     assert programs._most_that_fit(group, ["learning_rate"], need // 2) == 4
     with pytest.raises(PurerlError, match=r"one cell of 2 seeds takes .* fewer --seeds"):
         programs._most_that_fit(group, ["learning_rate"], need // 9)
-    paths = programs._deal(group, tmp_path / "work", need // 3, None, 0, 300)
+    paths = programs._deal(group, tmp_path / "work", need // 3, None)
     dealt = [files.read_json(path / programs.PROGRAM) for path in paths]
     assert [len(program["cells"]) for program in dealt] == [2, 2, 2, 2]
     assert [program["lanes"] for program in dealt] == [4] * 4
@@ -181,8 +185,8 @@ def test_programs_of_one_shape_compile_once(tmp_path):
 
 def test_a_lane_that_diverges_leaves_the_others_alone(tmp_path):
     """A learning rate of 1e38 makes the loss no number; train() refuses that, a cell says so in its rows."""
-    found = [Cell(cartpole(config={"learning_rate": rate}), tmp_path / f"{rate}") for rate in (1e-3, 1e38)]
-    programs.run(found, tmp_path / "work", quiet=True, log_every=1)
+    found = [Cell(cartpole(config={"learning_rate": rate}), tmp_path / f"{rate}", EVERY_ROW) for rate in (1e-3, 1e38)]
+    programs.run(found, tmp_path / "work", quiet=True)
     summaries = [run_folder.load(cell.folder)["summary"] for cell in found]
     assert [summary["diverged_seeds"] for summary in summaries] == [[], [0, 1, 2]]
     assert not any("diverged" in row for row in rows_of(found[0].folder))
@@ -192,9 +196,9 @@ def test_a_lane_that_diverges_leaves_the_others_alone(tmp_path):
 
 def test_evaluations_play_the_evaluation_environment(tmp_path):
     """Episodes of the evaluation are cut at 7 steps, those of training are not."""
-    how = {"eval_every": 128, "eval_episodes": 2, "eval_env_options": {"max_steps": 7}}
-    found = [Cell(cartpole(config={"learning_rate": rate}), tmp_path / f"{rate}", **how) for rate in RATES[:2]]
-    programs.run(found, tmp_path / "work", quiet=True, log_every=1)
+    how = Recording(log_every=1, eval_every=128, eval_episodes=2, eval_env_options={"max_steps": 7})
+    found = [Cell(cartpole(config={"learning_rate": rate}), tmp_path / f"{rate}", how) for rate in RATES[:2]]
+    programs.run(found, tmp_path / "work", quiet=True)
     played = [row["evaluation_return"] for row in rows_of(found[1].folder)]
     assert {value for value in played if value is not None} == {7.0}
     assert [value is not None for value in played] == [False] * 3 + [True] * 3 + [False] * 3 + [True] * 3

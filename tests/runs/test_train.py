@@ -161,7 +161,6 @@ def test_summary_has_what_it_promises(tmp_path):
     header = json.loads((tmp_path / "run" / "config.json").read_text())
     assert header["protocol"]["time_limit_is_terminal"] is False
     assert Plan.from_dict(header).config == configs.build(registry.agent("ppo").Config, header["config"], "ppo")
-    assert (tmp_path / "run" / "figures" / "return.png").stat().st_size > 1000
 
 
 def test_final_returns_are_of_the_last_tenth():

@@ -264,6 +264,38 @@ def test_sweeps_and_figures_programs_import_again(capsys, files, tmp_path, monke
     assert (tmp_path / "s" / "table.csv").exists()
 
 
+FIGURE = """
+import purerl
+from purerl.experiments.figures import commands
+
+
+def draw(data):
+    drawing, axes = commands.panels(["mine"])
+    commands.draw_curves(next(axes), data["cells"], "episode_return")
+    return drawing
+
+
+def cells(scale):
+    return [commands.Cell("one", "mine", "my-games/constant", "short", 1, 64, config=CONFIG)]
+
+
+def verify(data):
+    return []
+
+
+protocol = {scale: "a test" for scale in commands.SCALES}
+purerl.register_figure("my/figure", commands.Figure("my/figure", "none", "a test", cells, protocol, draw, verify))
+"""
+
+
+def test_a_figure_of_my_own(capsys, files, tmp_path):
+    (files / "my_agent.py").write_text(f"{AGENT}\nCONFIG = {CONFIG!r}\n{FIGURE}")
+    assert run("figure run my/figure --folder f --quiet --import code/my_agent.py") == 0
+    assert run("figure render my/figure --folder f") == 0  # which imports it again
+    assert "my-figure.png" in capsys.readouterr().out
+    refused(capsys, "figure render my/figure --folder elsewhere", "unknown figure", "add --import my_file.py")
+
+
 # --- scripts ---------------------------------------------------------------------------------------------------------
 
 TRAIN = f'purerl.train("mine", "my-games/constant", config={CONFIG!r}, out="r", quiet=True)\n'
