@@ -101,7 +101,7 @@ def _run(words: list[str]) -> int:
 
 
 def _import(imports: list[str], words: list[str]) -> None:
-    """Imports the user's own modules, those of --import and those of a run or sweep that is to be resumed."""
+    """Imports the modules that --import names, after what must come before JAX starts."""
     from purerl.runs import user_modules
 
     many = words[0] != "train" or flags.value_of(words, "seeds") not in (None, "1")
