@@ -52,7 +52,7 @@ def make_train(
     if registry.is_host(family):
         raise PurerlError(
             f"{plan.env} lives on the host, and a pure function cannot step it: use purerl.train, or an environment "
-            "in the graph such as gymnax/*"
+            "written in JAX (purerl list envs)"
         )
     return make_pure_train(registry.agent(plan.agent), family.make(env_id, plan.options), plan.config, plan.iterations)
 
