@@ -293,8 +293,7 @@ class PPG(Learner):
     def __init__(self, s: SimpleNamespace, params: Arrays):
         dual = s.architecture == "dual"
         torsos = {"policy": "torsos/policy" if dual else "torso", "value": "torsos/value" if dual else "torso"}
-        if s.architecture != "shared":
-            torsos["auxiliary_value"] = torsos["policy"]
+        torsos["auxiliary_value"] = torsos["policy"]
         super().__init__(s, Network(torsos, ("value",) if s.architecture == "detach" else ()), params)
         self.policy_adam, self.value_adam, self.auxiliary_adam = (Adam(self.params, s) for _ in range(3))
         self.buffer: list[Arrays] = []

@@ -206,29 +206,31 @@ def test_optimizers_do_not_leak(phases):
     assert [adam_count(s.auxiliary_optimizer) for s in states] == [0, 0, 0, 12, 12, 12, 24]
 
 
-def test_the_last_auxiliary_phase_can_be_left_out_as_released():
+def test_the_last_auxiliary_phase_can_be_left_out_as_released(random_rollout, specs):
     """N_pi = 1, two iterations: the released loop ends before the second auxiliary phase."""
     counts = {}
     for final in (True, False):
-        states = run_updates(small_config(policy_iterations=1, final_auxiliary_phase=final), VECTOR, 2)
+        states = run_updates(
+            random_rollout, small_config(policy_iterations=1, final_auxiliary_phase=final), specs.vector, 2
+        )
         counts[final] = [adam_count(state.auxiliary_optimizer) for state in states]
     assert counts == {True: [0, 4, 8], False: [0, 4, 4]}
 
 
 @pytest.mark.parametrize("annealed", [False, True])
-def test_the_auxiliary_step_size_can_be_annealed(annealed):
+def test_the_auxiliary_step_size_can_be_annealed(annealed, random_rollout, specs):
     """Half way through the run a step is half as long (first Adam step: length = learning rate)."""
     config = small_config(
         policy_iterations=1, auxiliary_epochs=1, auxiliary_minibatches=1, auxiliary_learning_rate=1e-3,
         anneal_auxiliary_learning_rate=annealed, learning_rate=0.0,
     )  # fmt: skip
-    state = ppg.init(config, VECTOR, jax.random.key(1))
-    rollout = random_rollout(config, VECTOR, state)
+    state = ppg.init(config, specs.vector, jax.random.key(1))
+    rollout = random_rollout(config, specs.vector, state)
     update = jax.jit(ppg.update, static_argnums=1)
 
     def largest_step(iteration):
         clock = Clock(jnp.int32(iteration), jnp.int32(10))
-        new, _ = update(config, VECTOR, state, rollout, jax.random.key(2), clock)
+        new, _ = update(config, specs.vector, state, rollout, jax.random.key(2), clock)
         return largest(jax.tree.map(lambda a, b: a - b, new.params, state.params))
 
     assert largest_step(0) == pytest.approx(1e-3, rel=1e-2)

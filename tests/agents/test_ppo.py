@@ -152,17 +152,30 @@ def test_learning_rate_is_annealed_by_the_clock(a_rollout, specs):
     assert largest_step(5) == pytest.approx(2.5e-4, rel=1e-2)
 
 
-def test_a_step_with_the_adam_of_baselines():
+def test_a_step_with_the_adam_of_baselines(a_rollout, specs):
     """One update against numpy: TensorFlow 1 adds epsilon before the bias is corrected, a far shorter first step."""
     config = small_config(
         scale_rewards="none", num_epochs=1, num_minibatches=1, optimizer="adam-tensorflow", adam_epsilon=1e-3
     )
-    state = ppo.init(config, VECTOR, jax.random.key(0))
+    state = ppo.init(config, specs.vector, jax.random.key(0))
     clock = Clock(jnp.int32(0), jnp.int32(1))
-    new, _ = ppo.update(config, VECTOR, state, a_rollout(config), jax.random.key(1), clock)
-    value = lambda o: ppo.network(config, VECTOR).apply(state.params, o)[1]  # noqa: E731
-    _, batch, _ = advantages.actor_critic_batch(config, state.reward_normalizer, a_rollout(config), value)
-    gradients = jax.tree.leaves(jax.grad(ppo.loss, argnums=2, has_aux=True)(config, VECTOR, state.params, batch)[0])
+    new, _ = ppo.update(config, specs.vector, state, a_rollout(config), jax.random.key(1), clock)
+    rollout = a_rollout(config)
+    last_value, final_value = ppo.bootstrap_values(config, specs.vector, state.params, rollout)
+    _, batch, _ = advantages.actor_critic_batch(
+        rollout,
+        rollout.observation,
+        state.reward_normalizer,
+        last_value=last_value,
+        final_value=final_value,
+        time_limit_is_terminal=config.time_limit_is_terminal,
+        discount=config.discount,
+        trace_decay=config.trace_decay,
+    )
+    batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+    gradients = jax.tree.leaves(
+        jax.grad(ppo.loss, argnums=2, has_aux=True)(config, specs.vector, state.params, batch)[0]
+    )
     norm = np.sqrt(sum(float((np.asarray(g) ** 2).sum()) for g in gradients))
     for before, after, g in zip(*map(jax.tree.leaves, (state.params, new.params)), gradients, strict=True):
         g = np.asarray(g) * min(1, 0.5 / norm)
