@@ -47,7 +47,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 EXCEPTIONS = {
     ("purerl.cli.main", "purerl.experiments.benchmarks.commands"): "`purerl bench` is a command of the experiments",
     ("purerl.cli.main", "purerl.experiments.figures.commands"): "`purerl figure` is a command of the experiments",
-    ("purerl.report.page", "purerl.runs.progress"): "`compact`, a number in few characters",
 }
 # File of the engine: the names of agents, families, environments, presets and figures that its strings may hold.
 NAMES = {

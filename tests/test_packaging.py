@@ -149,16 +149,3 @@ def test_no_tracked_file_names_this_machine_or_a_registry(pattern: str):
 
 def test_no_lock_file_is_tracked():
     assert "uv.lock" not in tracked_files()
-
-
-def test_each_folder_imports_its_neighbours_one_way_only():
-    allowed = {
-        "purerl": {"agents": False, "envs": False, "experiments": False},
-        "agents": {"agents": True, "envs": False, "experiments": False},
-        "envs": {"agents": False, "envs": True, "experiments": False},
-    }
-    for folder, targets in allowed.items():
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            # Imports inside functions are allowed to the engine's tools; at module level they start a line.
-            for target in re.findall(r"^(?:from|import) purerl\.(agents|envs|experiments)\b", path.read_text(), re.M):
-                assert targets[target], f"{path.relative_to(ROOT)} imports purerl.{target}"
