@@ -69,7 +69,7 @@ class Config:
     adam_epsilon: float = traced(1e-8, help="Adam epsilon (code)")
     max_grad_norm: float = traced(float("inf"), help="global norm to clip gradients to; inf for none (code)")
     discount: float = traced(0.999, help="gamma")
-    trace_decay: float = traced(0.95, help="lambda of GAE")
+    gae_lambda: float = traced(0.95, help="lambda of GAE")
     clip: float = traced(0.2, help="clip range of the probability ratio")
     kl_coefficient: float = traced(1.0, help="beta_pi, weight of the penalty of objective kl")
     entropy_coefficient: float = traced(0.01, help="beta_S, weight of the entropy bonus")
@@ -274,7 +274,7 @@ def policy_phase(
         final_value=apply(state.params, rollout.final_observation).value if time_outs else None,
         time_limit_is_terminal=config.time_limit_is_terminal,
         discount=config.discount,
-        trace_decay=config.trace_decay,
+        gae_lambda=config.gae_lambda,
         reward_scaling=config.scale_rewards,
         reward_discount=config.reward_discount,
         reward_clip=config.reward_clip,

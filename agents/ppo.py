@@ -53,7 +53,7 @@ class Config:
     adam_epsilon: float = traced(1e-5, help="Adam epsilon")
     max_grad_norm: float = traced(0.5, help="global norm to clip gradients to; inf for none")
     discount: float = traced(0.999, help="gamma")
-    trace_decay: float = traced(0.95, help="lambda of GAE")
+    gae_lambda: float = traced(0.95, help="lambda of GAE")
     clip: float = traced(0.2, help="clip range of the probability ratio")
     value_clip: float = traced(0.2, help="clip range of the value, with clip_values")
     entropy_coefficient: float = traced(0.01, help="weight of the entropy bonus")
@@ -242,7 +242,7 @@ def update(
         final_value=final_value,
         time_limit_is_terminal=config.time_limit_is_terminal,
         discount=config.discount,
-        trace_decay=config.trace_decay,
+        gae_lambda=config.gae_lambda,
         reward_scaling=config.scale_rewards,
         reward_discount=config.reward_discount,
         reward_clip=config.reward_clip,

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 
 from purerl.envs import atari_scores
-from purerl.envs.pool_guard import Turns, usable_cores
+from purerl.envs.pool_guard import PoolGuard, usable_cores
 from purerl.errors import PurerlError, nearest
 from purerl.types import EnvSpec, TimeStep
 
@@ -143,7 +143,7 @@ class AtariPool:
     def __init__(self, id: str, options: Options, seeds: Sequence[int], num_envs: int, num_groups: int = 1):
         self.spec = spec(id, options)
         self.num_seeds, self.num_envs, self.num_groups = len(seeds), num_envs, num_groups
-        self._turns = Turns(self.spec, self.num_seeds, num_envs, num_groups)
+        self._guard = PoolGuard(self.spec, self.num_seeds, num_envs, num_groups)
         self._seeds = tuple(seeds)
         self._shape = (self.num_seeds, num_envs // num_groups)
         self._blanks = options.life_loss == "terminal"
@@ -170,17 +170,17 @@ class AtariPool:
 
     def reset(self, group: int) -> np.ndarray:
         """First observations of a group [S, N / G, K, 84, 84]; after `restore`, those of the new episodes."""
-        self._turns.reset(group)
+        self._guard.reset(group)
         return self._first[group]
 
     def send(self, group: int, actions: np.ndarray) -> None:
         """Starts stepping a group with int32 actions [S, N / G]."""
-        actions = self._turns.send(group, actions)
+        actions = self._guard.send(group, actions)
         self._games[group].send(np.ascontiguousarray(actions).reshape(-1))
 
     def recv(self, group: int) -> TimeStep:
         """Waits for a group's step and returns its TimeStep of numpy arrays [S, N / G, ...]."""
-        self._turns.recv(group)
+        self._guard.recv(group)
         observation, reward, terminated, truncated, info = self._games[group].recv()
         self._steps[group] += 1
         observation = observation.reshape(*self._shape, *self.spec.observation_shape)
@@ -211,7 +211,7 @@ class AtariPool:
     def state(self, lanes: slice = slice(None)) -> dict[str, np.ndarray]:
         """What a resumed pool needs so as not to play the same episodes again: how many steps each group took, which is
         the same for all seeds."""
-        self._turns.rest("state()")
+        self._guard.rest("state()")
         identity = json.dumps(self._identity, sort_keys=True).encode()
         return {"identity": np.frombuffer(identity, np.uint8), "steps": self._steps.copy()}
 
@@ -220,7 +220,7 @@ class AtariPool:
 
         Raises PurerlError if the state comes from other games or another number of groups.
         """
-        self._turns.rest("restore()")
+        self._guard.rest("restore()")
         mine = self.state()
         if state.keys() != mine.keys() or np.shape(state["steps"]) != mine["steps"].shape:
             raise PurerlError("this is no state of such an Atari pool: use a checkpoint of the same run")
@@ -229,11 +229,11 @@ class AtariPool:
             raise PurerlError(f"this Atari state belongs to other games ({theirs}): make the pool with those options")
         self._steps = np.array(state["steps"], np.int64)
         self._start()
-        self._turns.rewind()
+        self._guard.rewind()
 
     def close(self) -> None:
         """Frees the games. Safe to call twice."""
-        turns = getattr(self, "_turns", None)  # missing if the arguments were refused
+        turns = getattr(self, "_guard", None)  # missing if the arguments were refused
         if turns is not None and turns.close():
             self._games, self._first = [], []
 

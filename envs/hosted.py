@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purerl import rng
-from purerl.envs.pool_guard import Turns
+from purerl.envs.pool_guard import PoolGuard
 from purerl.errors import PurerlError
 from purerl.types import Environment, TimeStep
 
@@ -43,24 +43,24 @@ class HostedPool:
         self.num_seeds = keys.shape[0]
         self.num_envs = num_envs
         self.num_groups = num_groups
-        self._turns = Turns(self.spec, self.num_seeds, num_envs, num_groups)
+        self._guard = PoolGuard(self.spec, self.num_seeds, num_envs, num_groups)
         self._keys = keys
         self._steps = np.zeros(num_groups, np.int64)
         self._environment = environment
-        self._first = [np.uint32(group * self._turns.group_size) for group in range(num_groups)]
-        started = [_reset(environment, self._turns.group_size, keys, first) for first in self._first]
+        self._first = [np.uint32(group * self._guard.group_size) for group in range(num_groups)]
+        started = [_reset(environment, self._guard.group_size, keys, first) for first in self._first]
         self._states = [states for states, _ in started]
         self._observations = [observations for _, observations in started]
         self._coming: list[Any] = [None] * num_groups
 
     def reset(self, group: int) -> np.ndarray:
         """First observations of a group [S, N / G, ...]; after `restore`, those to act on next."""
-        self._turns.reset(group)
+        self._guard.reset(group)
         return np.asarray(self._observations[group])
 
     def send(self, group: int, actions: np.ndarray) -> None:
         """Starts stepping a group with actions [S, N / G, ...]."""
-        actions = self._turns.send(group, actions)
+        actions = self._guard.send(group, actions)
         count = np.uint32(self._steps[group] % 2**32)
         # JAX may alias the caller's array and run later; the caller may fill it again as soon as this returns.
         actions = actions.copy()
@@ -70,7 +70,7 @@ class HostedPool:
 
     def recv(self, group: int) -> TimeStep:
         """Waits for a group's step and returns its TimeStep of numpy arrays [S, N / G, ...]."""
-        self._turns.recv(group)
+        self._guard.recv(group)
         self._states[group], step = self._coming[group]
         self._observations[group] = step.observation
         self._steps[group] += 1
@@ -80,7 +80,7 @@ class HostedPool:
     def state(self, lanes: slice = slice(None)) -> dict[str, np.ndarray]:
         """Everything needed to continue exactly: the leaves [S, N, ...] of the environment's state (keys as their
         data), the observations, and how many steps each group took."""
-        self._turns.rest("state()")
+        self._guard.rest("state()")
         return {
             "identity": np.frombuffer(self.spec.name.encode(), np.uint8),
             "steps": self._steps.copy(),
@@ -89,7 +89,7 @@ class HostedPool:
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Loads what `state` returned. Raises PurerlError if it comes from a pool of another game or shape."""
-        self._turns.rest("restore()")
+        self._guard.rest("restore()")
         state = {name: np.asarray(array) for name, array in state.items()}
         mine = self.state()
         identity = state.get("identity", np.zeros(0, np.uint8)).astype(np.uint8).tobytes()
@@ -113,11 +113,11 @@ class HostedPool:
             self._states[group] = jax.tree.unflatten(structure, loaded)
             self._observations[group] = _like(self._observations[group], pieces["observation"][group])
         self._steps = state["steps"].copy()
-        self._turns.rewind()
+        self._guard.rewind()
 
     def close(self) -> None:
         """Lets go of the games. Safe to call twice."""
-        if self._turns.close():
+        if self._guard.close():
             self._states, self._observations, self._coming = [], [], []
 
     def __enter__(self) -> HostedPool:

@@ -1,4 +1,4 @@
-"""The manners that all host pools share: sizes, actions and whose turn it is."""
+"""What all host pools check alike: sizes, actions, and the order of calls."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from purerl.errors import PurerlError
 from purerl.types import EnvSpec
 
 
-class Turns:
-    """The manners of a pool: checks its sizes, its actions and whose turn it is, so that every pool errs alike.
+class PoolGuard:
+    """Checks a pool's sizes, its actions and the order of its calls, so that every pool raises the same errors.
 
-    Each group is fresh (not yet stepped), at rest, or stepping. Every method raises PurerlError when it is out of turn.
+    Each group is fresh (not yet stepped), at rest, or stepping. Every method raises PurerlError when it is called out
+    of order.
     """
 
     def __init__(self, spec: EnvSpec, num_seeds: int, num_envs: int, num_groups: int):

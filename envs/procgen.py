@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from purerl.envs import procgen_scores
-from purerl.envs.pool_guard import Turns, usable_cores
+from purerl.envs.pool_guard import PoolGuard, usable_cores
 from purerl.errors import PurerlError, nearest
 from purerl.types import EnvSpec, TimeStep
 
@@ -201,7 +201,7 @@ class ProcgenPool:
         self.num_seeds = len(seeds)
         self.num_envs = num_envs
         self.num_groups = num_groups
-        self._turns = Turns(self.spec, self.num_seeds, num_envs, num_groups)
+        self._guard = PoolGuard(self.spec, self.num_seeds, num_envs, num_groups)
         self._can_save = not options.use_generated_assets
         if num_groups > 1:
             self._check_can_save(f"num_groups={num_groups}", "use num_groups=1 (an odd number of environments)")
@@ -225,32 +225,32 @@ class ProcgenPool:
 
     def reset(self, group: int) -> np.ndarray:
         """First observations of a group, uint8 [S, N / G, 64, 64, 3]; after `restore`, those to act on next."""
-        self._turns.reset(group)
+        self._guard.reset(group)
         return self._shown[group].observation
 
     def send(self, group: int, actions: np.ndarray) -> None:
         """Starts stepping a group with int32 actions [S, N / G] in [0, 15)."""
-        actions = self._turns.send(group, actions)
+        actions = self._guard.send(group, actions)
         np.copyto(self._buffers[group].action, actions)
         for games in self._games[group]:
             games.act()
 
     def recv(self, group: int) -> TimeStep:
         """Waits for a group's step and returns its TimeStep, all fields [S, N / G, ...]."""
-        self._turns.recv(group)
+        self._guard.recv(group)
         for games in self._games[group]:
             games.observe()
         return self._shown[group]
 
     def level_seeds(self, group: int) -> np.ndarray:
         """Which level each game of a group is in, int32 [S, N / G]."""
-        self._turns.rest("level_seeds()", group)
+        self._guard.rest("level_seeds()", group)
         return self._buffers[group].level_seed.copy()
 
     def state(self, lanes: slice = slice(None)) -> dict[str, np.ndarray]:
         """Everything needed to continue exactly: the library's state of each game, uint8 [S, N, longest], their lengths
         int32 [S, N], a checksum, and what they are states of. It does not depend on the number of groups."""
-        self._turns.rest("state()")
+        self._guard.rest("state()")
         self._check_can_save("state()", "train without checkpoints")
         states = [[state for games in self._games for state in games[s].states()] for s in range(self.num_seeds)[lanes]]
         lengths = np.array([[len(state) for state in row] for row in states], np.int32)
@@ -265,16 +265,16 @@ class ProcgenPool:
         """Loads what `state` returned, in a pool of any seeds, groups and threads. Raises PurerlError if the state is
         damaged or comes from another game, other options, or other numbers of seeds and environments; the games then
         stay as they were."""
-        self._turns.rest("restore()")
+        self._guard.rest("restore()")
         self._check_can_save("restore()", "train without checkpoints")
         blobs, lengths = _checked_state(state, self._identity, (self.num_seeds, self.num_envs))
         for s in range(self.num_seeds):
             self._deal(s, [blobs[s, n, : lengths[s, n]].tobytes() for n in range(self.num_envs)])
-        self._turns.rewind()
+        self._guard.rewind()
 
     def close(self) -> None:
         """Ends the games and their threads. Safe to call twice."""
-        turns = getattr(self, "_turns", None)  # missing if the arguments were refused
+        turns = getattr(self, "_guard", None)  # missing if the arguments were refused
         if turns is not None and turns.close():
             for group in getattr(self, "_games", []):
                 for games in group:
@@ -296,7 +296,7 @@ class ProcgenPool:
 
     def _deal(self, s: int, states: list[bytes]) -> None:
         """Gives the N games of the s-th seed their states."""
-        size = self._turns.group_size
+        size = self._guard.group_size
         for group, games in enumerate(self._games):
             games[s].load(states[group * size : (group + 1) * size])
 

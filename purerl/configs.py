@@ -20,7 +20,6 @@ ALIASES = {
     "lr": "learning_rate",
     "lambda": "gae_lambda",
     "trace_decay": "gae_lambda",
-    "gae_lambda": "trace_decay",
 }
 _KINDS = {int: "a whole number", float: "a number"}
 

@@ -75,21 +75,25 @@ def test_to_disk_and_back(config):
 
 def test_aliases_lead_to_fields_that_there_are():
     @struct.dataclass
-    class Old:
-        trace_decay: float = traced(0.9)
+    class Spelled:
+        gae_lambda: float = traced(0.9)
         discount: float = traced(0.9)
 
     @struct.dataclass
-    class New:
+    class Letters:
         gae_lambda: float = traced(0.9)
         gamma: float = traced(0.9)
 
-    assert configs.build(Old, {"lambda": 0.5, "gamma": 0.4}, "x") == Old(0.5, 0.4)
-    assert configs.build(New, {"lambda": 0.5, "gamma": 0.4}, "x") == New(0.5, 0.4)  # a field of its own is no alias
-    assert configs.from_dict(Old, {"gae_lambda": "inf"}, "x").trace_decay == math.inf
-    assert configs.from_dict(New, {"trace_decay": 0.5}, "x").gae_lambda == 0.5  # of a config.json before it was renamed
+    assert configs.build(Spelled, {"lambda": 0.5, "gamma": 0.4}, "x") == Spelled(0.5, 0.4)
+    assert configs.build(Letters, {"lambda": 0.5, "gamma": 0.4}, "x") == Letters(
+        0.5, 0.4
+    )  # a field of its own is no alias
+    assert configs.from_dict(Spelled, {"trace_decay": "inf"}, "x").gae_lambda == math.inf
+    assert (
+        configs.from_dict(Letters, {"trace_decay": 0.5}, "x").gae_lambda == 0.5
+    )  # of a config.json before it was renamed
     with pytest.raises(PurerlError, match="x: 'gamma' and 'discount' are the same field: give it once"):
-        configs.build(Old, {"gamma": 0.5, "discount": 0.5}, "x")
+        configs.build(Spelled, {"gamma": 0.5, "discount": 0.5}, "x")
     with pytest.raises(PurerlError, match="x has no field 'lr'"):
         configs.build(Old, {"lr": 0.5}, "x")
 

@@ -285,7 +285,7 @@ def _environment_group(options: Any) -> Group:
 class _Sweep:
     grid: str | None = flag(None, 'all combinations, such as "learning_rate=1e-4,5e-4;discount=.99,.999"', "FIELDS")
     random: str | None = flag(
-        None, 'drawn settings, such as "learning_rate=log(1e-5,1e-2);trace_decay=uniform(.9,1)"', "FIELDS"
+        None, 'drawn settings, such as "learning_rate=log(1e-5,1e-2);gae_lambda=uniform(.9,1)"', "FIELDS"
     )
     samples: int | None = flag(None, "how many settings --random draws", "N")
     search_seed: int = flag(0, "of that draw", "K")

@@ -102,7 +102,7 @@ def actor_critic_batch(
     final_value: Array | None,
     time_limit_is_terminal: bool,
     discount: Array | float,
-    trace_decay: Array | float,
+    gae_lambda: Array | float,
     reward_scaling: RewardScaling = "none",
     reward_discount: Array | float = 0.99,
     reward_clip: Array | float = 10.0,
@@ -116,7 +116,7 @@ def actor_critic_batch(
       normalizer: reward statistics before the rollout.
       last_value, final_value: as in `next_values`, under the parameters that acted.
       time_limit_is_terminal: as in `episode_ends`.
-      discount, trace_decay: gamma and lambda of GAE.
+      discount, gae_lambda: gamma and lambda of GAE.
       reward_scaling, reward_discount, reward_clip: as in `scale_rewards`.
       normalize: whether the advantages are normalised over the rollout; the value targets always come from the raw
         ones.
@@ -131,7 +131,7 @@ def actor_critic_batch(
     value, log_prob = rollout.extras.value, rollout.extras.log_prob
     value_next = next_values(rollout, value, last_value, final_value)
     advantage = returns.generalized_advantage_estimation(
-        reward, value, value_next, terminated, done, discount, trace_decay
+        reward, value, value_next, terminated, done, discount, gae_lambda
     )
     value_target = advantage + value
     if normalize:

@@ -16,7 +16,7 @@ def generalized_advantage_estimation(
     terminated_t: Array,
     done_t: Array,
     discount: Array | float,
-    trace_decay: Array | float,
+    gae_lambda: Array | float,
 ) -> Array:
     """Generalized advantage estimates A_t, with ends of games told apart from time-outs.
 
@@ -34,7 +34,7 @@ def generalized_advantage_estimation(
       terminated_t: [T, ...] bool, the step ended the game: the state reached is worth 0.
       done_t: [T, ...] bool, the step ended the episode, by the rules or by a time limit.
       discount: gamma, scalar.
-      trace_decay: lambda, scalar.
+      gae_lambda: lambda, scalar.
 
     Returns:
       advantages [T, ...]. Added to `value_tm1` they are the lambda-returns, the targets of the value function.
@@ -42,7 +42,7 @@ def generalized_advantage_estimation(
     chex.assert_equal_shape([reward_t, value_tm1, value_t, terminated_t, done_t])
     chex.assert_type([reward_t, value_tm1, value_t, terminated_t, done_t], [float, float, float, bool, bool])
     delta_t = reward_t + discount * jnp.where(terminated_t, 0.0, value_t) - value_tm1
-    decay_t = jnp.where(done_t, 0.0, discount * trace_decay).astype(delta_t.dtype)
+    decay_t = jnp.where(done_t, 0.0, discount * gae_lambda).astype(delta_t.dtype)
 
     def backwards(advantage_tp1: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
         delta, decay = row

@@ -1,7 +1,7 @@
 """Many runs, as few programs: cells that differ only in seeds and traced config fields are trained side by side.
 
 A cell is a run with a folder of its own, which looks in the end as if `purerl.train` had made it. Cells of one program
-become lanes of one vmapped loop. How they are dealt out is written down before anything is trained, so that work which
+become lanes of one vmapped loop. How they are packed is written down before anything is trained, so that work which
 is cut short goes on as the same programs and ends in the same numbers.
 
     WORK/<n>/program.json   the cells of a program, and how they are trained
@@ -99,7 +99,7 @@ def run(
             programs.append(path)
         elif all((folder / run_folder.SUMMARY).exists() for folder in members):
             _remove(path)  # the process was killed just before it would have done so
-    programs += _deal(list(waiting.values()), work, max_memory, cells_per_program)
+    programs += _pack(list(waiting.values()), work, max_memory, cells_per_program)
     if engine == "ray":
         _train_on_ray(programs)
         return
@@ -140,11 +140,11 @@ def _refuse_other(cell: Cell, stored: Plan) -> None:
         )
 
 
-# --- dealing cells out to programs -----------------------------------------------------------------------------------
+# --- packing runs into programs -----------------------------------------------------------------------------------
 
 
 def _under_way(work: Path) -> dict[Path, dict[Path, Plan]]:
-    """{folder of a program that has been dealt out before: {folder of a cell: its plan}}."""
+    """{folder of a program that is under way: {folder of a cell: its plan}}."""
     for left_over in work.glob(f"{_REMOVED}*"):
         shutil.rmtree(left_over, ignore_errors=True)
     return {
@@ -163,23 +163,23 @@ def _remove(path: Path) -> None:
         shutil.rmtree(moved)
 
 
-def _deal(cells: Sequence[Cell], work: Path, max_memory: int | None, cells_per_program: int | None) -> list[Path]:
+def _pack(cells: Sequence[Cell], work: Path, max_memory: int | None, cells_per_program: int | None) -> list[Path]:
     """Writes a program.json for every program that the cells need; returns their folders."""
     if cells_per_program is not None and cells_per_program < 1:
         raise PurerlError(f"cells_per_program = {cells_per_program} must be at least 1")
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(_program_of(cell), []).append(cell)
-    dealt: list[tuple[list[Cell], int, list[str]]] = []
+    packed: list[tuple[list[Cell], int, list[str]]] = []
     for group in groups.values():
         varying = _varying([cell.plan for cell in group])
         most = min(cells_per_program or len(group), _most_that_fit(group, varying, max_memory))
         parts = [list(part) for part in _evenly(group, math.ceil(len(group) / most))]
         lanes = max(sum(len(cell.plan.seeds) for cell in part) for part in parts)
-        dealt += [(part, _lanes(part[0].plan, lanes), varying) for part in parts]
+        packed += [(part, _lanes(part[0].plan, lanes), varying) for part in parts]
     first = max((int(path.name) for path in work.glob("*") if path.name.isdigit()), default=-1) + 1
-    paths = [work / f"{first + i:04d}" for i in range(len(dealt))]
-    for path, (part, lanes, varying) in zip(paths, dealt, strict=True):
+    paths = [work / f"{first + i:04d}" for i in range(len(packed))]
+    for path, (part, lanes, varying) in zip(paths, packed, strict=True):
         with files.writing(path):
             path.mkdir(parents=True, exist_ok=True)
         members = [{"folder": os.path.relpath(cell.folder, path), "plan": cell.plan.to_dict()} for cell in part]

@@ -123,7 +123,7 @@ def test_whole_rollout_advantage_normalisation_and_raw_targets(phases, specs, ra
         final_value=None,
         time_limit_is_terminal=True,
         discount=config.discount,
-        trace_decay=config.trace_decay,
+        gae_lambda=config.gae_lambda,
         normalize=config.normalize_advantages == "rollout",
     )
     assert abs(float(batch.advantage.mean())) < 1e-5

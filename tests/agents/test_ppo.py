@@ -100,7 +100,7 @@ def test_time_outs_bootstrap_from_the_final_observation_or_end(terminal, expecte
     config = small_config(
         scale_rewards="none",
         discount=0.5,
-        trace_decay=0.0,
+        gae_lambda=0.0,
         time_limit_is_terminal=terminal,
         normalize_advantages="none",
     )
@@ -115,7 +115,7 @@ def test_time_outs_bootstrap_from_the_final_observation_or_end(terminal, expecte
         final_value=first_feature(rollout.final_observation) if time_outs else None,
         time_limit_is_terminal=terminal,
         discount=config.discount,
-        trace_decay=config.trace_decay,
+        gae_lambda=config.gae_lambda,
     )
     np.testing.assert_allclose(batch.value_target[2], expected)
     np.testing.assert_allclose(batch.value_target[1], 1 + 0.5 * 1.0)
@@ -170,7 +170,7 @@ def test_a_step_with_the_adam_of_baselines(a_rollout, specs):
         final_value=final_value,
         time_limit_is_terminal=config.time_limit_is_terminal,
         discount=config.discount,
-        trace_decay=config.trace_decay,
+        gae_lambda=config.gae_lambda,
     )
     batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
     gradients = jax.tree.leaves(

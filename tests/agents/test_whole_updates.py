@@ -39,8 +39,6 @@ SPEC = EnvSpec("test/vector", (3,), "float32", 4)
 ITERATIONS = 4
 SEED = 180  # of the rollouts, but for the configs in OTHER_SEEDS
 OTHER_SEEDS = {"shared-clip-unequal": 366}
-# The field of the agents' configs that holds the lambda of GAE.
-LAMBDA = "trace_decay"
 # Measured on a CPU: float32 and float64 differ by up to 8.4e-6 in parameters, 1.6e-6 in first moments, 2.2e-8 in second
 # moments and 1.6e-6 in metrics (8.4e-6 in the reward statistics' discounted returns, which are up to 22).
 RELATIVE, ABSOLUTE, ABSOLUTE_SECOND_MOMENT = 1e-4, 3e-5, 2e-7
@@ -127,7 +125,7 @@ def exact_products():
 
 def agent_config(agent: ModuleType, settings: dict):
     """The agent's config of settings by the names that the reference uses."""
-    return configs.traced(agent.Config(**{LAMBDA if k == "gae_lambda" else k: v for k, v in settings.items()}))
+    return configs.traced(agent.Config(**settings))
 
 
 def by_path(tree) -> dict[str, np.ndarray]:

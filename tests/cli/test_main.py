@@ -215,9 +215,9 @@ def test_nothing_given_is_nothing_overridden(asked):
         ("--max-grad-norm inf", {"max_grad_norm": math.inf}),
         ("--discount 1", {"discount": 1.0}),
         ("--entropy-coefficient -0.5", {"entropy_coefficient": -0.5}),
-        ("--gamma .9 --lr 1e-2 --lambda=.8", {"discount": 0.9, "learning_rate": 1e-2, "lambda": 0.8}),
+        ("--gamma .9 --lr 1e-2 --lambda=.8", {"discount": 0.9, "learning_rate": 1e-2, "gae_lambda": 0.8}),
         ("--trace-decay .8", {"gae_lambda": 0.8}),
-        ("--gae-lambda .8 --discount .5 --gamma .9", {"trace_decay": 0.8, "discount": 0.9}),
+        ("--gae-lambda .8 --discount .5 --gamma .9", {"gae_lambda": 0.8, "discount": 0.9}),
     ],
 )
 def test_fields_of_the_agent(asked, words, config):

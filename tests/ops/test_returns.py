@@ -21,7 +21,7 @@ def rlax():
     return rlax
 
 
-def loop_gae(reward, value_tm1, value_t, terminated, done, discount, trace_decay):
+def loop_gae(reward, value_tm1, value_t, terminated, done, discount, gae_lambda):
     """The definition, row by row, in float64."""
     advantage = np.zeros(reward.shape)
     for column in np.ndindex(reward.shape[1:]):
@@ -33,7 +33,7 @@ def loop_gae(reward, value_tm1, value_t, terminated, done, discount, trace_decay
                 advantage[(t, *column)] += weight * (reward[at] + bootstrap - value_tm1[at])
                 if done[at]:
                     break
-                weight *= discount * trace_decay
+                weight *= discount * gae_lambda
                 i += 1
     return advantage
 
@@ -83,10 +83,10 @@ def test_equals_the_definition(compiled, shape):
 def test_columns_do_not_mix_and_constants_can_be_vmapped():
     rows = random_rollout(1, (10, 3))
     jax_rows = tuple(map(jnp.asarray, rows))
-    trace_decays = jnp.array([0.0, 0.5, 1.0])
-    swept = jax.vmap(lambda decay: generalized_advantage_estimation(*jax_rows, 0.9, decay))(trace_decays)
-    for advantage, trace_decay in zip(swept, (0.0, 0.5, 1.0), strict=True):
-        np.testing.assert_allclose(advantage, loop_gae(*rows, 0.9, trace_decay), rtol=1e-5, atol=1e-5)
+    gae_lambdas = jnp.array([0.0, 0.5, 1.0])
+    swept = jax.vmap(lambda decay: generalized_advantage_estimation(*jax_rows, 0.9, decay))(gae_lambdas)
+    for advantage, gae_lambda in zip(swept, (0.0, 0.5, 1.0), strict=True):
+        np.testing.assert_allclose(advantage, loop_gae(*rows, 0.9, gae_lambda), rtol=1e-5, atol=1e-5)
 
 
 def test_anything_may_stand_behind_a_terminal_step():
