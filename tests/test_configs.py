@@ -95,7 +95,7 @@ def test_aliases_lead_to_fields_that_there_are():
     with pytest.raises(PurerlError, match="x: 'gamma' and 'discount' are the same field: give it once"):
         configs.build(Spelled, {"gamma": 0.5, "discount": 0.5}, "x")
     with pytest.raises(PurerlError, match="x has no field 'lr'"):
-        configs.build(Old, {"lr": 0.5}, "x")
+        configs.build(Spelled, {"lr": 0.5}, "x")
 
 
 def test_one_value_per_seed_goes_to_disk_and_back():
