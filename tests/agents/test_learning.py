@@ -64,6 +64,20 @@ class Trained:
         return np.asarray(action)[:, 0], np.asarray(extras.value)[:, 0]
 
 
+@pytest.mark.parametrize(("recurrent", "low", "high"), [("gru", 0.95, 1.0), ("none", -0.3, 0.3)])
+def test_only_with_memory_is_the_first_observation_remembered(recurrent, low, high):
+    """probe/memory: the sign shown first decides which action is right two steps later."""
+    agent = registry.agent("ppo")
+    environment = registry.environment("probe/memory")[0].make("memory")
+    sizes = {"rollout_length": 12, "recurrent": recurrent, "recurrent_size": 16, "shuffle": "environments"}
+    config = configs.traced(agent.Config(**PROBE | EXTRA["ppo"] | sizes))
+    loop = in_graph.InGraphLoop(agent, environment)
+    state, _ = loop.advance(config, loop.init(config, rng.seed_keys(0, SEEDS)), 0, 120, 100)
+    _, metrics = loop.advance(config, state, 100, 120, 20)
+    returns = np.asarray(metrics["episode_return"].mean())
+    assert np.all((low <= returns) & (returns <= high)), returns
+
+
 @pytest.mark.parametrize("agent", ["ppo", "ppg"])
 @pytest.mark.parametrize(
     ("probe", "values"),

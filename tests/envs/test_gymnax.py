@@ -244,3 +244,24 @@ def test_the_flag_on_the_command_line(monkeypatch, capsys, tmp_path):
 def test_unknown_names_get_the_nearest(name, message):
     with pytest.raises(PurerlError, match=message):
         registry.environment(name)
+
+
+def test_observations_can_be_hidden():
+    """Every third observation of an episode is shown, its first one included; the others are zeros. The game is the
+    same.
+    """
+    plain, hiding = (family.make("CartPole-v1", family.Options(show_every=n)) for n in (1, 3))
+    key, action = jax.random.key(0), jnp.int32(1)
+    (state, first), (hidden_state, hidden_first) = plain.reset(key), hiding.reset(key)
+    np.testing.assert_array_equal(first, hidden_first)
+    step, hidden_step, age = jax.jit(plain.step), jax.jit(hiding.step), 0
+    for t in range(30):  # always to the right: an episode ends after about ten steps
+        state, seen = step(jax.random.key(t), state, action)
+        hidden_state, shown = hidden_step(jax.random.key(t), hidden_state, action)
+        assert (seen.reward, seen.terminated, seen.truncated) == (shown.reward, shown.terminated, shown.truncated)
+        final = seen.final_observation if (age + 1) % 3 == 0 else jnp.zeros(4)
+        np.testing.assert_array_equal(shown.final_observation, final)
+        age = 0 if seen.terminated else age + 1
+        np.testing.assert_array_equal(shown.observation, seen.observation if age % 3 == 0 else jnp.zeros(4))
+    with pytest.raises(PurerlError, match="at least 1"):
+        family.make("CartPole-v1", family.Options(show_every=0))
