@@ -4,6 +4,7 @@
 | ppo-minatar   | PPO on Breakout-MinAtar against rejax 0.1.3 (its environment is made first), 1 and 8 vmapped seeds |
 | pure-train    | the same as a pure function: jit(vmap(train)) of ours and of rejax on one device                   |
 | dqn-cartpole  | DQN on CartPole against rejax 0.1.3, 1 and 8 vmapped seeds                                         |
+| lanes         | 8 seeds, lanes one after the other (map) against one batch (vmap): PPO, PPG, DQN and Rainbow       |
 | minatar-seeds | Rainbow on Breakout-MinAtar: how steps/s grow with 1, 4, 16 and 64 vmapped seeds                   |
 | procgen-pool  | the Procgen pool with frames landing on the device, against bare libenv                            |
 | atari-pool    | the Atari pool with frames landing on the device, against bare ale-py                              |
@@ -165,6 +166,30 @@ def _against_rejax(
     return result
 
 
+def lanes(repeats: int, seconds: float) -> dict[str, Any]:
+    """Eight seeds of each agent by `--lanes map` and by `--lanes vmap`, taking turns, and one seed beside them."""
+    cases = {
+        "ppo": ("gymnax/Breakout-MinAtar", "minatar"),
+        "ppg": ("gymnax/Breakout-MinAtar", "minatar"),
+        "dqn": ("gymnax/CartPole-v1", "classic"),
+        "rainbow": ("gymnax/Breakout-MinAtar", "minatar-small"),
+    }
+    result: dict[str, Any] = {}
+    for agent, (env, preset) in cases.items():
+        ways = {"map": (8, "map"), "vmap": (8, "vmap"), "one_seed": (1, "map")}
+        runs = {way: Measured(agent, env, n, preset=preset, lanes=how) for way, (n, how) in ways.items()}
+        for run in runs.values():
+            run.advance(run.learning_starts)
+        lengths = {way: run.iterations_for(seconds) for way, run in runs.items()}
+        rows = [
+            {way: run.measure(lengths[way])["steps_per_second"] for way, run in runs.items()} for _ in range(repeats)
+        ]
+        result[agent] = {f"{way}_steps_per_second": _median(row[way] for row in rows) for way in runs} | {
+            "map_over_vmap": _median((row["map"] / row["vmap"] for row in rows), 3),
+        }
+    return result
+
+
 def minatar_seeds(repeats: int, seconds: float) -> dict[str, Any]:
     """Rainbow on Breakout-MinAtar with 1, 4, 16 and 64 vmapped seeds: how the steps of all seeds together grow. On a
     CPU with the small network of preset minatar-small.
@@ -258,6 +283,7 @@ BENCHMARKS = {
     "ppo-minatar": ppo_minatar,
     "pure-train": pure_train,
     "dqn-cartpole": dqn_cartpole,
+    "lanes": lanes,
     "minatar-seeds": minatar_seeds,
     "procgen-pool": procgen_pool,
     "atari-pool": atari_pool,
