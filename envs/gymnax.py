@@ -16,6 +16,9 @@ from purerl import rng
 from purerl.errors import PurerlError
 from purerl.types import Array, Environment, EnvSpec, TimeStep
 
+# A plain installation has it: `purerl doctor` calls purerl broken without it.
+CORE = True
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:

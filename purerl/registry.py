@@ -20,7 +20,9 @@ An environment family is a module (or any object) with
   check_training(id, options) -> None, raising PurerlError for options that a training run cannot have;
   score(id, options, returns) -> (name of the score, scores) or None, for raw returns [...] of an environment whose
     returns are published as normalised ones;
-  example() -> the id that `purerl doctor` tries, and FIX, the command that mends a family which does not work.
+  example() -> the id that `purerl doctor` tries; FIX, the command that repairs a broken installation of the family;
+  CORE,
+    True where purerl is of no use without it.
 """
 
 from __future__ import annotations

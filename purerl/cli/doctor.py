@@ -223,10 +223,11 @@ def _families() -> list[Check]:
         return [Check("environments", False, _one_line(error), _INSTALL, core=True)]
     checks = []
     for name in names:
-        fix = _INSTALL
+        fix, core = _INSTALL, False
         with contextlib.suppress(Exception):  # a family that cannot even be imported is a finding below
-            fix = getattr(registry.family(name), "FIX", _INSTALL)
-        checks.append(_attempt(f"{name}/*", functools.partial(_stepped, registry, name), fix))
+            found = registry.family(name)
+            fix, core = getattr(found, "FIX", _INSTALL), getattr(found, "CORE", False)
+        checks.append(_attempt(f"{name}/*", functools.partial(_stepped, registry, name), fix, core))
     return checks
 
 

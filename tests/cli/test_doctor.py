@@ -99,7 +99,7 @@ def test_missing_packages(no_games, monkeypatch: pytest.MonkeyPatch):
     checks = {check.name: check for check in doctor.diagnose()}
     assert (checks["optax"].ok, checks["optax"].core) == (False, True)
     atari = checks["extra: atari"]
-    assert (atari.ok, atari.core, atari.fix) == (False, False, 'pip install "ale-py>=0.11"')
+    assert (atari.ok, atari.core, atari.fix) == (False, False, 'pip install "ale-py>=0.11.2"  # GPL-2.0')
 
 
 def test_versions_that_are_too_old_or_too_new(no_games, monkeypatch: pytest.MonkeyPatch):
