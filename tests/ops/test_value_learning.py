@@ -7,8 +7,8 @@ import optax
 import pytest
 import rlax
 
-from purerl import configs, registry, rng
-from purerl.agents import dqn, ppo, rainbow
+from purerl import registry, rng
+from purerl.agents import dqn, rainbow
 from purerl.buffers import replay
 from purerl.errors import PurerlError
 from purerl.loops import in_graph
@@ -113,8 +113,7 @@ def test_the_two_adams_agree_without_epsilon():
 
 def test_the_adam_of_tensorflow_against_its_definition():
     """TensorFlow 1's documentation, in numpy: epsilon beside the root of the raw second moment."""
-    config = configs.traced(ppo.Config(max_grad_norm=float("inf"), learning_rate=1e-2, adam_epsilon=1e-3))
-    optimizer = optimizers.adam(config, form="adam-tensorflow")
+    optimizer = optimizers.adam(1e-2, epsilon=1e-3, form="adam-tensorflow")
     gradients = np.random.default_rng(0).normal(scale=1e-2, size=(30, 4)).astype(np.float32)
     w, first, second = np.ones(4), np.zeros(4), np.zeros(4)
     mine, state = jnp.ones(4), optimizer.init(jnp.ones(4))
