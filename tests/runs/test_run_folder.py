@@ -212,7 +212,7 @@ def test_full_device(tmp_path):
 ON_A_FULL_DISK = """
 import sys
 from pathlib import Path
-from purerl.runs import files as runs, sinks
+from purerl.runs import files, run_folder, sinks
 from purerl.errors import PurerlError
 
 root = Path(sys.argv[1])
@@ -281,7 +281,7 @@ def test_any_other_failure_is_one_line_too_pretended(tmp_path, monkeypatch):
 
 WRITES_FOR_EVER = """
 import sys
-from purerl.runs import files as runs
+from purerl.runs import files
 n = 0
 while True:
     files.write_json(sys.argv[1], {"n": n, "again": [n] * 5000})
