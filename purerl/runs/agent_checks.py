@@ -1,4 +1,4 @@
-"""Checks what a user's own agent gives back, on shapes alone, before anything is written or trained."""
+"""Checks the shapes that a user's own agent returns, before anything is written or trained."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ COLUMNS += ("evaluation_return", "diverged")
 def check_agent(the_plan: Plan) -> None:
     """Traces one iteration of a user's agent, without running it. purerl's own agents have tests for this.
 
-    Raises PurerlError for metrics that are no `types.Metric`, and for a State that does not keep its shapes. Anything
-    else that goes wrong is left to the training loop, which sees the real environment.
+    Raises PurerlError for metrics that are not `types.Metric`, and for a State that does not keep its shapes. The
+    training loop reports all other errors, because it sees the real environment.
     """
     if registry.is_own(the_plan.agent):
         return
     agent, (family, _) = registry.agent(the_plan.agent), registry.environment(the_plan.env)
-    # Their values play no part, and there may be one a seed.
+    # Only shapes are checked, and these fields may hold one value per seed.
     config = the_plan.config.replace(**dict.fromkeys(configs.traced_fields(type(the_plan.config)), 0.0))
     spec = registry.env_spec(the_plan.env, the_plan.options)
     _trace(the_plan.agent, agent.update, spec, registry.is_host(family), config)
@@ -58,7 +58,7 @@ def _trace(name: str, update: Callable[..., Any], spec: EnvSpec, on_host: bool, 
     except PurerlError:
         raise
     except Exception:
-        return  # the stand-in may not suit the agent; the loop will tell, with the user's own lines in its traceback
+        return  # the stand-in may not fit the agent; the loop then fails with the user's own lines in its traceback
 
 
 def _stand_in(spec: EnvSpec, on_host: bool) -> Environment:
@@ -91,10 +91,10 @@ def check_metrics(agent: str, metrics: Any) -> None:
         if any(getattr(number, "shape", None) != () for number in (metric.total, metric.count)):
             raise PurerlError(
                 f"agent '{agent}': the metric '{name}' of update must hold two numbers, total and count: "
-                "Metric.of(values) makes them of an array"
+                "Metric.of(values) computes them from an array"
             )
         if name in COLUMNS:
-            raise PurerlError(f"agent '{agent}': the metric '{name}' has the name of another column; rename it")
+            raise PurerlError(f"agent '{agent}': the metric '{name}' has the name of a built-in column; rename it")
 
 
 def check_state(agent: str, before: PyTree, after: PyTree) -> None:

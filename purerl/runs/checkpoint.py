@@ -1,4 +1,4 @@
-"""Checkpoints of a whole run: atomic, verified, exact, and harmless to load.
+"""Checkpoints of a whole run: atomic, verified, exact, and safe to load.
 
     with Checkpoints(run_folder / "checkpoints") as checkpoints:
         checkpoints.save(iteration, state, {"steps": steps})
@@ -10,14 +10,14 @@ A checkpoint is a folder named after its iteration:
     00000200/index.json.crc32  the CRC-32 of index.json
     00000200/arrays/           the leaves' values, written by orbax
 
-It is written under a hidden temporary name and renamed when it is complete, so that a kill at any moment leaves either
-the whole checkpoint or none; older ones are removed only after that. Every file is verified before anything parses it,
-so truncated files and flipped bits are found here and not somewhere in a restored network. The format holds numbers and
-JSON only: nothing is ever unpickled.
+It is written under a hidden temporary name and renamed when it is complete. A kill at any moment therefore leaves
+either the whole checkpoint or none. Older checkpoints are removed only after that. Every file is verified before it is
+parsed, so truncated files and flipped bits are found here and not later in a restored network. The format holds only
+numbers and JSON: nothing is ever unpickled.
 
 Saving is synchronous on purpose. Training donates its buffers, so a save in the background would have to copy all of
-them first; 100 small leaves take about 0.05 s, and large ones are written straight from where they lie (from the CPU's
-memory without a copy, from an accelerator through one copy on the host).
+them first. 100 small leaves take about 0.05 s. Large leaves are written without a copy from the CPU's memory, and
+through one copy on the host from an accelerator.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ FORMAT = 1
 _INDEX, _INDEX_CRC, _ARRAYS = "index.json", "index.json.crc32", "arrays"
 _TEMPORARY, _DELETED = ".saving-", ".deleting-"
 _PIECE = 2**28  # bytes
-_NAME = re.compile(r"(\d+)(?:\.(\d+))?")  # iteration, and a serial number where an iteration was saved again
+_NAME = re.compile(r"(\d+)(?:\.(\d+))?")  # iteration, and a serial number if that iteration was saved again
 
 
 @dataclasses.dataclass(frozen=True)
 class AnyShape:
-    """A template leaf that stands for a numpy array of this dtype whose shape only the checkpoint knows."""
+    """A template leaf for a numpy array of this dtype whose shape is known only from the checkpoint."""
 
     dtype: Any
 
 
 def any_shapes(tree: PyTree) -> PyTree:
-    """Replaces every array of `tree` by an AnyShape of its dtype: the template of, say, a pool's state."""
+    """Replaces every array of `tree` by an AnyShape of its dtype, for example to restore a pool's state."""
     return jax.tree.map(lambda leaf: AnyShape(leaf.dtype), tree)
 
 
@@ -67,8 +67,8 @@ class Checkpoints:
     Trees are pytrees of jax arrays of any dtype (typed PRNG keys included), numpy arrays, Python numbers and None.
 
     Args:
-      folder: where they are; made at the first save.
-      keep: how many iterations to keep, at least 1. One more is on disk while a save is under way.
+      folder: where they are stored; created at the first save.
+      keep: how many iterations to keep, at least 1. During a save, one more is on disk.
     """
 
     def __init__(self, folder: str | os.PathLike, keep: int = 2):
@@ -79,19 +79,19 @@ class Checkpoints:
         self._orbax = None
 
     def save(self, iteration: int, tree: PyTree, metadata: dict) -> None:
-        """Writes `tree` and `metadata` (anything JSON can hold), then removes checkpoints that are no longer kept.
+        """Writes `tree` and `metadata` (any JSON value), then removes checkpoints that are no longer kept.
 
         When it returns, the checkpoint is complete and `tree` may be donated. A checkpoint of the same iteration is
-        replaced. Temporary folders that a killed process left behind are removed.
+        replaced. Temporary folders that a killed process left are removed.
 
         Raises:
-          PurerlError: the disk is full, the folder cannot be written, ... Nothing half-written stays, and the
-            checkpoints that were there are still good.
+          PurerlError: the disk is full, the folder cannot be written, ... No partial file stays, and the earlier
+            checkpoints are still valid.
           TypeError: a leaf, or something in `metadata`, cannot be stored.
         """
         leaves, arrays = _describe(tree)
         index = {"format": FORMAT, "iteration": int(iteration), "metadata": metadata, "leaves": leaves}
-        json.dumps(index)  # what JSON cannot hold is a TypeError here, before anything is written
+        json.dumps(index)  # raises TypeError for values that JSON cannot hold, before anything is written
         name = _name_for(int(iteration), self._found())
         temporary = self.folder / (_TEMPORARY + name)
         try:
@@ -105,13 +105,13 @@ class Checkpoints:
             self._prune()
         except Exception as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise PurerlError(self._why_not_saved(int(iteration), error)) from error
-        except BaseException:  # Ctrl-C in the middle
+            raise PurerlError(self._save_error_message(int(iteration), error)) from error
+        except BaseException:  # including Ctrl-C during the save
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 
     def latest(self) -> int | None:
-        """Iteration of the newest checkpoint (damaged or not), or None where there is none."""
+        """Iteration of the newest checkpoint (damaged or not), or None if there is none."""
         found = self._found()
         return found[-1][0] if found else None
 
@@ -128,14 +128,14 @@ class Checkpoints:
         """Returns (iteration, tree, metadata) of the newest checkpoint, or of the given one.
 
         Args:
-          template: a tree of the same structure. Its leaves say what to make of the stored values, bit for bit: a jax
-            array (or jax.ShapeDtypeStruct) gives a jax array of its shape and dtype in its place on the devices, a
-            numpy array a numpy array, AnyShape a numpy array of whatever shape was stored, a Python number a number.
-            Weak types come back strong. An abstract template spares the memory of a second tree.
+          template: a tree of the same structure. Its leaves set the type of the restored values, which are bit for bit
+            those that were stored. A jax array (or jax.ShapeDtypeStruct) gives a jax array of its shape, dtype and
+            sharding. A numpy array gives a numpy array, AnyShape a numpy array of the stored shape, and a Python number
+            a Python number. Weak types become strong. An abstract template saves the memory of a second tree.
 
         Raises:
-          PurerlError: there is no such checkpoint; it is damaged (the line says which older one is good); or it does
-            not fit the template (the line names the first leaf that differs).
+          PurerlError: there is no such checkpoint; it is damaged (the message names an older one that is valid); or it
+            does not fit the template (the message names the first leaf that differs).
         """
         path = self._path(iteration)
         index = self._index(path)
@@ -144,21 +144,21 @@ class Checkpoints:
     def restore_part(self, part: str, template: PyTree, iteration: int | None = None) -> PyTree:
         """Returns the part of the stored tree at a path such as "run/agent", without reading the other parts' values.
 
-        The template is one of that part, and the errors are those of `restore`.
+        The template has the structure of that part. The errors are those of `restore`.
         """
         path = self._path(iteration)
         return self._load(path, self._index(path), part.replace("/", ".") + ".", template)
 
     def _load(self, path: Path, index: dict, prefix: str, template: PyTree) -> PyTree:
-        """The leaves of a checkpoint whose paths begin with `prefix`, as the template says."""
+        """The leaves of a checkpoint whose paths begin with `prefix`, in the form of the template."""
         damage = _damage(path, index)
         if damage:
-            raise PurerlError(self._how_to_go_on(path, damage))
+            raise PurerlError(self._damage_message(path, damage))
         stored = {n: leaf for n, leaf in enumerate(index["leaves"]) if leaf[0].startswith(prefix)}
         templates, treedef = _flatten(template)
         _check_fit(path, list(stored.values()), [_record(prefix + name, leaf) for name, leaf in templates])
         arrays = self._read_arrays(path, stored)
-        # popped one by one, so that a leaf that moves to a device does not stay on the host as well
+        # Popped one by one, so that a leaf that moves to a device does not stay in host memory as well.
         pairs = zip(stored.items(), templates, strict=True)
         leaves = [_rebuild(arrays.pop(n, None), shape, leaf) for (n, (_, _, shape)), (_, leaf) in pairs]
         return jax.tree.unflatten(treedef, leaves)
@@ -188,7 +188,7 @@ class Checkpoints:
         """The folder of the given checkpoint, or of the newest; PurerlError where there is none."""
         found = self._found()
         if not found:
-            raise PurerlError(f"no checkpoint in {self.folder}: check the path, or start the run anew")
+            raise PurerlError(f"no checkpoint in {self.folder}: check the path, or start a new run")
         paths = {number: path for number, _, path in found}  # the highest serial number of an iteration wins
         if iteration is None:
             return found[-1][2]
@@ -200,35 +200,35 @@ class Checkpoints:
         """The verified index of a checkpoint; PurerlError if it is damaged."""
         index = _read_index(path)
         if isinstance(index, str):
-            raise PurerlError(self._how_to_go_on(path, index))
+            raise PurerlError(self._damage_message(path, index))
         return index
 
-    def _how_to_go_on(self, path: Path, damage: str) -> str:
-        """The line for a damaged checkpoint: what is wrong, and which other one can be used instead."""
+    def _damage_message(self, path: Path, damage: str) -> str:
+        """The message for a damaged checkpoint: what is wrong, and which other one can be used instead."""
         for iteration, _, other in reversed(self._found()):
             index = _read_index(other) if other != path else "this one"
             if not isinstance(index, str) and not _damage(other, index):
                 return f"checkpoint {path} is damaged ({damage}); that of iteration {iteration} is good: " + (
                     f"remove {path} to continue from there"
                 )
-        return f"checkpoint {path} is damaged ({damage}) and no other one here is good: start the run anew"
+        return f"checkpoint {path} is damaged ({damage}) and no other one here is good: start a new run"
 
-    def _why_not_saved(self, iteration: int, error: Exception) -> str:
-        """The line for a save that failed."""
+    def _save_error_message(self, iteration: int, error: Exception) -> str:
+        """The message for a save that failed."""
         older = self.latest()
         rest = "nothing was written" if older is None else f"the checkpoint of iteration {older} is still good"
         return f"cannot save checkpoint {iteration} in {self.folder}: {_reason(error)}; {rest}. " + (
-            "Free disk space, mend the permissions or choose another folder"
+            "Free disk space, fix the permissions or choose another folder"
         )
 
     def _clean(self) -> None:
-        """Removes what a killed process left: only writers do this, so a reader never disturbs a running save."""
+        """Removes what a killed process left. Only writers do this, so a reader never disturbs a running save."""
         for leftover in self.folder.glob(".*"):
             if leftover.name.startswith((_TEMPORARY, _DELETED)):
                 shutil.rmtree(leftover)
 
     def _prune(self) -> None:
-        """Removes all but the newest `keep` iterations, each under another name first: a kill leaves no half of one."""
+        """Removes all but the newest `keep` iterations, renaming each first: a kill leaves no partial checkpoint."""
         found = self._found()
         newest = {iteration: path for iteration, _, path in found}
         kept = [newest[iteration] for iteration in sorted(newest)[-self._keep :]]
@@ -239,12 +239,12 @@ class Checkpoints:
                 shutil.rmtree(deleted, ignore_errors=True)
 
     def _checkpointer(self) -> Any:
-        """The orbax checkpointer, made at the first use: importing orbax takes 0.2 s."""
+        """The orbax checkpointer, created at the first use because importing orbax takes 0.2 s."""
         if self._orbax is None:
             import orbax.checkpoint as ocp
 
-            # The values are numpy arrays that nobody changes while they are written, so the copy that orbax makes of
-            # them by default is left out; and nothing but numbers can be read back.
+            # The values are numpy arrays that do not change during the write, so orbax need not copy them. Only numbers
+            # can be read back.
             values = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
             registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, values))
             handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
@@ -272,7 +272,7 @@ class Checkpoints:
                 import orbax.checkpoint as ocp
 
                 wanted = {key: ocp.RestoreArgs(restore_type=np.ndarray) for key in numbers}
-                item = dict.fromkeys(numbers, 0)  # names what to read: orbax takes no values from it
+                item = dict.fromkeys(numbers, 0)  # only names what to read; orbax ignores the values
                 args = ocp.args.PyTreeRestore(item, restore_args=wanted, partial_restore=True)
                 values = self._checkpointer().restore(path / _ARRAYS, args=args)
         except Exception as error:
@@ -282,19 +282,22 @@ class Checkpoints:
 
 
 def _flatten(tree: PyTree) -> tuple[list[tuple[str, Any]], Any]:
-    """Returns ([(path such as "agent.params.kernel", leaf)], treedef), None counted as a leaf."""
+    """Returns ([(path such as "agent.params.kernel", leaf)], treedef); None counts as a leaf."""
     pairs, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda leaf: leaf is None)
     return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in pairs], treedef
 
 
 def _is_key(leaf: Any) -> bool:
-    """Whether the leaf is (or stands for) an array of typed PRNG keys."""
+    """Whether the leaf is (or describes) an array of typed PRNG keys."""
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _record(path: str, leaf: Any) -> list:
-    """What the index says of a leaf: [path, kind, shape], kind being a dtype's name, "key<...>", "python int" or
-    "none", and shape None for AnyShape. TypeError for what cannot be stored."""
+    """The index entry of a leaf: [path, kind, shape].
+
+    The kind is a dtype's name, "key<...>", "python int" or "none". The shape is None for AnyShape. Raises TypeError for
+    values that cannot be stored.
+    """
     if leaf is None:
         return [path, "none", []]
     if isinstance(leaf, bool | int | float) and not isinstance(leaf, np.generic):  # np.float64 is a float
@@ -314,30 +317,32 @@ def _record(path: str, leaf: Any) -> list:
 
 
 def _is_stored(kind: str, shape: list) -> bool:
-    """Whether orbax holds values for such a leaf: not for None, nor for arrays without elements."""
+    """Whether orbax stores values for such a leaf: not for None, and not for arrays without elements."""
     return kind != "none" and 0 not in shape
 
 
 def _key(number: int, path: str, kind: str, shape: list) -> str:
-    """The name of a leaf in orbax: unique through its number, readable through its path."""
+    """The name of a leaf in orbax: the number makes it unique, the path makes it readable."""
     return f"{number:05d}:{path}"
 
 
 def _piece_bytes(array: np.ndarray) -> int | None:
-    """Into pieces of how many bytes a large array is cut (flat, all equal), so that it can be read back without a
-    second copy of the whole; None for one piece."""
+    """Bytes of the equal pieces into which a large flat array is cut; None for one piece.
+
+    Pieces can be read back without a second copy of the whole array.
+    """
     fewest = -(-array.nbytes // _PIECE)
     counts = [count for count in range(fewest, 32 * fewest) if array.size % count == 0]
     return array.nbytes // counts[0] if fewest > 1 and counts else None
 
 
 def _unflatten(values: np.ndarray, kind: str, shape: list[int]) -> np.ndarray:
-    """Gives values the shape of their leaf; those of keys have one more axis."""
+    """Gives values the shape of their leaf. The values of keys have one more axis."""
     return values.reshape([*shape, -1] if kind.startswith("key") else shape)
 
 
 def _describe(tree: PyTree) -> tuple[list[list], dict[str, np.ndarray]]:
-    """Returns (what the index says of every leaf, {orbax name: values on the host})."""
+    """Returns (the index entry of every leaf, {orbax name: values on the host})."""
     pairs, _ = _flatten(tree)
     records = [_record(path, leaf) for path, leaf in pairs]
     numbered = enumerate(zip(records, pairs, strict=True))
@@ -345,32 +350,32 @@ def _describe(tree: PyTree) -> tuple[list[list], dict[str, np.ndarray]]:
 
 
 def _on_host(leaf: Any) -> np.ndarray:
-    """The leaf's values as a numpy array: a view where they are on the host already."""
+    """The leaf's values as a numpy array: a view if they are already on the host."""
     if _is_key(leaf):
         leaf = jax.random.key_data(leaf)
     if isinstance(leaf, jax.Array):
-        # A jax array remembers its numpy copy for as long as it lives, which would keep a replay buffer in host memory;
-        # this second array over the same device buffers takes that copy with it when it goes.
+        # A jax array keeps its numpy copy alive, which would hold a whole replay buffer in host memory. This second
+        # array over the same device buffers is freed soon, and its copy with it.
         shards = [shard.data for shard in leaf.addressable_shards]
         leaf = jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, shards)
     return np.asarray(leaf)
 
 
 def _key_impl(leaf: Any) -> Any:
-    """The PRNG implementation of an array of keys, or of a jax.ShapeDtypeStruct of one (hence the abstract trace)."""
+    """The PRNG implementation of an array of keys or of its jax.ShapeDtypeStruct, which needs an abstract trace."""
     found = []
     jax.eval_shape(lambda keys: found.append(jax.random.key_impl(keys)), leaf)
     return found[0]
 
 
 def _is_offloaded(leaf: jax.Array) -> bool:
-    """Whether an array lives in another memory than its device's own."""
+    """Whether an array is stored outside its device's own memory."""
     device = next(iter(leaf.sharding.device_set))
     return leaf.sharding.memory_kind not in (None, device.default_memory().kind)
 
 
 def _rebuild(values: np.ndarray | None, shape: list[int], leaf: Any) -> Any:
-    """Makes of stored values (None where the leaf has no elements) of the stored shape what the template leaf says."""
+    """Converts stored values (None if the leaf has no elements) of the stored shape to the template leaf's form."""
     if leaf is None:
         return None
     if values is None:
@@ -380,7 +385,7 @@ def _rebuild(values: np.ndarray | None, shape: list[int], leaf: Any) -> Any:
         return values
     if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
         array = jax.random.wrap_key_data(values, impl=_key_impl(leaf)) if _is_key(leaf) else values
-        # An array that was free to move stays so: jit would compile again for one that is bound to its device.
+        # An uncommitted array stays uncommitted: jit would compile again for one that is committed to its device.
         bound = leaf.committed or _is_offloaded(leaf) if isinstance(leaf, jax.Array) else leaf.sharding is not None
         return jax.device_put(array, leaf.sharding if bound else None)
     return values if isinstance(leaf, np.ndarray) else values[()] if isinstance(leaf, np.generic) else values.item()
@@ -393,7 +398,7 @@ def _check_fit(path: Path, stored: list[list], wanted: list[list]) -> None:
         return kind if kind.startswith(("none", "python")) else f"{kind}[{', '.join(map(str, shape))}]"
 
     def refuse(difference: str) -> None:
-        raise PurerlError(f"checkpoint {path} is of another run: {difference}. Use the config it was written with")
+        raise PurerlError(f"checkpoint {path} is of another run: {difference}. Use the config that it was written with")
 
     names, wanted_names = {leaf[0] for leaf in stored}, {leaf[0] for leaf in wanted}
     for name, kind, shape in wanted:

@@ -1,8 +1,8 @@
-"""Plays with a trained agent: a fixed number of episodes of every environment, and what to make of their returns.
+"""Evaluates a trained agent: plays a fixed number of episodes of every environment, and aggregates their returns.
 
-Taking the first episodes to finish would favour short ones (Procgen's maze would begin at 10), so every environment
-plays the same number, and all of them count. Evaluation draws from random streams of its own and never touches the
-state of a run.
+Every environment plays the same number of episodes, and all of them count. The first episodes to finish would be a
+biased sample, because they are the short ones. Evaluation has its own random streams and never changes the state of a
+run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from purerl.runs.policy import open_run
 from purerl.runs.recording import Recording
 from purerl.types import PyTree, RunState
 
-# Longer than any episode of the families here (Atari: 27,000 steps of four frames).
+# Longer than any episode of the environment families here (Atari: 27,000 steps of four frames).
 MOST_STEPS_PER_EPISODE = 30_000
 
 
@@ -45,13 +45,13 @@ class Episodes:
 
 
 class Player:
-    """Plays with an agent of a run, whose parameters may change between plays; it compiles once.
+    """Plays with an agent of a run. It compiles once, even if the parameters change between plays.
 
     Args:
-      plan: of the run; its options are those of the environments.
+      plan: the run's plan, with the options of the environments to play.
       num_envs: N, environments of each seed.
-      greedy: the most likely actions instead of sampled ones.
-      observations: whether blocks carry them.
+      greedy: whether to take the most likely actions instead of sampled ones.
+      observations: whether blocks contain the observations.
     """
 
     def __init__(self, plan: Plan, *, num_envs: int, greedy: bool = False, observations: bool = False):
@@ -72,14 +72,15 @@ class Player:
             self._player = play.GraphPlayer(agent, family.make(env_id, plan.options), config, **how)
 
     def play(self, agent_state: PyTree, seed: int = 0) -> Iterator[play.Block]:
-        """Plays on and on, from first observations.
+        """Plays without end, from first observations.
 
         Args:
           agent_state: the agent's State [S, ...].
-          seed: of everything random in it, apart from all of training's random numbers.
+          seed: seeds all random numbers of the play; they are independent of those of training.
 
         Yields:
-          Blocks without end; those of the same columns are consecutive in time. Close the iterator to free host games.
+          Blocks without end; those of the same columns are consecutive in time. Close the iterator to free host
+          environments.
         """
         keys = jax.vmap(lambda key: rng.evaluation_key(key, seed))(seed_keys(self._plan))
         if self._on_host:
@@ -88,7 +89,7 @@ class Player:
 
 
 def pool_seeds(training_seeds: tuple[int, ...], seed: int) -> list[int]:
-    """Seeds of an evaluation's host games: different for different seeds, and none that the run was trained with."""
+    """Seeds of an evaluation's host environments: all different, and none of them a seed of the training."""
     taken, found = set(training_seeds), {}
     for number in dict.fromkeys(training_seeds):
         candidate = zlib.crc32(f"evaluation {seed} of {number}".encode()) % 2**31
@@ -103,11 +104,11 @@ def pool_seeds(training_seeds: tuple[int, ...], seed: int) -> list[int]:
 
 
 class EpisodeBook:
-    """Counts the first E episodes of each of S x N environments; all that come after them are ignored.
+    """Records the first E episodes of each of S x N environments; later episodes are ignored.
 
     Attributes:
-      returns, lengths: float64 and int64 [S, N, E], as far as they have ended.
-      ended: int64 [S, N], how many have.
+      returns, lengths: float64 and int64 [S, N, E], filled for the episodes that have ended.
+      ended: int64 [S, N], the number of ended episodes.
     """
 
     def __init__(self, num_seeds: int, num_envs: int, episodes: int):
@@ -120,7 +121,7 @@ class EpisodeBook:
         self._episodes = episodes
 
     def add(self, block: play.Block) -> None:
-        """Follows the episodes through a block of consecutive steps."""
+        """Adds a block of consecutive steps."""
         for t in range(block.done.shape[1]):
             self._add_step(block.columns, block.reward[:, t], block.done[:, t])
         self.steps[block.columns] += block.done.shape[1]
@@ -155,16 +156,16 @@ def evaluate_agent(
     report: Callable[[int, int], None] | None = None,
     player: Player | None = None,
 ) -> Episodes:
-    """Plays `episodes` episodes of every environment, and counts them all.
+    """Plays `episodes` episodes of every environment, and returns them all.
 
     Args:
       plan, agent_state, greedy, seed: as in `Player`.
       episodes: E, of every environment.
       num_envs: N, environments of each seed; None for as many as in training.
-      max_steps: of every environment, before giving up (up to a block later); None for MOST_STEPS_PER_EPISODE an
-        episode.
-      report: called now and then with the numbers of episodes that have ended and that are wanted.
-      player: one that is there already, of the same plan, num_envs and greedy.
+      max_steps: steps of every environment after which the evaluation fails (up to one block later); None for
+        MOST_STEPS_PER_EPISODE per episode.
+      report: called at intervals with the number of ended episodes and the number of all episodes.
+      player: an existing Player of the same plan, num_envs and greedy; None to create one.
 
     Returns:
       Episodes [S, N, E].
@@ -214,21 +215,24 @@ def evaluate(
     """Evaluates the newest checkpoint of a run, and writes the result to <folder>/eval.json.
 
     Args:
-      folder: of the run.
+      folder: the run folder.
       episodes, num_envs, greedy, seed, max_steps, report: as in `evaluate_agent`.
-      env_options: environment options over those of the training, e.g. {"num_levels": 0} for Procgen's test levels.
+      env_options: environment options that replace those of training, e.g. {"num_levels": 0} for Procgen's test levels.
       out: another file to write to.
 
     Returns:
-      agent, env, preset, iteration and step of the checkpoint; env_options and, of those, changed_env_options {name:
-      [in training, here]}; greedy, seed, num_envs, episodes_per_environment; per_seed [{seed, mean, std, episodes,
-      length, normalized}]; return {iqm, mean over the seeds, their 95% bootstrap intervals, None of one seed};
-      normalized_return, the same of Procgen's normalised return or Atari's human-normalised score (None elsewhere);
-      episode_length, their mean; and
-      environment, what it ran on.
+      a dict of
+        agent, env, preset; iteration and step of the checkpoint;
+        env_options, and changed_env_options {name: [in training, here]};
+        greedy, seed, num_envs, episodes_per_environment;
+        per_seed [{seed, mean, std, episodes, length, normalized}];
+        return {iqm and mean over the seeds, their 95% bootstrap intervals (None for one seed)};
+        normalized_return, the same for Procgen's normalised return or Atari's human-normalised score (None elsewhere);
+        episode_length, the mean length;
+        environment, the versions and the device.
 
     Raises:
-      PurerlError: no run or checkpoint there, an unknown option, episodes that do not end, a failed write.
+      PurerlError: no run or no checkpoint in the folder, an unknown option, episodes that do not end, a failed write.
     """
     folder = Path(folder)
     compilation.enable_cache()
@@ -258,13 +262,16 @@ def evaluate(
 
 
 def open_for_evaluation(folder: Path, env_options: dict[str, Any] | None) -> tuple[Plan, Plan, PyTree, int]:
-    """Of a run folder: (its plan, the plan with other environment options, the agent's State [S, ...], iteration)."""
+    """Opens a run folder: (its plan, the plan with `env_options`, the agent's State [S, ...], iteration)."""
     plan, _, spec, _, load = open_run(folder)
     family, _ = registry.environment(plan.env)
     values = {field.name: getattr(plan.options, field.name) for field in dataclasses.fields(plan.options)}
     options = configs.build(family.Options, values | (env_options or {}), plan.env)
     if registry.env_spec(plan.env, options) != spec:
-        raise PurerlError(f"with these options {plan.env} has other observations or actions than it was trained on")
+        raise PurerlError(
+            f"with these options {plan.env} has other observations or actions than in training: "
+            "leave out the options that change them"
+        )
     with checkpoint.Checkpoints(folder / run_folder.CHECKPOINTS) as saved:
         iteration, _ = saved.read_metadata()
     return plan, dataclasses.replace(plan, options=options), load(), iteration
@@ -297,7 +304,7 @@ def summarize(plan: Plan, played: Episodes) -> dict[str, Any]:
 
 
 def _over_seeds(values: np.ndarray) -> dict[str, Any]:
-    """Aggregates of one number per seed [S], with 95% bootstrap intervals; one seed has none."""
+    """Aggregates one number per seed [S], with 95% bootstrap intervals (None for one seed)."""
     statistics = {"iqm": stats.interquartile_mean, "mean": np.mean}
     numbers = {name: float(statistic(values)) for name, statistic in statistics.items()}
     intervals = {
@@ -308,7 +315,7 @@ def _over_seeds(values: np.ndarray) -> dict[str, Any]:
 
 
 def first_seed(plan: Plan, agent_state: PyTree) -> tuple[Plan, PyTree]:
-    """The run of the first seed alone: its plan, and its State [1, ...]."""
+    """Selects the first seed: the plan of that seed alone, and its State [1, ...]."""
     config = jax.tree.map(lambda x: np.asarray(x)[:1] if np.ndim(x) else x, plan.config)
     plan = dataclasses.replace(plan, seeds=plan.seeds[:1], config=config)
     return plan, jax.tree.map(lambda x: x[:1], agent_state)
@@ -325,15 +332,15 @@ def film(
     """Plays one environment with the agent of a run's first seed.
 
     Args:
-      folder: of the run.
+      folder: the run folder.
       steps: how many steps to play, at least 1.
       greedy, seed, env_options: as in `evaluate`.
 
     Returns:
-      The `steps` observations that the agent acted on, and the returns of the episodes that ended meanwhile.
+      The `steps` observations that the agent acted on, and the returns of the episodes that ended in these steps.
 
     Raises:
-      PurerlError: as `evaluate`.
+      PurerlError: as in `evaluate`.
     """
     compilation.enable_cache()
     _, plan, state, _ = open_for_evaluation(Path(folder), env_options)
@@ -359,7 +366,7 @@ def _steps(blocks: Iterable[play.Block]) -> Iterator[tuple[np.ndarray, float, bo
 
 
 def make_evaluations(the_plan: Plan, recording: Recording) -> Evaluations | None:
-    """The evaluations that a run's recording asks for; None for none. Raises PurerlError for unknown options."""
+    """The evaluations of a run's recording; None if there are none. Raises PurerlError for unknown options."""
     if not recording.eval_every:
         return None
     options = configs.build(
@@ -370,12 +377,12 @@ def make_evaluations(the_plan: Plan, recording: Recording) -> Evaluations | None
 
 
 class Evaluations:
-    """Evaluates an agent in the course of its training, each time with another seed.
+    """Evaluates an agent during its training, each time with another seed.
 
     Args:
-      the_plan: the run's, with the evaluation's own environment options.
+      the_plan: the run's plan, with the environment options of the evaluation.
       every: environment steps of each seed between evaluations.
-      episodes: of every environment in each of them.
+      episodes: episodes of every environment in each evaluation.
     """
 
     def __init__(self, the_plan: Plan, every: int, episodes: int):
@@ -384,7 +391,7 @@ class Evaluations:
         self._evaluate = evaluate_agent
 
     def returns(self, state: RunState, before: int, now: int) -> list[float | None]:
-        """Mean returns of each seed at step `now`, if one is due there; the row before was at step `before`."""
+        """Mean returns of each seed at step `now`, if an evaluation is due since the last row at step `before`."""
         number = now // self._every
         if number == before // self._every:
             return [None] * len(self._plan.seeds)

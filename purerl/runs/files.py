@@ -1,7 +1,7 @@
-"""Files that are whole or not there: JSON written and read, and errors that name the fix.
+"""Reads and writes JSON files atomically, with errors that name the fix.
 
-Every file is written beside its place and then moved there, so that a kill or a full disk leaves the old file or the
-new one, never half a file. Nothing is ever unpickled.
+Every file is written under a temporary name and then renamed, so that a kill or a full disk leaves the old file or the
+new one, never a partial file. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from purerl.errors import PurerlError
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes `value` as JSON (see to_json) in one atomic step. Raises PurerlError on a full disk, no permission."""
+    """Writes `value` as JSON (see to_json) atomically. Raises PurerlError on a full disk or without permission."""
     write_file(path, (to_json(value, indent=2) + "\n").encode())
 
 
 def write_file(path: str | os.PathLike, data: bytes) -> None:
-    """Puts `data` at `path` in one atomic step, durable when this returns. Raises PurerlError as write_json does."""
+    """Writes `data` to `path` atomically; it is on disk when this returns. Raises PurerlError as write_json does."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.purerl-tmp")
     with writing(path):
@@ -47,7 +47,7 @@ def write_file(path: str | os.PathLike, data: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename durable. Some file systems cannot; the rename is atomic all the same."""
+    """Makes a rename durable. On file systems that cannot do this, the rename is still atomic."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -65,7 +65,7 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def parse_json(data: bytes | str, where: str) -> Any:
-    """The value of a JSON text; NaN and Infinity, which are not JSON, become None. `where` is for the PurerlError."""
+    """The value of a JSON text. NaN and Infinity, which are not JSON, become None. `where` names it in the error."""
     try:
         return json.loads(data, parse_constant=lambda _: None)
     except (ValueError, RecursionError) as error:
@@ -75,7 +75,7 @@ def parse_json(data: bytes | str, where: str) -> Any:
 def to_json(value: Any, indent: int | None = None) -> str:
     """JSON text of nested dicts, sequences, dataclasses, paths, numbers and (numpy or jax) arrays.
 
-    NaN and infinities become null: JSON has no name for them. Raises TypeError, naming the place, for anything else.
+    NaN and infinity become null, because JSON cannot hold them. Raises TypeError, naming the place, for other types.
     """
     return json.dumps(_plain(value, "value"), indent=indent, allow_nan=False)
 
@@ -125,5 +125,5 @@ def _fix(error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "no permission; choose another folder (--out), or make it writable"
     if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-        return "a file is in the way of a folder, or the reverse; choose another folder (--out)"
+        return "a file or folder with this name is in the way; remove it or choose another folder (--out)"
     return f"{error.strerror or error}; choose another folder (--out)"

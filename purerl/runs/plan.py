@@ -1,4 +1,4 @@
-"""A Plan: everything that decides a run's numbers, resolved from names, presets and overrides, and checked."""
+"""A Plan: everything that determines a run's results, resolved from names, presets and overrides, and checked."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from purerl.runs.user_modules import Import
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Everything that decides a run's numbers, resolved and checked.
+    """Everything that determines a run's results, resolved and checked.
 
     Attributes:
       agent, env, preset: names.
       config: the agent's Config, plain Python values.
       options: the environment family's Options.
-      seeds: the seeds, one lane of the vmapped run each; a seed may come again, in lanes of other settings (`cells`).
+      seeds: one per lane of the vmapped run. In the plan of a whole program a seed can appear in several lanes, each
+        with another setting.
       steps: environment steps of each seed, a whole number of iterations.
       lanes: how the seeds run on their device, see `loops.lanes`.
-      imports: modules of the user's own that it needs.
+      imports: the user's own modules that the run needs.
     """
 
     agent: str
@@ -66,9 +67,9 @@ class Plan:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Plan:
-        """The plan of a run folder's config.json, the user's modules that it needs imported.
+        """The plan in a run folder's config.json; imports the user's modules that it needs.
 
-        Raises PurerlError if it names things this purerl does not know, or a module cannot be imported.
+        Raises PurerlError if it contains unknown names, or if a module cannot be imported.
         """
         try:
             imports = user_modules.restore(user_modules.read(values.get("imports", [])))
@@ -86,7 +87,8 @@ class Plan:
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise PurerlError(
-                f"the run's config.json is damaged or of another purerl ({type(error).__name__}: {error}): train anew"
+                f"the run's config.json is damaged or of another purerl version ({type(error).__name__}: {error}): "
+                "train again"
             ) from error
 
 
@@ -107,17 +109,18 @@ def make_plan(
     Args:
       agent: registered agent, e.g. "ppg".
       env: "family/id", e.g. "procgen/coinrun".
-      preset: named settings; None chooses by the environment.
-      seeds: how many seeds run side by side: seed, seed + 1, ...
+      preset: named settings; None chooses the environment's default.
+      seeds: how many seeds are trained together: seed, seed + 1, ...
       seed: the first seed.
       steps: environment steps of each seed, rounded up to whole iterations; None takes the preset's.
-      config: config fields over the preset's.
-      env_options: environment options over the preset's.
-      lanes: how seeds share a device. "map": one after the other, each by the very program of its solo run, and so bit
-        for bit equal to it. "vmap": in one batch. "auto": map on CPUs, where it is faster, and vmap on accelerators.
+      config: config fields that replace the preset's.
+      env_options: environment options that replace the preset's.
+      lanes: how seeds share a device. "map": one after the other, each with the program of a run with one seed, and so
+        with bit-identical results. "vmap": in one batch. "auto": map on CPUs, where it is faster, and vmap on
+        accelerators.
 
     Raises:
-      PurerlError: an unknown name or field, or sizes that cannot work.
+      PurerlError: an unknown name or field, or sizes that do not fit together.
     """
     return settings(agent, env, preset).plan(
         seeds=seeds, seed=seed, steps=steps, config=config, env_options=env_options, lanes=lanes
@@ -126,12 +129,12 @@ def make_plan(
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """An agent on an environment under a preset: what a user's own values lie over. From `settings`.
+    """The defaults of an agent on an environment under a preset; a user's own values replace them. From `settings`.
 
     Attributes:
-      agent, env, preset: names, as a Plan has them.
+      agent, env, preset: names, as in a Plan.
       chosen: the preset.
-      config_values, option_values: what agent and preset say, {field: value}.
+      config_values, option_values: the values from agent and preset, {field: value}.
     """
 
     agent: str
@@ -142,15 +145,15 @@ class Settings:
     option_values: dict[str, Any]
 
     def named(self, config: dict[str, Any] | None) -> dict[str, Any]:
-        """Config fields under their own names, where some came by an alias."""
+        """Config fields under their own names, with aliases resolved."""
         return configs.renamed(registry.agent(self.agent).Config, config or {}, self.agent)
 
     def config(self, values: dict[str, Any] | None = None) -> Any:
-        """The agent's Config, with a user's values. Raises PurerlError for values that it cannot have."""
+        """The agent's Config, with a user's values. Raises PurerlError for invalid values."""
         return configs.build(registry.agent(self.agent).Config, self.config_values | self.named(values), self.agent)
 
     def options(self, values: dict[str, Any] | None = None) -> Any:
-        """The environment's Options, with a user's values. Raises PurerlError for values that they cannot have."""
+        """The environment's Options, with a user's values. Raises PurerlError for invalid values."""
         family, _ = registry.environment(self.env)
         return configs.build(family.Options, self.option_values | (values or {}), self.env)
 
@@ -199,7 +202,7 @@ class Settings:
 
 
 def settings(agent: str, env: str, preset: str | None = None) -> Settings:
-    """What a preset says of an agent and an environment. Raises PurerlError for unknown names."""
+    """The settings of a preset for an agent and an environment. Raises PurerlError for unknown names."""
     found = registry.agent(agent)
     family, env_id = registry.environment(env)
     env = f"{env.partition('/')[0]}/{env_id}"
@@ -222,17 +225,17 @@ def default_folder(the_plan: Plan) -> Path:
 
 
 def with_lanes(the_plan: Plan) -> Plan:
-    """The plan with "auto" lanes decided by this machine's devices: what a run records, and resumes with."""
+    """The plan with "auto" lanes resolved for this machine's devices. A run records this and resumes with it."""
     return dataclasses.replace(the_plan, lanes=resolve(the_plan.lanes))
 
 
 def header(the_plan: Plan) -> dict[str, Any]:
-    """What a run's config.json holds."""
+    """The content of a run's config.json."""
     return the_plan.to_dict() | {"protocol": _protocol(the_plan), "environment": provenance.environment_report()}
 
 
 def update_header(folder: Path, the_plan: Plan) -> None:
-    """Writes into a run's config.json what another part of the run may change: its length, the user's modules."""
+    """Updates in a run's config.json what may change when it is resumed: its length and the user's modules."""
     stored, now = run_folder.load(folder)["config"], the_plan.to_dict()
     changed = {name: now[name] for name in ("steps", "imports") if stored.get(name, []) != now[name]}
     if changed:
@@ -240,7 +243,7 @@ def update_header(folder: Path, the_plan: Plan) -> None:
 
 
 def difference(before: Plan, now: Plan) -> tuple[str, str] | None:
-    """(what, how) of the first thing in which two plans differ that decides a run's numbers; None if in nothing."""
+    """(what, how) of the first difference between two plans that affects the results; None if there is none."""
     before, now = before.to_dict(), now.to_dict()
     for name in ("agent", "env", "seeds", "steps", "config", "env_options"):
         if before[name] != now[name]:
@@ -256,7 +259,7 @@ def _difference(before: Any, now: Any) -> str:
 
 
 def _protocol(the_plan: Plan) -> dict[str, Any]:
-    """The switches a reader must know before comparing numbers."""
+    """The settings that a reader must know before comparing results."""
     return {
         "time_limit_is_terminal": getattr(the_plan.config, "time_limit_is_terminal", None),
         "returns": "raw, undiscounted, unclipped, of the acting (sampling) policy in training",

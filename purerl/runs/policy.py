@@ -1,4 +1,4 @@
-"""Opens a trained run again, to act with it."""
+"""Opens a trained run, to act with its agent."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from purerl.types import Agent, EnvSpec
 
 
 def open_run(folder: str | Path) -> tuple[Plan, Agent, EnvSpec, Any, Callable[[], Any]]:
-    """(plan, agent, spec, traced config, load) of a run folder; load() reads what `act` needs of the agent's
-    State [S, ...], the other fields being None.
+    """Opens a run folder: (plan, agent, spec, traced config, load).
+
+    load() reads the fields of the agent's State [S, ...] that `act` needs; the other fields are None.
 
     Raises PurerlError for a folder that holds no run or no checkpoint.
     """

@@ -1,11 +1,11 @@
-"""Many runs, as few programs: cells that differ only in seeds and traced config fields are trained side by side.
+"""Trains many runs in as few programs as possible.
 
-A cell is a run with a folder of its own, which looks in the end as if `purerl.train` had made it. Cells of one program
-become lanes of one vmapped loop. How they are packed is written down before anything is trained, so that work which
-is cut short goes on as the same programs and ends in the same numbers.
+Cell: one setting of a sweep, trained with all its seeds. It is a run with its own folder, the same as `purerl.train`
+writes. Cells that differ only in seeds and traced config fields become lanes of one vmapped program. The packing is
+written to disk before training starts, so that a restart uses the same programs and gives the same results.
 
     WORK/<n>/program.json   the cells of a program, and how they are trained
-    WORK/<n>/checkpoints/   of the program, while it is under way
+    WORK/<n>/checkpoints/   the checkpoints of an unfinished program
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from purerl.runs.trainer import Member, Trainer, close, make_loop
 
 PROGRAM, _REMOVED = "program.json", ".finished-"
 Engine = Literal["local", "ray"]
-# Of the memory that is free, what a program may take unless the user says otherwise.
+# The default share of the free memory that a program may use.
 SHARE_OF_MEMORY = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A run to be trained.
+    """A run to train.
 
     Attributes:
-      plan: what to train, with its own seeds.
-      folder: becomes its run folder.
-      recording: how it is kept.
+      plan: what to train, with its seeds.
+      folder: its run folder.
+      recording: how often it writes, saves and evaluates.
     """
 
     plan: Plan
@@ -64,20 +64,20 @@ def run(
     quiet: bool = False,
     resumed_by: str = "the same command",
 ) -> None:
-    """Trains all cells that are not finished, and goes on with those that were cut short.
+    """Trains all unfinished cells, and continues those that were interrupted.
 
-    A lane in which a number becomes none does not end the others: its rows say {"diverged": true}.
+    A lane that diverges to NaN or infinity does not stop the others: its rows contain {"diverged": true}.
 
     Args:
-      cells: runs; their folders are all different.
-      work: folder of the programs under way.
-      max_memory: bytes that a program may take on all devices of a machine together; None for 80% of what is free.
-        Only programs in the graph can be measured beforehand: games on the host need `cells_per_program`.
+      cells: runs, each with a different folder.
+      work: folder of the unfinished programs.
+      max_memory: bytes that a program may use on all devices of a machine together; None for 80% of the free memory.
+        It applies only to in-graph environments: host environments need `cells_per_program`.
       cells_per_program: the most cells in one program; None for as many as fit.
-      engine: "ray" gives each program to a Ray cluster (the one at $RAY_ADDRESS, or one on this machine): a GPU each,
-        or all cores of a node where there are none. The folders must be on a file system that all nodes share.
-      quiet: no progress bar.
-      resumed_by: what a user who interrupts is told to do.
+      engine: "ray" runs each program on a Ray cluster (the one at $RAY_ADDRESS, or a new one on this machine). Each
+        program gets one GPU, or all cores of a node without GPUs. All nodes must share the file system of the folders.
+      quiet: whether to hide the progress bar.
+      resumed_by: the command that a user sees after Ctrl-C.
 
     Raises:
       PurerlError: a folder that holds another run, a cell too large for the memory, a full disk, no Ray.
@@ -90,15 +90,15 @@ def run(
     if len({cell.folder.resolve() for cell in cells}) < len(cells):
         raise PurerlError("two cells have the same folder: give each its own")
     programs = []
-    for path, members in _under_way(work).items():
+    for path, members in _unfinished_programs(work).items():
         mine = members.keys() & waiting.keys()
         for folder in mine:
             cell = waiting.pop(folder)
-            _refuse_other(cell, members[folder])
+            _check_same_run(cell, members[folder])
         if mine:
             programs.append(path)
         elif all((folder / run_folder.SUMMARY).exists() for folder in members):
-            _remove(path)  # the process was killed just before it would have done so
+            _remove(path)  # finished, but its process was killed before it removed the folder
     programs += _pack(list(waiting.values()), work, max_memory, cells_per_program)
     if engine == "ray":
         _train_on_ray(programs)
@@ -109,8 +109,8 @@ def run(
 
 
 def check(plans: Sequence[Plan], engine: str) -> None:
-    """Raises PurerlError for an unknown engine, for plans that its processes cannot carry out, and for agents that
-    return what no loop can take (see `agent_checks`).
+    """Raises PurerlError for an unknown engine, for plans that its processes cannot import, and for agents that return
+    invalid values (see `agent_checks`).
     """
     known = typing.get_args(Engine)
     if engine not in known:
@@ -128,11 +128,11 @@ def is_finished(cell: Cell) -> bool:
     if not run_folder.holds_run(cell.folder):
         return False
     found = run_folder.load(cell.folder)
-    _refuse_other(cell, Plan.from_dict(found["config"]))
+    _check_same_run(cell, Plan.from_dict(found["config"]))
     return found["summary"] is not None
 
 
-def _refuse_other(cell: Cell, stored: Plan) -> None:
+def _check_same_run(cell: Cell, stored: Plan) -> None:
     differs = difference(stored, cell.plan)
     if differs:
         raise PurerlError(
@@ -143,8 +143,8 @@ def _refuse_other(cell: Cell, stored: Plan) -> None:
 # --- packing runs into programs -----------------------------------------------------------------------------------
 
 
-def _under_way(work: Path) -> dict[Path, dict[Path, Plan]]:
-    """{folder of a program that is under way: {folder of a cell: its plan}}."""
+def _unfinished_programs(work: Path) -> dict[Path, dict[Path, Plan]]:
+    """{folder of an unfinished program: {folder of a cell: its plan}}."""
     for left_over in work.glob(f"{_REMOVED}*"):
         shutil.rmtree(left_over, ignore_errors=True)
     return {
@@ -157,7 +157,7 @@ def _under_way(work: Path) -> dict[Path, dict[Path, Plan]]:
 
 
 def _remove(path: Path) -> None:
-    """Removes the folder of a finished program; a kill in the midst of it leaves nothing that looks like one."""
+    """Removes the folder of a finished program. It is renamed first, so a kill leaves no partial program folder."""
     with files.writing(path):
         moved = path.rename(path.with_name(_REMOVED + path.name))
         shutil.rmtree(moved)
@@ -189,7 +189,7 @@ def _pack(cells: Sequence[Cell], work: Path, max_memory: int | None, cells_per_p
 
 
 def _program_of(cell: Cell) -> str:
-    """What must be the same for cells to be trained by one program."""
+    """The key of the program that trains a cell: cells with the same key can share a program."""
     plan, traced = cell.plan, set(configs.traced_fields(type(cell.plan.config)))
     static = {name: value for name, value in configs.to_dict(plan.config).items() if name not in traced}
     recording = cell.recording.to_dict()
@@ -197,7 +197,7 @@ def _program_of(cell: Cell) -> str:
 
 
 def _varying(plans: Sequence[Plan]) -> list[str]:
-    """The traced fields that do not have one number in all plans."""
+    """The traced fields whose values differ between plans or lanes."""
     names = configs.traced_fields(type(plans[0].config))
     values = {name: [getattr(plan.config, name) for plan in plans] for name in names}
     return [name for name, of_plans in values.items() if any(np.ndim(v) or v != of_plans[0] for v in of_plans)]
@@ -209,7 +209,7 @@ def _evenly(group: Sequence[Cell], parts: int) -> list[Sequence[Cell]]:
 
 
 def _lanes(plan: Plan, needed: int) -> int:
-    """Lanes of a program that needs so many: a few more where they can then be spread over all devices evenly."""
+    """The number of lanes of a program, rounded up so that it can be sharded evenly over all devices."""
     if registry.is_host(registry.environment(plan.env)[0]):
         return needed
     devices = min(jax.device_count(), needed)
@@ -217,9 +217,9 @@ def _lanes(plan: Plan, needed: int) -> int:
 
 
 def together(plans: Sequence[Plan], lanes: int, varying: Sequence[str]) -> Plan:
-    """One plan whose lanes are the seeds of all plans in turn, with one value a lane in the fields of `varying`.
+    """One plan whose lanes are the seeds of all plans, one plan after the other.
 
-    Lanes beyond them repeat the last one.
+    The fields in `varying` get one value per lane. Extra lanes repeat the last one.
     """
     seeds = [seed for plan in plans for seed in plan.seeds]
     extra = lanes - len(seeds)
@@ -241,13 +241,13 @@ def _most_that_fit(group: Sequence[Cell], varying: Sequence[str], max_memory: in
     if registry.is_host(registry.environment(plans[0].env)[0]):
         if max_memory is not None:
             raise PurerlError(
-                f"--max-memory cannot be told for games on the host ({plans[0].env}): use --cells-per-program"
+                f"--max-memory does not apply to host environments ({plans[0].env}): use --cells-per-program"
             )
         return len(group)
     limit = max_memory if max_memory is not None else int(SHARE_OF_MEMORY * free_memory())
     whole = together(plans, _lanes(plans[0], sum(len(plan.seeds) for plan in plans)), varying)
     if max_memory is None and 20 * _state_bytes(whole) < limit:
-        return len(group)  # far from the limit: not worth compiling for
+        return len(group)  # far below the limit: skip the compilation that an exact number needs
     need = _loop(whole).program_bytes(configs.traced(whole.config), seed_keys(whole))
     if need <= limit:
         return len(group)
@@ -255,13 +255,13 @@ def _most_that_fit(group: Sequence[Cell], varying: Sequence[str], max_memory: in
     if most < 1:
         raise PurerlError(
             f"one cell of {len(plans[0].seeds)} seeds takes {_bytes(need // len(group))} and the limit is "
-            f"{_bytes(limit)}: fewer --seeds, a smaller --num-envs, or a higher --max-memory"
+            f"{_bytes(limit)}: use fewer --seeds, a smaller --num-envs, or a higher --max-memory"
         )
     return most
 
 
 def _state_bytes(plan: Plan) -> int:
-    """Bytes of the state and of one rollout of all lanes, without compiling anything."""
+    """Bytes of the state and one rollout of all lanes, found without compiling."""
     loop, config = _loop(plan), configs.traced(plan.config)
     state = jax.eval_shape(loop._init, config, seed_keys(plan))
     leaves = [leaf for leaf in jax.tree.leaves(state) if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
@@ -271,7 +271,7 @@ def _state_bytes(plan: Plan) -> int:
 
 
 def free_memory() -> int:
-    """Bytes that are free: on the devices, where they have memory of their own, otherwise on this machine."""
+    """Free bytes: on the devices if they have their own memory, otherwise on this machine."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     if all("bytes_limit" in s for s in stats):
         return sum(s["bytes_limit"] - s.get("bytes_in_use", 0) for s in stats)
@@ -291,7 +291,7 @@ def parse_bytes(text: str) -> int:
     try:
         size = float(number) * units[unit]
     except (ValueError, KeyError):
-        raise PurerlError(f"'{text}' is no amount of memory: write 800MB or 8GB") from None
+        raise PurerlError(f"'{text}' is not an amount of memory: write 800MB or 8GB") from None
     if not 0 < size < math.inf:
         raise PurerlError(f"an amount of memory of '{text}': it must be positive")
     return int(size)
@@ -305,9 +305,9 @@ def _bytes(size: int) -> str:
 
 
 def train_program(path: str | os.PathLike, *, quiet: bool = True, part: str = "", resumed_by: str = "") -> None:
-    """Trains the cells of one program to their end, from its last checkpoint if there is one, and removes its folder.
+    """Trains the cells of one program to the end, from its last checkpoint if there is one, and removes its folder.
 
-    See `run` for the rest.
+    The arguments are as in `run`.
     """
     path = Path(path)
     program = files.read_json(path / PROGRAM)
@@ -344,7 +344,7 @@ def train_program(path: str | os.PathLike, *, quiet: bool = True, part: str = ""
 
 @functools.lru_cache(maxsize=1)
 def _in_graph_loop(agent: str, env: str, options: Any, lanes: str) -> in_graph.InGraphLoop:
-    """A loop that the next program may have use for: with the same static fields it need not compile again."""
+    """A cached loop: the next program with the same static fields need not compile again."""
     family, env_id = registry.environment(env)
     return in_graph.InGraphLoop(registry.agent(agent), family.make(env_id, options), lanes)
 
@@ -364,12 +364,12 @@ def _import_ray() -> Any:
 
 
 def _train_on_ray(programs: Sequence[Path]) -> None:
-    """Gives each program to a Ray cluster, and waits for all of them."""
+    """Runs each program on a Ray cluster, and waits for all of them."""
     ray = _import_ray()
     started = not ray.is_initialized()
     if started:
         with warnings.catch_warnings():
-            # JAX warns of a fork beside its threads; Ray's children become other programs at once.
+            # JAX warns about a fork while it has threads. This is safe: Ray's child processes call exec at once.
             warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
             ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
@@ -378,7 +378,7 @@ def _train_on_ray(programs: Sequence[Path]) -> None:
             needs = {"num_gpus": 1}
         else:
             needs = {"num_cpus": min(node.get("CPU", 1) for node in nodes)}
-        task = ray.remote(_train_elsewhere).options(max_retries=3, **needs)
+        task = ray.remote(_train_in_ray_worker).options(max_retries=3, **needs)
         waiting = [task.remote(str(path.resolve())) for path in programs]
         problems = [problem for problem in ray.get(waiting) if problem]
     finally:
@@ -388,12 +388,12 @@ def _train_on_ray(programs: Sequence[Path]) -> None:
         raise PurerlError(problems[0])
 
 
-def _train_elsewhere(path: str) -> str | None:
-    """A program in a process of Ray's own; what went wrong that the user can mend, as one line."""
+def _train_in_ray_worker(path: str) -> str | None:
+    """Trains a program in a Ray worker. Returns the message of an error that the user can fix, or None."""
     sharding.one_cpu_device_per_core()
     compilation.enable_cache()
     try:
-        if Path(path, PROGRAM).exists():  # a retry may come after the end
+        if Path(path, PROGRAM).exists():  # Ray may retry a program that has finished
             train_program(path)
     except PurerlError as error:
         return str(error)

@@ -1,4 +1,4 @@
-"""What a run says on the screen: a progress bar while it goes (on stderr), a table when it is done (on stdout)."""
+"""What a run shows on the screen: a progress bar during training (stderr), a table at the end (stdout)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ FRAME_PERIOD_SECONDS = 0.1
 class Progress:
     """A progress bar on a terminal; elsewhere (a CI log, a file) one plain line about every ten seconds.
 
-    There is no thread behind it: it redraws only inside `update`, so it never takes the interpreter from a host loop.
+    It uses no thread and redraws only inside `update`, so it never takes the Python interpreter from a host loop.
 
     Args:
       total_steps: environment steps of the whole run.
       label: shown first, such as "ppo gymnax/CartPole-v1".
-      enabled: None chooses by whether stderr is a terminal; True always draws the bar; False shows nothing.
+      enabled: None draws the bar if stderr is a terminal; True always draws it; False shows nothing.
     """
 
     def __init__(self, total_steps: int, label: str, enabled: bool | None = None):
@@ -36,7 +36,7 @@ class Progress:
         self._silent = enabled is False
         self._began: tuple[float, int] | None = None  # time and step of the first update
         self._shown_at = -math.inf
-        self._hidden: str | None = None  # the newest line, while it has not been printed
+        self._hidden: str | None = None  # the newest line, until it is printed
         if enabled or (enabled is None and sys.stderr.isatty()):
             self._bar = _bar()
             self._task = self._bar.add_task("", total=self._total, label=label, facts="compiling")
@@ -44,14 +44,14 @@ class Progress:
             self._bar.refresh()
 
     def update(self, step: int, steps_per_second: float | None = None, episode_return: float | None = None) -> None:
-        """Shows where the run stands.
+        """Shows the progress of the run.
+
+        The time left is computed from the updates themselves, so neither seeds nor compilation can distort it.
 
         Args:
-          step: environment steps done, those before a resume included.
-          steps_per_second: the present speed (of all seeds together), only to be shown; None if not known yet.
-          episode_return: newest return; None or NaN (no episode ended) leaves the last one standing.
-
-        The time left is worked out from the updates themselves, so that neither seeds nor compiling can distort it.
+          step: environment steps done, including those before a resume.
+          steps_per_second: the current speed (of all seeds together), only shown; None if not known yet.
+          episode_return: newest return; None or NaN (no episode ended) keeps the last one.
         """
         if self._silent:
             return
@@ -72,7 +72,7 @@ class Progress:
             self._shown_at = now
 
     def _seconds_left(self, step: int, now: float) -> float | None:
-        """None while there is no speed to go by."""
+        """Seconds until the end; None while the speed is unknown."""
         if self._began is None:
             self._began = now, step
         seconds, steps = now - self._began[0], step - self._began[1]
@@ -121,7 +121,7 @@ def _facts(steps_per_second: float | None, episode_return: float | None, seconds
 
 
 def compact(number: float) -> str:
-    """A number in few characters: 950, 41.2k, 25M, 1.2G."""
+    """Formats a number in few characters: 950, 41.2k, 25M, 1.2G."""
     for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= limit * 0.9995:  # so that 999.9k is 1M, not 1e+03k
             return f"{number / limit:.3g}{suffix}"
@@ -129,17 +129,17 @@ def compact(number: float) -> str:
 
 
 def clock_time(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
+    """Formats seconds as h:mm:ss."""
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 def summary_table(summary: dict[str, Any]) -> None:
-    """Prints a run's summary.json to stdout: a table, and below it the paths, each on a line that can be copied.
+    """Prints a run's summary.json to stdout: a table, and below it the paths, each on its own line for copying.
 
     Args:
-      summary: as in summary.json, with "folder", and perhaps "figure" and "files" (more paths); what is missing or None
-        is left out.
+      summary: as in summary.json, with "folder", and optionally "figure" and "files" (more paths). Missing values and
+        None are not shown.
     """
     console = Console(highlight=False, soft_wrap=False)
     table = Table(show_header=False, title_justify="left", title=Text(_title(summary), style="bold"))
@@ -169,8 +169,8 @@ def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     add("steps per seed", summary.get("steps"), "{:,}")
     add("compile time", summary.get("compile_seconds"), "{:.1f} s")
     add("training time", summary.get("train_seconds"), "{:.1f} s")
-    together = ", seeds together" if isinstance(seeds, list | tuple) and len(seeds) > 1 else ""
-    add("speed", summary.get("steps_per_second"), "{:,.0f} steps/s" + together)
+    total = ", all seeds" if isinstance(seeds, list | tuple) and len(seeds) > 1 else ""
+    add("speed", summary.get("steps_per_second"), "{:,.0f} steps/s" + total)
     final = summary.get("final_return") or {}
     add("final return, IQM", final.get("iqm"), "{:.4g}")
     add("final return, mean", final.get("mean"), "{:.4g}")

@@ -17,19 +17,19 @@ PACKAGES = (
 )
 
 
-# --- what the run ran on ---------------------------------------------------------------------------------------------
+# --- software and hardware -------------------------------------------------------------------------------------------
 
 
 def environment_report() -> dict[str, Any]:
-    """What a result depends on beside the config, for config.json and summary.json.
+    """Versions, device and commit that a result depends on, for config.json and summary.json.
 
     Returns:
       versions: {"python" and each of PACKAGES: version, or None if it is not installed};
       device: {"kind": such as "NVIDIA H200" or "cpu", "backend": "gpu", "cpu", ..., "count": devices of all processes};
       platform: operating system, processor type and C library, one line;
       cpu_count: logical cores of this machine;
-      git_commit, git_dirty: of the checkout that purerl is imported from; both None if it is not in one. Dirty means
-        that a tracked file differs from the commit.
+      git_commit, git_dirty: of the git checkout that purerl is imported from; both None without one. Dirty means that a
+        tracked file differs from the commit.
     """
     import jax
 
@@ -53,8 +53,10 @@ def _version(package: str) -> str | None:
 
 
 def git_state(source: Path) -> tuple[str | None, bool | None]:
-    """(commit, dirty) of the git checkout that tracks the file `source`, else (None, None): a virtual environment
-    inside somebody's own repository must not pass that repository's commit off as purerl's."""
+    """(commit, dirty) of the git checkout that tracks the file `source`, else (None, None).
+
+    The file must be tracked: purerl in a virtual environment inside another repository is not of that repository.
+    """
     tracked = _git(source.parent, "ls-files", "--error-unmatch", "--", source.name)
     commit = _git(source.parent, "rev-parse", "--verify", "HEAD") if tracked else None
     if not commit:
@@ -64,8 +66,8 @@ def git_state(source: Path) -> tuple[str | None, bool | None]:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What a git command prints, stripped; None if it fails or there is no git."""
-    # Inside a git hook, GIT_DIR and its like point at another repository.
+    """The stripped output of a git command; None if it fails or git is missing."""
+    # Inside a git hook, GIT_DIR and similar variables point at another repository.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
         done = subprocess.run(
@@ -77,10 +79,10 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def peak_memory_bytes() -> dict[str, Any]:
-    """{"peak_memory_bytes": int, "peak_memory_of": "device" or "process"}.
+    """Peak memory: {"peak_memory_bytes": int, "peak_memory_of": "device" or "process"}.
 
-    The most that one of this process's devices ever held, where the devices count it (GPUs do); otherwise the most that
-    the whole process ever held in the machine's own memory.
+    On devices that count it (GPUs do), this is the largest peak of this process's devices. Otherwise it is the peak of
+    the whole process in the machine's main memory.
     """
     import jax
 

@@ -1,4 +1,4 @@
-"""The run folder: who may write into it, what it holds, and how its JSON files get there whole.
+"""The run folder: its files, and the checks before writing into it.
 
     config.json     the whole config and environment_report(), written once, before anything else
     metrics.jsonl   one row per log period and seed (see sinks)
@@ -6,8 +6,8 @@
     eval.json       written by `purerl eval`
     checkpoints/    figures/    tensorboard/
 
-Every file is written beside its place and then moved there, so that a kill or a full disk leaves the old file or the
-new one, never half a file. Nothing is ever unpickled. jax is imported only inside the two functions that ask for it.
+Every file is written under a temporary name and then renamed, so that a kill or a full disk leaves the old file or the
+new one, never a partial file. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from purerl.runs import files
 
 CONFIG, METRICS, SUMMARY, EVALUATION = "config.json", "metrics.jsonl", "summary.json", "eval.json"
 CHECKPOINTS, FIGURES, TENSORBOARD, REPORT = "checkpoints", "figures", "tensorboard", "report.html"
-# What purerl writes into a run folder, and so all that --overwrite may remove.
+# The files that purerl writes into a run folder. --overwrite removes only these.
 OWNED = (CONFIG, METRICS, SUMMARY, EVALUATION, CHECKPOINTS, FIGURES, TENSORBOARD, REPORT)
-# A config.json without these is somebody else's (many tools use that file name).
+# A config.json without these keys is not purerl's (many tools use that file name).
 REQUIRED_KEYS = ("agent", "env", "seeds")
 
 
@@ -34,15 +34,15 @@ REQUIRED_KEYS = ("agent", "env", "seeds")
 
 
 def create(folder: str | os.PathLike, config: dict, resume: bool = False, overwrite: bool = False) -> Path:
-    """Makes the folder of a run, with its config.json, and returns it.
+    """Creates the folder of a run, with its config.json, and returns it.
 
-    With `resume` a run must be there already, and nothing is touched. With `overwrite` the files of the run that is
-    there are removed first, but only those in OWNED. Otherwise a folder that holds a run is refused. If anything fails,
-    folders that were made here are gone again.
+    With `resume`, the folder must already hold a run, and nothing is changed. With `overwrite`, the files of the old
+    run are removed first, but only those in OWNED. Otherwise a folder that holds a run is an error. After an error,
+    folders that were created here are removed.
 
     Raises:
-      PurerlError: one of the above, files in the way that are not purerl's, a full disk, no permission.
-      TypeError: config holds something JSON cannot (nothing has been written then).
+      PurerlError: one of the above, existing files that are not purerl's, a full disk, no permission.
+      TypeError: config contains a value that JSON cannot hold (nothing is written then).
     """
     folder = Path(folder)
     with files.writing(folder):
@@ -64,15 +64,15 @@ def create(folder: str | os.PathLike, config: dict, resume: bool = False, overwr
 
 
 def check(folder: str | os.PathLike, resume: bool = False, overwrite: bool = False) -> bool:
-    """Whether the folder holds a run. Raises PurerlError if that does not go with `resume` and `overwrite`."""
+    """Whether the folder holds a run. Raises PurerlError if that conflicts with `resume` and `overwrite`."""
     if resume and overwrite:
-        raise PurerlError("--resume goes on with a run and --overwrite deletes it: choose one of them")
+        raise PurerlError("--resume continues a run and --overwrite deletes it: choose one of them")
     found = holds_run(folder)
     if resume and not found:
         raise PurerlError(f"there is no run to resume in {folder}; leave out --resume to start one")
     if found and not resume and not overwrite:
         raise PurerlError(
-            f"{folder} already holds a run: --resume goes on, --overwrite deletes it, another --out leaves it"
+            f"{folder} already holds a run: --resume continues it, --overwrite deletes it, another --out keeps it"
         )
     return found
 
@@ -80,8 +80,8 @@ def check(folder: str | os.PathLike, resume: bool = False, overwrite: bool = Fal
 def holds_run(folder: str | os.PathLike) -> bool:
     """Whether a run's config.json is in the folder (which need not exist).
 
-    Raises PurerlError if the folder holds a file under one of purerl's names that purerl did not write, so that it is
-    neither mixed with a run's files nor deleted by a later --overwrite.
+    Raises PurerlError if a file has one of purerl's names but was not written by purerl. It would otherwise be mixed
+    with a run's files, or deleted by a later --overwrite.
     """
     folder = Path(folder)
     path = folder / CONFIG
@@ -91,14 +91,14 @@ def holds_run(folder: str | os.PathLike) -> bool:
         return True
     strangers = [name for name in OWNED if os.path.lexists(folder / name)]
     if strangers:
-        raise PurerlError(f"{folder} is no run, but has its own '{strangers[0]}'; choose another folder (--out)")
+        raise PurerlError(f"{folder} is not a run, but has its own '{strangers[0]}'; choose another folder (--out)")
     return False
 
 
 def load(folder: str | os.PathLike) -> dict[str, dict | None]:
-    """Reads a run folder: {"config": dict, "summary": dict, or None while the run has not ended}.
+    """Reads a run folder: {"config": dict, "summary": dict, or None if the run is not finished}.
 
-    Raises PurerlError for a folder that does not exist or is no run, and for damaged files.
+    Raises PurerlError for a folder that does not exist or holds no run, and for damaged files.
     """
     folder = Path(folder)
     with files.reading(folder):
@@ -108,13 +108,13 @@ def load(folder: str | os.PathLike) -> dict[str, dict | None]:
         if not (folder / CONFIG).is_file():
             inside = [p.parent.name for p in sorted(folder.glob(f"*/{CONFIG}"))]
             hint = f" (name one run in it, such as {folder / inside[0]})" if inside else ""
-            raise PurerlError(f"{folder} is no run folder: it has no {CONFIG}{hint}")
+            raise PurerlError(f"{folder} is not a run folder: it has no {CONFIG}{hint}")
     config = files.read_json(folder / CONFIG)
     if not _is_config(config):
-        raise PurerlError(f"{folder} is no run folder: its {CONFIG} was not written by purerl")
+        raise PurerlError(f"{folder} is not a run folder: its {CONFIG} was not written by purerl")
     summary = files.read_json(folder / SUMMARY) if (folder / SUMMARY).is_file() else None
     if summary is not None and not isinstance(summary, dict):
-        raise PurerlError(f"{folder / SUMMARY} is damaged; delete it to go on without it")
+        raise PurerlError(f"{folder / SUMMARY} is damaged; delete it to continue without it")
     return {"config": config, "summary": summary}
 
 
@@ -123,7 +123,7 @@ def _is_config(config: Any) -> bool:
 
 
 def _make_folders(folder: Path) -> list[Path]:
-    """Makes the folder and its missing parents; returns those made, deepest first."""
+    """Creates the folder and its missing parents; returns the created ones, deepest first."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     made: list[Path] = []
     try:
@@ -141,8 +141,11 @@ def _make_folders(folder: Path) -> list[Path]:
 
 
 def _remove_outputs(folder: Path) -> None:
-    """Removes a run's outputs. Its config.json stays until the new one takes its place, so that a kill in between
-    leaves a folder that is still known to hold a run. A link is removed, never what it points to."""
+    """Removes a run's outputs, except its config.json.
+
+    The config.json stays until the new one replaces it, so that after a kill the folder still counts as a run. A link
+    is removed, never its target.
+    """
     for name in OWNED:
         path = folder / name
         if name == CONFIG or not os.path.lexists(path):

@@ -1,4 +1,4 @@
-"""What a sweep tries: grids and random settings, from text or Python values."""
+"""The settings of a sweep: grids and random settings, from text or Python values."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def settings_of(
     samples: int | None,
     search_seed: int,
 ) -> list[dict[str, Any]]:
-    """Every cell's {field: value}, in order. Raises PurerlError for what cannot be swept."""
+    """Every cell's {field: value}, in order. Raises PurerlError for fields and values that cannot be swept."""
     if (grid is None) == (random is None):
         raise PurerlError(
-            'say what to sweep: a grid, --grid "learning_rate=1e-4,5e-4", or else --random with --samples'
+            'give the fields to sweep: a grid, --grid "learning_rate=1e-4,5e-4", or --random with --samples'
         )
     if grid is not None:
         if samples is not None:
-            raise PurerlError("--samples belongs to --random; a grid has all its combinations")
+            raise PurerlError("--samples belongs to --random; leave it out: a grid trains all its combinations")
         values = parse_grid(grid, agent, env) if isinstance(grid, str) else _renamed(grid, agent, env)
         for name, of_name in values.items():
             of_name = (
@@ -45,7 +45,7 @@ def settings_of(
             values[name] = [value.item() if isinstance(value, np.generic) else value for value in of_name]
         return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
     if samples is None or samples < 1:
-        raise PurerlError("--random needs --samples, how many settings to draw (at least 1)")
+        raise PurerlError("--random needs --samples, the number of settings to draw (at least 1)")
     laws = parse_random(random, agent, env) if isinstance(random, str) else _renamed(random, agent, env)
     draw = np.random.default_rng(search_seed)
     kinds = _fields(agent, env)
@@ -53,14 +53,14 @@ def settings_of(
 
 
 def _fields(agent: str, env: str) -> dict[str, Any]:
-    """{name: type} of everything that can be swept."""
+    """{name: type} of all fields that can be swept."""
     options = registry.environment(env)[0].Options
     found = dict(configs.field_types(registry.agent(agent).Config))
     return found | {ENVIRONMENT + name: kind for name, kind in configs.field_types(options).items()}
 
 
 def _field(name: str, agent: str, known: Mapping[str, Any]) -> str:
-    """The field that a name in a sweep means: hyphens for underscores, and `configs.ALIASES`."""
+    """The field for a name in a sweep: hyphens may replace underscores, and `configs.ALIASES` are known."""
     spelled = configs.field_name(name.strip().lstrip("-").replace("-", "_"), known)
     if spelled not in known:
         close = nearest(spelled, known) or nearest(ENVIRONMENT + spelled, known)
@@ -77,7 +77,7 @@ def _renamed(values: Mapping[str, Any], agent: str, env: str) -> dict[str, Any]:
 
 
 def _named_parts(text: str, agent: str, env: str) -> dict[str, str]:
-    """{field: text behind the "="} of "a=...;b=..."."""
+    """Splits "a=...;b=..." into {field: text after the "="}."""
     pairs = [part.partition("=") for part in text.split(";") if part.strip()]
     for name, equals, value in pairs:
         if not equals or not value.strip():
@@ -88,9 +88,9 @@ def _named_parts(text: str, agent: str, env: str) -> dict[str, str]:
 
 
 def parse_grid(text: str, agent: str, env: str) -> dict[str, list[Any]]:
-    """{field: values} of "learning_rate=1e-4,5e-4;discount=.99,.999"; values of a tuple are joined by x, as in 64x64.
+    """Parses "learning_rate=1e-4,5e-4;discount=.99,.999" into {field: values}.
 
-    Raises PurerlError for unknown fields and values of another type.
+    Values of a tuple are joined by x, as in 64x64. Raises PurerlError for unknown fields and values of a wrong type.
     """
     kinds = _fields(agent, env)
     parts = _named_parts(text, agent, env)
@@ -98,7 +98,10 @@ def parse_grid(text: str, agent: str, env: str) -> dict[str, list[Any]]:
 
 
 def parse_random(text: str, agent: str, env: str) -> dict[str, tuple[Any, ...]]:
-    """{field: (kind, *arguments)} of "learning_rate=log(1e-5,1e-2);num_envs=choice(16,32)". Raises PurerlError."""
+    """Parses "learning_rate=log(1e-5,1e-2);num_envs=choice(16,32)" into {field: (kind, *arguments)}.
+
+    Raises PurerlError for unknown fields and kinds, and for values of a wrong type.
+    """
     kinds = _fields(agent, env)
     found: dict[str, tuple[Any, ...]] = {}
     for name, law in _named_parts(text, agent, env).items():
@@ -110,7 +113,7 @@ def parse_random(text: str, agent: str, env: str) -> dict[str, tuple[Any, ...]]:
 
 
 def _value(name: str, word: str, kind: Any) -> Any:
-    """A word of the command line as a value of a field's type. Raises PurerlError."""
+    """Parses a word of the command line into a value of a field's type. Raises PurerlError."""
     try:
         return configs.from_text(kind, word.strip())
     except ValueError as error:
@@ -120,14 +123,14 @@ def _value(name: str, word: str, kind: Any) -> Any:
 def _drawn(draw: np.random.Generator, name: str, law: Any, kind: Any) -> Any:
     if not isinstance(law, tuple | list) or len(law) < 2 or law[0] not in ("log", "uniform", "choice"):
         raise PurerlError(
-            f"{name}: {law!r} is no law to draw from: use log(low, high), uniform(low, high) or choice(...)"
+            f"{name}: {law!r} is not a distribution: use log(low, high), uniform(low, high) or choice(...)"
         )
     which, *bounds = law
     if which == "choice":
         return bounds[int(draw.integers(len(bounds)))]
     numbers = [b for b in bounds if isinstance(b, int | float) and math.isfinite(b)]
     if kind not in (int, float) or len(numbers) != 2 or len(bounds) != 2 or not bounds[0] < bounds[1]:
-        raise PurerlError(f"{name}: {which} needs two numbers, the lower first; other kinds of field take choice(...)")
+        raise PurerlError(f"{name}: {which} needs two numbers, the lower first; use choice(...) for other types")
     low, high = bounds
     if which == "log":
         if low <= 0:

@@ -1,4 +1,4 @@
-"""Where metric rows go: always to a JSONL file, and on request to TensorBoard or Weights & Biases.
+"""Writes metric rows: always to a JSONL file, and on request to TensorBoard or Weights & Biases.
 
 A sink has `write(rows)` and `close()`. A row is one log period of one seed:
     {"iteration": 12, "step": 98304, "seed": 0, "wall_time": 3.2, "episode_return": 11.2 or None, "episodes": 25, ...}
@@ -17,24 +17,24 @@ from purerl.errors import PurerlError, nearest
 from purerl.runs import files, run_folder
 from purerl.statistics import interquartile_mean
 
-# Sinks beside the JSONL file: the package each needs, which is also the name of purerl's extra in lower case.
+# Optional sinks: the package that each needs; its name in lower case is also the name of purerl's extra.
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
-# What says where a row belongs, rather than being a measurement.
+# Columns that identify a row and are not measurements.
 COORDINATES = ("iteration", "step", "seed")
 
 
 class Sink(Protocol):
-    """Something that metric rows can be written to."""
+    """A destination of metric rows."""
 
     def write(self, rows: list[dict]) -> None:
-        """Takes the rows of one log period, one per seed."""
+        """Writes the rows of one log period, one per seed."""
 
     def close(self) -> None:
-        """Writes out what is left. Safe to call twice."""
+        """Flushes and closes. Safe to call twice."""
 
 
 def check_sinks(names: Sequence[str]) -> None:
-    """Raises PurerlError for an unknown sink or one whose package is missing. Writes nothing."""
+    """Raises PurerlError for an unknown sink, or if a sink's package is missing. Writes nothing."""
     for name in names:
         if name == "jsonl":
             continue
@@ -45,16 +45,16 @@ def check_sinks(names: Sequence[str]) -> None:
 
 
 def open_sinks(names: Sequence[str], folder: str | os.PathLike, config: dict) -> list[Sink]:
-    """Opens the run's JSONL file and the sinks named ("tensorboard", "wandb"; "jsonl" is there even if not named).
+    """Opens the run's JSONL file and the named sinks ("tensorboard", "wandb"; "jsonl" is always open).
 
-    To resume a run, call truncate_rows first: TensorBoard then hides its own events after the last row kept.
+    To resume a run, call truncate_rows first: TensorBoard then hides its own events after the last remaining row.
 
     Args:
-      names: of sinks.
+      names: names of sinks.
       folder: the run's folder; its name becomes the name of the W&B run.
-      config: of the run, shown in W&B; its "wandb_project" names the project there ("purerl" if absent).
+      config: the run's config, shown in W&B; its "wandb_project" names the W&B project ("purerl" if absent).
 
-    Raises PurerlError as check_sinks, or if a file cannot be written; sinks already open are closed again.
+    Raises PurerlError as check_sinks, or if a file cannot be written; sinks that are already open are closed.
     """
     check_sinks(names)
     folder = Path(folder)
@@ -86,11 +86,11 @@ def _import(name: str) -> ModuleType:
 
 
 class JsonlSink:
-    """Appends rows to a file, one JSON object a line; NaN and infinities are written as null.
+    """Appends rows to a file, one JSON object per line; NaN and infinity are written as null.
 
-    All rows of a `write` are handed to the operating system in one piece, so killing the process tears at most the last
-    line; a torn line left by an earlier process is removed on opening. When a write fails (a full disk), what it wrote
-    is taken back and PurerlError raised.
+    All rows of a `write` go to the operating system in one call, so a kill leaves at most one partial line. A partial
+    line left by an earlier process is removed on opening. If a write fails (a full disk), the file is truncated to its
+    previous size and PurerlError is raised.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -98,12 +98,12 @@ class JsonlSink:
         with files.writing(self._path):
             self._handle: int | None = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             try:
-                self._mend_last_line()
+                self._repair_last_line()
             except BaseException:
                 self.close()
                 raise
 
-    def _mend_last_line(self) -> None:
+    def _repair_last_line(self) -> None:
         size = os.fstat(self._handle).st_size
         if size == 0 or os.pread(self._handle, 1, size - 1) == b"\n":
             return
@@ -136,7 +136,7 @@ class JsonlSink:
 
 
 def read_rows(path: str | os.PathLike) -> list[dict]:
-    """The rows of a JSONL file; a torn last line is ignored. Raises PurerlError if it is missing or holds no rows."""
+    """The rows of a JSONL file, without a partial last line. Raises PurerlError if it is missing or not metric rows."""
     path = Path(path)
     with files.reading(path):
         lines = _whole_lines(path.read_bytes())
@@ -144,9 +144,9 @@ def read_rows(path: str | os.PathLike) -> list[dict]:
 
 
 def truncate_rows(path: str | os.PathLike, iteration: int) -> int:
-    """Drops the rows after `iteration`, which a resumed run will write again; returns how many.
+    """Drops the rows after `iteration`, which a resumed run writes again; returns how many.
 
-    A missing file has none. The file is replaced in one atomic step, and not touched when nothing is dropped.
+    A missing file has no rows. The file is replaced atomically, and is not changed if no row is dropped.
     """
     path = Path(path)
     if not path.exists():
@@ -186,9 +186,9 @@ def _parse_row(line: bytes, where: str) -> dict:
 class TensorBoardSink:
     """Writes every number of a row as a scalar at its environment step, one TensorBoard run `seed_<k>` per seed.
 
-    A thread of tensorboardX writes the files: what it was given is there about a second later.
+    A thread of tensorboardX writes the files about a second later.
 
-    `purge_step`: TensorBoard hides what an earlier process wrote from this step on; None hides nothing.
+    `purge_step`: TensorBoard hides the events of earlier processes from this step on; None hides nothing.
     """
 
     def __init__(self, folder: str | os.PathLike, purge_step: int | None = None):
@@ -198,7 +198,7 @@ class TensorBoardSink:
         self._writers: dict[int, Any] = {}
 
     def write(self, rows: list[dict]) -> None:
-        """Adds the rows' scalars; None and what is not a number is left out. Raises PurerlError on a failed write."""
+        """Adds the rows' scalars, without None and NaN. Raises PurerlError on a failed write."""
         with files.writing(self._folder):
             for row in rows:
                 writer = self._writer(int(row["seed"]))
@@ -214,14 +214,14 @@ class TensorBoardSink:
         return self._writers[seed]
 
     def close(self) -> None:
-        """Writes out and closes the event files. Safe to call twice."""
+        """Flushes and closes the event files. Safe to call twice."""
         for writer in self._writers.values():
             writer.close()
         self._writers = {}
 
 
 def _measurements(row: dict) -> dict[str, float]:
-    """The plain numbers of a row, without its coordinates."""
+    """The numbers of a row that are measurements."""
     row = files.parse_json(files.to_json(row), "a metrics row")  # arrays to numbers, NaN to None, as in the JSONL file
     return {
         name: float(value)
@@ -234,10 +234,10 @@ def _measurements(row: dict) -> dict[str, float]:
 
 
 class WandbSink:
-    """Logs to one W&B run: each metric's interquartile mean over the seeds, and, of several seeds, `<metric>/seed_<k>`.
+    """Logs to one W&B run: each metric's interquartile mean over the seeds, and `<metric>/seed_<k>` for several seeds.
 
-    Environment variables are W&B's own; WANDB_MODE=offline keeps everything on this machine. A resumed run is a new W&B
-    run of the same name and group.
+    W&B's environment variables work; WANDB_MODE=offline keeps everything on this machine. A resumed run is a new W&B
+    run with the same name and group.
     """
 
     def __init__(self, project: str, name: str, config: dict, folder: str | os.PathLike | None = None):
@@ -271,7 +271,7 @@ class WandbSink:
 
 
 def wandb_entry(rows: list[dict]) -> dict[str, float]:
-    """What W&B is shown for one log period: its step, means over the seeds, and the seeds' own numbers."""
+    """The W&B entry of one log period: its step, means over the seeds, and each seed's numbers."""
     entry: dict[str, float] = {"step": int(rows[0]["step"])}
     if "iteration" in rows[0]:
         entry["iteration"] = int(rows[0]["iteration"])

@@ -1,7 +1,7 @@
 """Sweeps over config fields: `sweep(agent, env, grid=...)`, the command `purerl sweep`.
 
-Every setting becomes a cell (a run folder with all its seeds), and `programs.run` trains the cells in as few programs
-as their static fields and the memory allow. A sweep's folder:
+Cell: one setting of a sweep, trained with all its seeds in one run folder. `programs.run` trains the cells in as few
+programs as their static fields and the memory allow. A sweep's folder:
 
     sweep.json          what was asked for, and every cell's values
     cells/<cell>/       the run folders
@@ -34,7 +34,7 @@ from purerl.runs.search_space import ENVIRONMENT, settings_of
 
 SWEEP, TABLE, RANKING, CELLS, PROGRAMS = "sweep.json", "table.csv", "ranking.csv", "cells", "programs"
 OWNED = (SWEEP, TABLE, RANKING, CELLS, PROGRAMS, run_folder.FIGURES)
-# The columns of a ranking beside the swept fields.
+# The columns of a ranking in addition to the swept fields.
 RANKED = ("rank", "cell", "iqm", "low", "high", "mean", "seeds", "diverged")
 
 
@@ -46,10 +46,10 @@ class Sweep:
       folder: its folder.
       table: one row for each cell and seed: "cell", the swept fields, "seed", "steps", "final_return" (mean of the
         episodes that end in the last tenth of the run; None without any), "mean_return" (of all its episodes),
-        "evaluation_return" (of the last evaluation; None without any), "diverged" (whether a loss became no number).
+        "evaluation_return" (of the last evaluation; None without any), "diverged" (a loss became NaN or infinity).
       ranking: one row for each cell, highest interquartile mean of the final return first: "rank", "cell", the swept
-        fields, "iqm", "low" and "high" (95% bootstrap interval), "mean", "seeds" (with a final return), "diverged" (how
-        many seeds).
+        fields, "iqm", "low" and "high" (95% bootstrap interval), "mean", "seeds" (number of seeds with a final return),
+        "diverged" (number of diverged seeds).
     """
 
     folder: Path
@@ -85,24 +85,24 @@ def sweep(
     eval_env_options: dict[str, Any] | None = None,
     quiet: bool = False,
 ) -> Sweep:
-    """Trains an agent at every setting of a grid, or at random ones, with the same seeds each.
+    """Trains an agent at every setting of a grid, or at random settings, with the same seeds for each.
 
-    Traced fields (learning rate, discount, ...) are vmapped together with the seeds; each combination of static fields
-    and environment options is a program of its own. Lane for lane this is `purerl.train` with that setting and seed, up
-    to float rounding.
+    Traced fields (learning rate, discount, ...) are vmapped together with the seeds. Each combination of static fields
+    and environment options is a separate program. Each lane equals `purerl.train` with that setting and seed, up to
+    float rounding.
 
     Args:
-      agent, env, preset, seeds, seed, steps, config, env_options, lanes: as in `purerl.train`; the swept fields lie
-      over them.
+      agent, env, preset, seeds, seed, steps, config, env_options, lanes: as in `purerl.train`; the swept fields replace
+        their values.
       grid: {field: values}, or text as on the command line, "learning_rate=1e-4,5e-4;gamma=.99,.999". Environment
         options are named "env.num_levels".
       random: {field: (kind, *arguments)}, or text, "learning_rate=log(1e-5,1e-2);clip=uniform(.1,.3);
-        num_envs=choice(16,32)": log-uniform and uniform numbers between two bounds (whole ones for whole fields), or
+        num_envs=choice(16,32)": log-uniform and uniform numbers between two bounds (integers for integer fields), or
         one of several values.
       samples: how many random settings.
-      search_seed: of their draw.
+      search_seed: seed of the random settings.
       out: the sweep's folder; None for runs/sweep-<agent>-<env>-<preset>.
-      resume: go on with the sweep in `out`.
+      resume: continue the sweep in `out`.
       overwrite: replace it.
       max_memory, cells_per_program, engine: as in `programs.run`; memory also as text, "8GB".
       log_every, checkpoint_seconds, eval_every, eval_episodes, eval_env_options, quiet: as in `purerl.train`.
@@ -163,17 +163,19 @@ def default_folder(plan: Plan) -> Path:
 
 
 def _begin(folder: Path, asked: dict[str, Any], imports: list[dict[str, Any]], resume: bool, overwrite: bool) -> None:
-    """Makes the sweep's folder, or checks that the one that is there is what is asked for."""
+    """Creates the sweep's folder, or checks that an existing one holds the same sweep."""
     if resume and overwrite:
-        raise PurerlError("--resume goes on with a sweep and --overwrite deletes it: choose one of them")
+        raise PurerlError("--resume continues a sweep and --overwrite deletes it: choose one of them")
     found = (folder / SWEEP).is_file()
     if not found:
         if resume:
             raise PurerlError(f"there is no sweep to resume in {folder}; leave out --resume to start one")
-        run_folder.check(folder)  # a run is no place for a sweep
+        run_folder.check(folder)  # a sweep must not be written into a run folder
         strangers = [name for name in OWNED if (folder / name).exists()]
         if strangers:
-            raise PurerlError(f"{folder} is no sweep, but has its own '{strangers[0]}'; choose another folder (--out)")
+            raise PurerlError(
+                f"{folder} is not a sweep, but has its own '{strangers[0]}'; choose another folder (--out)"
+            )
     elif overwrite:
         with files.writing(folder):
             for name in OWNED[1:]:
@@ -181,13 +183,13 @@ def _begin(folder: Path, asked: dict[str, Any], imports: list[dict[str, Any]], r
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
     elif not resume:
         raise PurerlError(
-            f"{folder} already holds a sweep: --resume goes on, --overwrite deletes it, another --out leaves it"
+            f"{folder} already holds a sweep: --resume continues it, --overwrite deletes it, another --out keeps it"
         )
     else:
         stored = load(folder)
         for name in asked:
             if stored.get(name) != files.parse_json(files.to_json(asked[name]), name):
-                raise PurerlError(f"--resume: {name} differs from the sweep in {folder}; give what it was begun with")
+                raise PurerlError(f"--resume: {name} differs from the sweep in {folder}; use its original value")
         now = [one.to_dict() for one in user_modules.restore(user_modules.read(stored.get("imports", [])))]
         if stored.get("imports", []) != now:
             files.write_json(folder / SWEEP, stored | {"imports": now})
@@ -201,7 +203,7 @@ def load(folder: str | Path) -> dict[str, Any]:
     """The sweep.json of a folder. Raises PurerlError if it holds no sweep."""
     folder = Path(folder)
     if not (folder / SWEEP).is_file():
-        raise PurerlError(f"{folder} is no sweep's folder: it has no {SWEEP}")
+        raise PurerlError(f"{folder} is not a sweep folder: it has no {SWEEP}")
     found = files.read_json(folder / SWEEP)
     if not isinstance(found, dict) or not isinstance(found.get("cells"), list):
         raise PurerlError(f"{folder / SWEEP} is damaged or was not written by purerl")
@@ -214,7 +216,7 @@ def load(folder: str | Path) -> dict[str, Any]:
 def collect(folder: str | Path) -> Sweep:
     """Reads a sweep's finished cells and writes table.csv and ranking.csv.
 
-    Raises PurerlError if the folder holds no sweep, or no finished cell.
+    Raises PurerlError if the folder holds no sweep or no finished cell.
     """
     folder = Path(folder)
     settings = load(folder)["cells"]
@@ -229,7 +231,7 @@ def collect(folder: str | Path) -> Sweep:
         table += rows
         ranking.append(_ranked(rows, {"cell": name, **setting}))
     if not table:
-        raise PurerlError(f"no cell of the sweep in {folder} is finished: go on with --resume")
+        raise PurerlError(f"no cell of the sweep in {folder} is finished: continue with --resume")
     ranking.sort(key=lambda row: -math.inf if row["iqm"] is None else row["iqm"], reverse=True)
     ranking = [{"rank": i + 1, **row} for i, row in enumerate(ranking)]
     _write_csv(folder / TABLE, table)
@@ -278,7 +280,7 @@ def _ranked(rows: Sequence[dict[str, Any]], names: dict[str, Any]) -> dict[str, 
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """A table as CSV; None is an empty field, and numbers are written so that they read back as the same ones."""
+    """Writes a table as CSV. None is an empty field, and numbers keep their full precision."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""Training one run, from names to a finished run folder: `purerl.train`."""
+"""Trains one run, from names to a finished run folder: `purerl.train`."""
 
 from __future__ import annotations
 
@@ -49,30 +49,30 @@ def train(
     eval_env_options: dict[str, Any] | None = None,
     quiet: bool = False,
 ) -> Run:
-    """Trains an agent and leaves a run folder: config.json, metrics.jsonl, summary.json, checkpoints/.
+    """Trains an agent and writes a run folder: config.json, metrics.jsonl, summary.json, checkpoints/.
 
     Args:
       agent, env, preset, seeds, seed, steps, config, env_options, lanes: as in `make_plan`.
       out: run folder; None for runs/<agent>-<env>-<preset>-seed<k>.
-      resume: continue the run in `out` exactly where its last checkpoint stands.
+      resume: continue the run in `out` from its last checkpoint, with the same results as without a stop.
       overwrite: replace the run in `out`.
-      log: sinks beside metrics.jsonl: "tensorboard", "wandb".
+      log: sinks in addition to metrics.jsonl: "tensorboard", "wandb".
       log_every: iterations in one row of metrics; 0 for about 200 rows a run. It does not change the training.
       checkpoint_seconds: wall time between checkpoints; 0 saves with every row.
-      eval_every: environment steps of each seed between evaluations, at the rows of metrics (their
-        `evaluation_return`); 0 for none. They play as `purerl eval` does, on environments and random numbers of their
-        own: the training is the same with and without them.
+      eval_every: environment steps of each seed between evaluations; 0 for none. The rows of metrics contain their
+        `evaluation_return`. They play as `purerl eval` does, with their own environments and random numbers, so the
+        training is the same with and without them.
       eval_episodes: episodes of every environment in each evaluation.
-      eval_env_options: environment options over those of training, for these evaluations: {"num_levels": 0} for all of
-        Procgen's levels.
-      quiet: no progress bar and no closing table.
+      eval_env_options: environment options of these evaluations that replace those of training: {"num_levels": 0} for
+        all of Procgen's levels.
+      quiet: whether to hide the progress bar and the final table.
 
     Returns:
       the finished Run.
 
     Raises:
-      PurerlError: bad input (nothing is written then), a folder that already holds a run, a broken checkpoint, a loss
-        that is not a number (the last good checkpoint stays).
+      PurerlError: bad input (nothing is written then), a folder that already holds a run, a damaged checkpoint, a loss
+        that is NaN or infinity (the last good checkpoint stays).
       KeyboardInterrupt: Ctrl-C, after the run has been saved.
     """
     user_modules.refuse_while_importing("purerl.train")
@@ -107,13 +107,13 @@ def train_plan(
     quiet: bool = False,
     new_length: bool = False,
 ) -> Run:
-    """Carries out a plan, as `train` does.
+    """Trains a plan, as `train` does.
 
     Args:
-      the_plan: what is trained.
-      recording: how the run is kept; None for the defaults of `train`.
+      the_plan: what to train.
+      recording: how often the run writes, saves and evaluates; None for the defaults of `train`.
       out, resume, overwrite, log, quiet: as in `train`.
-      new_length: whether a run that is resumed takes its length from the plan, instead of keeping its own.
+      new_length: whether a resumed run takes its length from the plan instead of keeping its own.
     """
     recording = recording or Recording()
     folder = Path(out) if out is not None else default_folder(the_plan)
@@ -126,7 +126,7 @@ def train_plan(
     try:
         evaluations = make_evaluations(the_plan, recording)
         run_folder.create(folder, header(the_plan), resume=resume, overwrite=overwrite)
-        if resume:  # it may be longer now, and the user's modules may have changed
+        if resume:  # its length and the user's modules may have changed
             update_header(folder, the_plan)
         trainer = Trainer(
             the_plan,
@@ -151,7 +151,7 @@ def train_plan(
 
 
 def _resumed_plan(asked: Plan, folder: Path, new_length: bool) -> Plan:
-    """The stored plan, if what is asked for agrees with it; its length alone may be another."""
+    """The stored plan, after a check that `asked` equals it; only the length may differ."""
     stored = Plan.from_dict(run_folder.load(folder)["config"])
     differs = difference(stored, dataclasses.replace(asked, steps=stored.steps))
     if asked.lanes not in ("auto", stored.lanes):

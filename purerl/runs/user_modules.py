@@ -1,9 +1,9 @@
-"""Files and modules of the user's own that register agents, environments, presets or figures: `--import`.
+"""Imports the user's own files and modules that register agents, environments, presets or figures: `--import`.
 
     purerl train mine gymnax/CartPole-v1 --import my_agent.py
 
-Every run's config.json lists the modules that it needs, so that whatever opens the run later (resume, evaluation, Ray's
-workers) imports them again. A file that has changed since is used as it is now, with a note on stderr.
+Every run's config.json lists the modules that it needs, so that every later use of the run (resume, evaluation, Ray's
+workers) imports them again. If a file has changed since, the new version is used, with a note on stderr.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from purerl.runs import provenance
 MAIN = "__main__"
 NOT_IMPORTABLE = "main script, not importable"
 
-# {what the command line was told to import: its module}; these belong to every run that this process begins.
+# {argument of --import: its module}; every run that this process starts lists these.
 _asked: dict[str, str] = {}
 _loading: list[str] = []
 _noted: set[str] = set()
@@ -37,16 +37,17 @@ _noted: set[str] = set()
 
 @dataclasses.dataclass(frozen=True)
 class Import:
-    """A module that a run needs, as config.json holds it.
+    """A module that a run needs, as stored in config.json.
 
     Attributes:
-      what: a file or a module's name, as given to --import; NOT_IMPORTABLE for a script that registered its own parts.
+      what: a file or a module's name, as given to --import; NOT_IMPORTABLE for a script that registers its own agents
+        or environments.
       module: its name in Python.
-      path: of its file; None if it has none (a notebook).
-      sha256: of that file.
+      path: path of its file; None if it has none (a notebook).
+      sha256: hash of that file.
       git_commit, git_dirty: of the repository that tracks the file; None without one.
-      registers: "agent NAME", "environment NAME", ...: what it makes known.
-      previous: {sha256, git_commit, git_dirty} of the file as it was before it changed between two parts of the run.
+      registers: "agent NAME", "environment NAME", ...: the names that it registers.
+      previous: {sha256, git_commit, git_dirty} of earlier versions of the file, if it changed before a resume.
     """
 
     what: str
@@ -59,7 +60,7 @@ class Import:
     previous: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """A dict for JSON."""
         return dataclasses.asdict(self) | {"registers": list(self.registers), "previous": list(self.previous)}
 
     @classmethod
@@ -73,7 +74,7 @@ class Import:
 
 
 def import_all(whats: Sequence[str]) -> None:
-    """Imports what a command line asks for, and notes it for the runs that it begins. Raises PurerlError as `load`."""
+    """Imports the modules of a command line, and records them for its new runs. Raises PurerlError as `load`."""
     _asked.clear()
     for what in whats:
         _asked[what] = load(what)
@@ -82,15 +83,15 @@ def import_all(whats: Sequence[str]) -> None:
 def load(what: str) -> str:
     """Imports a Python file (given by its path) or a module (by its name), once; returns the module's name.
 
-    The file's folder can be imported from, now and later, so that a file may import its neighbours.
+    The file's folder is added to `sys.path`, so that a file can import other files of its folder.
 
-    Raises PurerlError for a file or module that does not exist, and for whatever goes wrong while it is imported.
+    Raises PurerlError for a file or module that does not exist, and for all errors during the import.
     """
     if not (what.endswith(".py") or "/" in what or "\\" in what):
         return _load_module(what)
     path = Path(what).expanduser().resolve()
     if path.is_dir():
-        raise PurerlError(f"--import {what}: that is a folder; name the Python file in it")
+        raise PurerlError(f"--import {what}: this is a folder; name the Python file in it")
     if not path.is_file():
         there = [one.name for one in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise PurerlError(f"--import {what}: there is no such file.{nearest(path.name, there)}")
@@ -114,7 +115,7 @@ def _load_module(name: str) -> str:
 def _load_file(path: Path, what: str) -> str:
     root, name = _place(path)
     if str(root) not in sys.path:
-        sys.path.insert(0, str(root))  # as Python does for a script
+        sys.path.insert(0, str(root))  # Python does the same for a script
     importlib.invalidate_caches()
     if "." in name:  # a file of a package
         with _importing(what, name):
@@ -124,16 +125,16 @@ def _load_file(path: Path, what: str) -> str:
         name = f"{re.sub(r'[^0-9A-Za-z_]', '_', name)}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise PurerlError(f"--import {what}: that is no Python file; its name must end in .py")
+        raise PurerlError(f"--import {what}: this is not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     with _importing(what, name):
-        sys.modules[name] = module  # dataclasses look themselves up there
+        sys.modules[name] = module  # dataclasses look up their module there
         spec.loader.exec_module(module)
     return name
 
 
 def _place(path: Path) -> tuple[Path, str]:
-    """(the folder to import from, the dotted name there) of a file, which may lie in a package."""
+    """(the folder to import from, the dotted name there) of a file, which may be in a package."""
     parts, folder = [path.stem], path.parent
     while (folder / "__init__.py").is_file() and folder != folder.parent:
         parts.insert(0, folder.name)
@@ -143,7 +144,7 @@ def _place(path: Path) -> tuple[Path, str]:
 
 @contextlib.contextmanager
 def _importing(what: str, name: str) -> Iterator[None]:
-    """Turns whatever goes wrong within into one line, and leaves nothing of a module that failed."""
+    """Turns any error inside the block into a PurerlError of one line, and removes a module that failed."""
     known = name in sys.modules
     _loading.append(what)
     try:
@@ -163,16 +164,16 @@ def _importing(what: str, name: str) -> Iterator[None]:
 
 
 def refuse_while_importing(call: str) -> None:
-    """Raises PurerlError if a module that is being imported makes the call: it must only register things."""
+    """Raises PurerlError if a user's module makes this call during its import: it must only register names."""
     if _loading:
         raise PurerlError(
-            f"it calls {call} while it is imported: put what it registers into a file of its own, or the call under "
+            f"it calls {call} while it is imported: move the registrations into a separate file, or put the call under "
             '`if __name__ == "__main__":`'
         )
 
 
 def _module_of(path: Path) -> str | None:
-    """The module that was loaded from a file; None if it was not."""
+    """The module that was loaded from a file; None if there is none."""
     for name, module in list(sys.modules.items()):
         file = _file_of(module)
         if file is not None and file.name == path.name and file.resolve() == path:
@@ -189,7 +190,7 @@ def _file_of(module: ModuleType | None) -> Path | None:
 
 
 def needed(names: Iterable[tuple[str, str]]) -> tuple[Import, ...]:
-    """The users' modules that a new run needs: all that the command line asked for, and those that registered `names`.
+    """The user's modules that a new run needs: all from the command line, and those that registered `names`.
 
     Args:
       names: (kind, name), as in `registry.origin`.
@@ -200,7 +201,7 @@ def needed(names: Iterable[tuple[str, str]]) -> tuple[Import, ...]:
 
 
 def _described(module: str) -> Import:
-    """What config.json says of a loaded module."""
+    """The entry of a loaded module in config.json."""
     file = _file_of(sys.modules.get(module))
     path = file.resolve() if file is not None and file.is_file() else None
     given = {owner: what for what, owner in _asked.items()}
@@ -214,30 +215,31 @@ def _described(module: str) -> Import:
 
 @functools.lru_cache(maxsize=64)
 def _state(path: Path, _: int) -> tuple[str, str | None, bool | None]:
-    """(sha256, git commit, whether that is dirty) of a file at a time of change."""
+    """(sha256, git commit, dirty) of a file; the modification time is only part of the cache's key."""
     return (hashlib.sha256(path.read_bytes()).hexdigest(), *provenance.git_state(path))
 
 
 def restore(stored: Sequence[Import]) -> tuple[Import, ...]:
-    """Imports again what a run needs; returns what config.json says of it now.
+    """Imports the modules that a stored run needs; returns their current entries for config.json.
 
-    What --import gave counts for a file of the same name, and for a file whose names are all known by now.
+    A module from --import replaces a stored file with the same file name. A stored file is not imported if all the
+    names that it registers are already known.
 
-    Raises PurerlError for a file that is gone, and for a script, which would train again if it were imported.
+    Raises PurerlError for a missing file, and for a script, because importing it would train again.
     """
     found: dict[str, Import] = {}
     for one in stored:
-        for now in _again(one):
+        for now in _import_again(one):
             found.setdefault(now.module, now)
     return tuple(found.values())
 
 
-def _again(stored: Import) -> list[Import]:
+def _import_again(stored: Import) -> list[Import]:
     path = None if stored.path is None else Path(stored.path)
     module = None if path is None else _module_of(path) or _replacement(path)
     if module is None and stored.registers:
         owners = [_owner(one) for one in stored.registers]
-        if all(known for known, _ in owners):  # by another module of the user's, or by an installed package
+        if all(known for known, _ in owners):  # registered by another user module or an installed package
             return [_described(owner) for owner in dict.fromkeys(owner for _, owner in owners) if owner]
     if module is None:
         module = _load_again(stored, path)
@@ -249,13 +251,13 @@ def _again(stored: Import) -> list[Import]:
     was = {"sha256": stored.sha256, "git_commit": stored.git_commit, "git_dirty": stored.git_dirty}
     _note(
         f"{now.path or now.what} has changed since the run was made (sha256 {str(stored.sha256)[:8]} then, "
-        f"{str(now.sha256)[:8]} now); going on with the file as it is now"
+        f"{str(now.sha256)[:8]} now); continuing with the new version"
     )
     return [dataclasses.replace(now, previous=(*stored.previous, was))]
 
 
 def _replacement(path: Path) -> str | None:
-    """The module that --import gave for a file of this name, now elsewhere."""
+    """The module from --import whose file has the same name as `path`; None if there is none."""
     for module in _asked.values():
         file = _file_of(sys.modules.get(module))
         if file is not None and file.name == path.name:
@@ -264,13 +266,13 @@ def _replacement(path: Path) -> str | None:
 
 
 def _owner(registered: str) -> tuple[bool, str | None]:
-    """(whether "agent NAME" and its like is known now, the module that registered it)."""
+    """(whether a name such as "agent NAME" is registered, the module that registered it)."""
     kind, _, name = registered.partition(" ")
     return registry.is_known(kind, name), registry.origin(kind, name)
 
 
 def restore_from(record: Path) -> None:
-    """Imports again what the run or sweep needs whose config.json or sweep.json this is, if it is there."""
+    """Imports the modules that are listed in a config.json or sweep.json, if the file exists."""
     from purerl.runs import files
 
     if record.is_file():
@@ -280,19 +282,21 @@ def restore_from(record: Path) -> None:
 
 
 def read(values: Any) -> list[Import]:
-    """The imports that a JSON file lists. Raises PurerlError if they are damaged."""
+    """The imports listed in a JSON file. Raises PurerlError if they are damaged."""
     try:
         return [Import.from_dict(one) for one in values]
     except (TypeError, AttributeError) as error:
-        raise PurerlError(f"the imports in a run's config.json are damaged or of another purerl ({error})") from error
+        raise PurerlError(
+            f"the imports in a run's config.json are damaged or of another purerl version ({error}): train again"
+        ) from error
 
 
 def _load_again(stored: Import, path: Path | None) -> str:
     if stored.module == MAIN:
         script = "a notebook or an interactive session" if path is None else f"the script {path}"
         raise PurerlError(
-            f"{_listed(stored)} of this run was registered by {script}, which is not run again: register it in a file "
-            "of its own, and add --import FILE"
+            f"{_listed(stored)} of this run was registered by {script}, which is not run again: register it in a "
+            "separate file, and add --import FILE"
         )
     if path is not None and path.is_file():
         return _load_file(path, str(path))
@@ -300,13 +304,13 @@ def _load_again(stored: Import, path: Path | None) -> str:
         return _load_module(stored.module)
     name = path.name if path is not None else stored.what
     raise PurerlError(
-        f"this run needs {stored.what}, and {path or stored.module} is not there any more: say where it is now with "
+        f"this run needs {stored.what}, but {path or stored.module} no longer exists: give its new place with "
         f"--import NEW_PATH/{name}"
     )
 
 
 def _note(line: str) -> None:
-    """Says something on stderr, once in a process."""
+    """Prints a note on stderr, once per process."""
     if line not in _noted:
         _noted.add(line)
         print(f"purerl: note: {line}", file=sys.stderr)
@@ -318,8 +322,8 @@ def check_importable(imports: Iterable[Import], where: str) -> None:
         if one.module == MAIN or one.path is None:
             source = f"the script {one.path}" if one.path else "a notebook or an interactive session"
             raise PurerlError(
-                f"{_listed(one)} was registered by {source}, which {where} cannot import: register it in a file of its "
-                "own and import that (on the command line: --import FILE)"
+                f"{_listed(one)} was registered by {source}, which {where} cannot import: register it in a separate "
+                "file and import that (on the command line: --import FILE)"
             )
 
 

@@ -85,7 +85,7 @@ def test_help_of_training_shows_all_fields_with_the_presets_values(capsys):
     assert "--num-envs INT environments of one seed (default: 16)" in said  # ppo's own default is 64
     assert "--clip-values, --no-clip-values" in said
     assert "--env.max-steps INT" in said and "Time limit of an episode" in said
-    assert "--resume go on" in said and "--no-resume" not in said
+    assert "--resume continue" in said and "--no-resume" not in said
     assert run(f"{CARTPOLE} --preset minatar --help") == 0
     assert "(default: 0.005)" in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
@@ -309,8 +309,8 @@ def test_a_field_with_the_name_of_a_flag_is_refused():
         (f"{CARTPOLE} -n 3", ["unknown flag '-n'"]),
         ("plot x --lr 3", ["unknown flag '--lr'. (purerl plot"]),  # which is not nearly --log or --y
         (f"{CARTPOLE} --eval-every 64 --eval-episodes 0", ["eval_every = 64 and eval_episodes = 0 must be"]),
-        (f"{CARTPOLE} --eval-env.max-steps 3", ["without evaluations: set eval_every as well"]),
-        (f"{CARTPOLE} --checkpoint-seconds nan", ["checkpoint_seconds = nan must be a number"]),
+        (f"{CARTPOLE} --eval-env.max-steps 3", ["no evaluations: set eval_every as well"]),
+        (f"{CARTPOLE} --checkpoint-seconds nan", ["checkpoint_seconds = nan must be finite"]),
         (f"{CARTPOLE} --log-every -1", ["log_every = -1 must not be negative"]),
         (f"{CARTPOLE} extra", ["unexpected 'extra'"]),
         ("train --sede 1 ppo gymnax/CartPole-v1", ["'--sede' before AGENT and ENV", "Did you mean '--seed'?"]),
@@ -337,7 +337,7 @@ def test_a_field_with_the_name_of_a_flag_is_refused():
         (f"{CARTPOLE} --network impala", ["network 'impala'"]),
         (f"{CARTPOLE} --env.max-steps -3", ["max_steps = -3"]),
         (f"{CARTPOLE} --resume", ["there is no run to resume", "runs/ppo-gymnax-CartPole-v1-classic-seed0"]),
-        (f"{CARTPOLE} --resume --overwrite --out x", ["--resume goes on with a run", "choose one of them"]),
+        (f"{CARTPOLE} --resume --overwrite --out x", ["--resume continues a run", "choose one of them"]),
         ("train ppo procgen/coinrun --env.start-level 3", ["start_level=3", "num_levels"]),
         ("train ppo procgen/coinrun --env.distribution-mode eazy", ["'eazy'", "Did you mean 'easy'?"]),
         ("train ppo procgen/coinrun --env.distribution-mode memory", ["coinrun has no distribution_mode 'memory'"]),

@@ -333,7 +333,7 @@ def test_all_damaged(tmp_path):
     for iteration in (1, 2):
         checkpoints.save(iteration, SMALL, {})
         (tmp_path / f"0000000{iteration}" / "index.json").write_text("{}")
-    with pytest.raises(PurerlError, match="no other one here is good: start the run anew"):
+    with pytest.raises(PurerlError, match="no other one here is good: start a new run"):
         checkpoints.restore(SMALL)
 
 
@@ -374,7 +374,7 @@ def test_a_foreign_checkpoint_names_the_first_leaf_that_differs(tmp_path, change
     Checkpoints(tmp_path).save(1, SMALL, {})
     with pytest.raises(PurerlError) as caught:
         Checkpoints(tmp_path).restore(SMALL | change)
-    expected = f"checkpoint {tmp_path / '00000001'} is of another run: {line}. Use the config it was written with"
+    expected = f"checkpoint {tmp_path / '00000001'} is of another run: {line}. Use the config that it was written with"
     assert str(caught.value) == expected
 
 

@@ -70,8 +70,8 @@ def test_random_settings_follow_their_laws():
 @pytest.mark.parametrize(
     "how, line",
     [
-        ({}, "say what to sweep"),
-        ({"grid": "clip=1", "random": "clip=uniform(1,2)"}, "say what to sweep"),
+        ({}, "give the fields to sweep"),
+        ({"grid": "clip=1", "random": "clip=uniform(1,2)"}, "give the fields to sweep"),
         ({"grid": "clip=1", "samples": 3}, "--samples belongs to --random"),
         ({"grid": "learning_rat=1"}, "no field 'learning_rat' to sweep. Did you mean 'learning_rate'"),
         ({"grid": "max_steps=1"}, "Did you mean 'env.max_steps'"),
@@ -85,7 +85,7 @@ def test_random_settings_follow_their_laws():
         ({"grid": ";"}, "nothing to sweep"),
         ({"grid": {"clip": 0.1}}, "sequence of different values"),
         ({"random": "clip=uniform(1,2)"}, "needs --samples"),
-        ({"random": "clip=normal(1,2)", "samples": 1}, "no law"),
+        ({"random": "clip=normal(1,2)", "samples": 1}, "not a distribution"),
         ({"random": "clip=1,2", "samples": 1}, "write log"),
         ({"random": "clip=uniform(2,1)", "samples": 1}, "lower first"),
         ({"random": "clip=log(0,1)", "samples": 1}, "positive bounds"),
@@ -204,7 +204,7 @@ def test_the_command_prints_the_ranking(run_cli, tmp_path):
     assert "learning_rate" in done.stdout and "table.csv" in done.stdout and "2 lanes" in done.stderr
     assert (tmp_path / "sweep" / "figures" / "sweep.png").stat().st_size > 10_000
     done = run_cli("sweep", *CARTPOLE, "--grid", "clip=.1", "--max-memory", "lots")
-    assert (done.code, done.stdout) == (2, "") and "'lots' is no amount of memory" in done.stderr
+    assert (done.code, done.stdout) == (2, "") and "'lots' is not an amount of memory" in done.stderr
 
 
 PPO_OF_MY_OWN = """

@@ -132,7 +132,7 @@ def test_a_file_of_a_package_may_import_relatively(tmp_path):
     [
         (None, "my_agnt.py", ["--import my_agnt.py: there is no such file", "Did you mean 'my_agent.py'?"]),
         (None, "nothing", ["no module of that name is installed", "--import my_file.py"]),
-        (None, "./code", ["that is a folder"]),
+        (None, "./code", ["this is a folder"]),
         ("1 / 0", "bad.py", ["--import bad.py: ZeroDivisionError: division by zero (bad.py, line 1)"]),
         ("x = (", "bad.py", ["SyntaxError", "bad.py, line 1"]),
         ("import no_such_thing", "bad.py", ["ModuleNotFoundError: No module named 'no_such_thing' (bad.py, line 1)"]),
@@ -225,7 +225,7 @@ def test_a_run_knows_its_imports_ever_after(run_cli, capsys, files, tmp_path):
     assert capsys.readouterr().err == ""
     files.rename(tmp_path / "moved")
     refused(
-        capsys, f"eval {folder}", "this run needs code/my_agent.py", "not there any more", "--import NEW_PATH/my_agent"
+        capsys, f"eval {folder}", "this run needs code/my_agent.py", "no longer exists", "--import NEW_PATH/my_agent"
     )
     assert run(f"plot {folder}") == 0  # which needs no agent
     assert run(f"eval {folder} --episodes 1 --quiet --import moved/my_agent.py") == 0
@@ -320,7 +320,7 @@ def test_a_script_that_registers_its_agent_itself_is_never_run_again(capsys, fil
     ray = f"try:\n    {SWEEP}except purerl.PurerlError as error:\n    print(error)\n"
     done = script(files, f"{AGENT}\n{TRAIN}{ray}")
     assert done.returncode == 0, done.stderr
-    assert "which Ray's workers cannot import" in done.stdout and "a file of its own" in done.stdout
+    assert "which Ray's workers cannot import" in done.stdout and "a separate file" in done.stdout
     assert not (files / "s").exists()
     (one,) = stored(files / "r")
     assert (one["what"], Path(one["path"]).name) == ("main script, not importable", "script.py")
