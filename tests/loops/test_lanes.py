@@ -20,7 +20,7 @@ RUNS = {
         4 * 8 * 16,
         {"num_envs": 8, "rollout_length": 16, "num_minibatches": 4, "policy_iterations": 2, "auxiliary_minibatches": 4},
     ),
-    "rainbow": ("rainbow", "gymnax/CartPole-v1", 4_000, {"learning_starts": 500, "noisy": True}),
+    "rainbow": ("rainbow", "gymnax/CartPole-v1", 2_000, {"learning_starts": 500, "noisy": True}),
     "recurrent": ("ppo", "gymnax/CartPole-v1", 4 * 2048, {"recurrent": "gru", "recurrent_size": 16}),
     "procgen": ("ppo", "procgen/coinrun", 3 * 64, PIXELS),
 }
@@ -33,8 +33,8 @@ def assert_same_bits(together, lane, alone):
         np.testing.assert_array_equal(of_lane[lane], of_solo[0], err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.optimized
-@pytest.mark.parametrize("name", RUNS)
+# The long run as a user compiles it; for the others it would only take longer to compile.
+@pytest.mark.parametrize("name", [pytest.param("ppo", marks=pytest.mark.optimized), *[n for n in RUNS if n != "ppo"]])
 def test_a_lane_is_its_solo_run(name, tmp_path):
     if name == "procgen":
         pytest.importorskip("cffi", reason="procgen is not installed")
@@ -49,7 +49,6 @@ def test_a_lane_is_its_solo_run(name, tmp_path):
     assert finals[0][1] == finals[1][0]
 
 
-@pytest.mark.optimized
 def test_a_cell_of_a_sweep_is_its_solo_run(tmp_path):
     config = {"num_envs": 8, "rollout_length": 32, "num_minibatches": 2}
     how = {"steps": 8 * 32 * 6, "quiet": True, "lanes": "map"}
@@ -72,7 +71,6 @@ def test_auto_goes_by_the_device():
     assert lanes.resolve("vmap") == "vmap"
 
 
-@pytest.mark.optimized
 def test_both_ways_agree_to_rounding(tmp_path):
     config = {"num_envs": 8, "rollout_length": 32, "num_minibatches": 2, "num_epochs": 1, "learning_rate": 1e-4}
     runs = [
