@@ -56,11 +56,6 @@ class AnyShape:
     dtype: Any
 
 
-def any_shapes(tree: PyTree) -> PyTree:
-    """Replaces every array of `tree` by an AnyShape of its dtype, for example to restore a pool's state."""
-    return jax.tree.map(lambda leaf: AnyShape(leaf.dtype), tree)
-
-
 class Checkpoints:
     """The newest `keep` checkpoints of one run, in one folder.
 

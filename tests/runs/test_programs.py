@@ -11,6 +11,7 @@ from purerl.runs.plan import make_plan, seed_keys
 from purerl.runs.policy import open_run
 from purerl.runs.programs import Cell
 from purerl.runs.recording import Recording
+from purerl.runs.saving import Saving
 from purerl.runs.train import train
 from purerl.runs.trainer import Trainer
 
@@ -119,7 +120,7 @@ def stop(patch, owner, name, after):
     [
         (Trainer, "_advance", 2),  # in the midst of the first program
         (Trainer, "_advance", UPDATES + 1),  # in the midst of the second
-        (Trainer, "_save_lanes", 1),  # while the first one's cells are written
+        (Saving, "save_member", 1),  # while the first one's cells are written
         (run_folder, "create", 2),  # while its folders are made
         (programs, "_remove", 0),  # when all of its cells are finished
     ],

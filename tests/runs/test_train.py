@@ -15,8 +15,9 @@ from purerl import configs, registry
 from purerl.errors import PurerlError
 from purerl.runs import sinks
 from purerl.runs.plan import Plan
+from purerl.runs.summary import final_returns
 from purerl.runs.train import train
-from purerl.runs.trainer import Trainer, final_returns
+from purerl.runs.trainer import Trainer
 
 CARTPOLE = "gymnax/CartPole-v1"
 
