@@ -212,8 +212,8 @@ def test_full_device(tmp_path):
 ON_A_FULL_DISK = """
 import sys
 from pathlib import Path
-from purerl import runs, sinks
 from purerl.errors import PurerlError
+from purerl.runs import files, run_folder, sinks
 
 root = Path(sys.argv[1])
 
@@ -281,7 +281,7 @@ def test_any_other_failure_is_one_line_too_pretended(tmp_path, monkeypatch):
 
 WRITES_FOR_EVER = """
 import sys
-from purerl import runs
+from purerl.runs import files
 n = 0
 while True:
     files.write_json(sys.argv[1], {"n": n, "again": [n] * 5000})
