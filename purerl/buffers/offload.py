@@ -1,6 +1,6 @@
-"""Buffers of a compiled program that live in the device's memory or in the host's, where there is more of it.
+"""Buffers of a compiled program in the device's memory, or in the larger memory of the host.
 
-From the host's memory rows are copied one by one: XLA moves slices between the memories, and has no gather there.
+Rows are copied one by one from host memory, because XLA can move slices between the memories but cannot gather there.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ Memory = Literal["device", "host"]
 
 
 def zeros(memory: Memory, shape: tuple[int, ...], dtype: str) -> Array:
-    """Zeros in that memory (inside jit too)."""
+    """Zeros in the given memory (also inside jit)."""
     return jax.device_put(jnp.zeros(shape, dtype), _SPACES[memory])
 
 
 def write(memory: Memory, buffer: Array, row: Array, index: Array) -> Array:
-    """`buffer` [K, ...] with `row` [...] at `index` [], which must not be batched under vmap."""
+    """Writes `row` [...] at `index` [] of `buffer` [K, ...]. The index must not be batched under vmap."""
     return slices.write(buffer, jax.device_put(row, _SPACES[memory])[None], index, axis=0)
 
 
 def read(memory: Memory, buffer: Array, indices: Array) -> Array:
-    """Rows of a buffer, on the device.
+    """Reads rows of a buffer to the device.
 
     Args:
-      memory: where the buffer lives.
+      memory: where the buffer is stored.
       buffer: [K1, .., Kr, ...].
       indices: int32 [B, r], in range (they are not checked).
 
@@ -84,7 +84,7 @@ def _copy_rows(buffer: Array, indices: Array) -> Array:
 
 @_copy_rows.def_vmap
 def _read_batched(axis_size: int, in_batched: list[bool], buffer: Array, indices: Array) -> tuple[Array, bool]:
-    # JAX would batch the slices into a gather. The batch axis is one more axis to slice instead.
+    # JAX would batch the slices into a gather. Instead, the batch axis becomes one more axis to slice.
     if not in_batched[1]:
         indices = jnp.broadcast_to(indices, (axis_size, *indices.shape))
     if not in_batched[0]:

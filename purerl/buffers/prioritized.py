@@ -1,14 +1,14 @@
-"""Prioritized replay: draws items in proportion to their priorities, after "Prioritized Experience Replay" by Schaul et
-al. 2016 (https://arxiv.org/abs/1511.05952), section 3.3.
+"""Prioritized replay: draws items in proportion to their priorities.
 
-Priorities are the lowest level of a tree of sums in which every node has 16 children. A change recomputes the sums that
-it touches from their parts, so that float32 never drifts as it does where differences are added up. Drawing and
-changing an item cost O(log capacity); 16 children are few enough to be scanned at once, and leave a tree of 5 levels
-for a million items.
+See "Prioritized Experience Replay" by Schaul et al. 2016 (https://arxiv.org/abs/1511.05952), section 3.3.
 
-Both walk the tree in a loop over its levels, not only to keep the program small: what a draw reads is then read for
-good before anything is changed. Written out level by level, XLA may compute a draw again where its items are used, and
-then keeps the old priorities for that in a copy of them all, at every gradient step.
+Priorities are the lowest level of a sum tree in which every node has 16 children. An update recomputes the changed sums
+from their parts. So float32 rounding errors do not accumulate, as they do if differences are added. Drawing and
+updating an item cost O(log capacity). 16 children can be scanned at once, and give a tree of 5 levels for a million
+items.
+
+Both walk the tree in a loop over its levels. This keeps the program small, and it also avoids a copy: with unrolled
+levels, XLA may compute a draw again where its items are used. It then copies all old priorities at every gradient step.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _WIDTH = 16
 
 @struct.dataclass
 class Priorities:
-    """Priorities of items; those never set are 0 and never drawn.
+    """Priorities of items. Items that were never set have priority 0 and are never drawn.
 
     Attributes:
-      sums: float32 [R, 16], the rows of all levels, the items' own first, the root's last. Entry j of row i of a level
-        is the sum of row 16 i + j of the level below.
-      largest: float32 [], the largest priority ever set, 1 at the start: that of new items.
-      capacity: how many items there are.
+      sums: float32 [R, 16], the rows of all levels; the first level holds the items, the last is the root. Entry j of
+        row i of a level is the sum of row 16 i + j of the level below.
+      largest: float32 [], the largest priority ever set, 1 at the start. New items get it.
+      capacity: number of items.
     """
 
     sums: Array
@@ -65,7 +65,7 @@ def _first_rows(capacity: int) -> Array:
 
 
 def init(capacity: int) -> Priorities:
-    """No priorities, for `capacity` items."""
+    """Priorities of `capacity` items, all 0."""
     rows = sum(_level_rows(capacity))
     return Priorities(jnp.zeros((rows, _WIDTH), jnp.float32), jnp.ones((), jnp.float32), capacity)
 
@@ -86,9 +86,9 @@ def _set(priorities: Priorities, items: Array, values: Array) -> Priorities:
 
 
 def update(priorities: Priorities, items: Array, values: Array) -> Priorities:
-    """Sets the priorities of items [B] to values [B], float32, not negative. Of an item that comes twice one stays.
+    """Sets the priorities of items [B] to values [B], float32, not negative. For a repeated item, one value is kept.
 
-    `values` are what is drawn in proportion to: raised to their exponent (alpha) already.
+    Items are drawn in proportion to `values`, so the exponent (alpha) must already be applied.
     """
     chex.assert_equal_shape([items, values])
     priorities = _set(priorities, items, values)
@@ -98,23 +98,22 @@ def update(priorities: Priorities, items: Array, values: Array) -> Priorities:
 def admit(
     priorities: Priorities, ring: replay.Ring, *, iteration: Array, rollout_length: int, num_steps: int, spec: EnvSpec
 ) -> Priorities:
-    """Behind `replay.add` of the same iteration: gives rows that can be drawn now the largest priority so far, and 0 to
-    those that cannot. O(T N).
+    """Sets the priorities of new rows, after `replay.add` of the same iteration. O(T N).
 
-    With it, an item's priority is positive if and only if `replay.uniform` might draw it and its weight is 1. Item
-    n L + t is row t of environment n.
+    Rows that can be drawn now get the largest priority so far; rows that cannot be drawn get 0. So an item's priority
+    is positive if and only if `replay.uniform` can draw it and its weight is 1. Item n L + t is row t of environment n.
 
     Args:
       priorities: of N L items.
-      ring: [N, L], the rollout already in it.
-      iteration: int32 [], of the rollout.
+      ring: [N, L], with the rollout already in it.
+      iteration: int32 [], iteration of the rollout.
       rollout_length: T.
       num_steps: n of the n-step returns.
       spec: the environment.
     """
     num_envs, length = ring.reward.shape
     before = replay.span(iteration, rollout_length, length)
-    # From the first row whose window is complete now, through the rollout, to the oldest rows, whose frames are gone.
+    # From the first row whose window is now complete, through the rollout, to the oldest rows, whose frames are lost.
     offset = jnp.arange(-num_steps, rollout_length + spec.stacked_frames - 1)
     row = (before.cursor + offset) % length
     complete = (offset < rollout_length - num_steps) & (before.filled + offset >= 0)
@@ -122,7 +121,7 @@ def admit(
     ready = complete[None] & replay.learnable(ring, env, row[None])
     items = env * length + row[None]
     values = jnp.where(ready, priorities.largest, 0.0)
-    # While the ring fills, its oldest rows lack nothing: there never was a frame before them.
+    # While the ring fills, its oldest rows are complete: there was no frame before them.
     full = replay.span(iteration + 1, rollout_length, length).filled == length
     kept = (offset >= rollout_length) & ~full
     values = jnp.where(kept[None], priorities.sums[items // _WIDTH, items % _WIDTH], values)
@@ -130,14 +129,16 @@ def admit(
 
 
 def _pick(weights: Array, mass: Array) -> tuple[Array, Array, Array]:
-    """Goes the mass [B] along each row of weights [B, W]. Entries of 0 are never picked while there is another.
+    """Finds the entry of weights [B, W] in which the cumulative sum passes the mass [B].
+
+    Entries of 0 are never picked if there is another.
 
     Returns:
-      (entry int32 [B], its weight [B], what of the mass remains in it [B]).
+      (entry int32 [B], its weight [B], the remaining mass in it [B]).
     """
     reached = before = weight = jnp.zeros_like(mass)
     entry, arrived = jnp.zeros(mass.shape, jnp.int32), jnp.zeros(mass.shape, jnp.bool_)
-    # Entry by entry for the whole batch: several times as fast on CPUs as a cumsum and a search of it.
+    # Entry by entry for the whole batch: on CPUs several times as fast as a cumsum and a search.
     for i in range(weights.shape[1]):
         here = (weights[:, i] > 0) & ~arrived
         entry, weight = jnp.where(here, i, entry), jnp.where(here, weights[:, i], weight)
@@ -152,7 +153,7 @@ def sample(priorities: Priorities, words: Array, instead: tuple[Array, Array] | 
     Args:
       priorities: of the items, not all 0.
       words: uint32 [B], from `rng.words`.
-      instead: (bool [B], items int32 [B]): where true, that item is taken and none is drawn.
+      instead: (bool [B], items int32 [B]): where true, this item replaces the drawn one.
 
     Returns:
       (items int32 [B], their probabilities P(i) = p_i / sum_k p_k (eq. 1), float32 [B]).

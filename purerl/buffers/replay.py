@@ -1,8 +1,8 @@
 """Experience replay: a ring of transitions on the device in which every frame is stored once.
 
-Stacks of frames and n-step returns are built when a batch is drawn, and never reach over an episode's border. The
-place to write is a function of the iteration, not state: the clock is never batched, so under vmap a rollout is still
-written as one slice, in place.
+Stacks of frames and n-step returns are built when a batch is drawn, and never cross the end of an episode. The write
+position is a function of the iteration, not state. The clock is never batched, so a rollout is written as one slice, in
+place, also under vmap.
 
 Shapes: N environments, L rows of each, row after row in time, so a window of steps is a range of rows modulo L.
 """
@@ -28,13 +28,13 @@ class Ring:
     """Rows of N environments, [N, L, ...]. Row t: at `observation[t]`, `action[t]` gave `reward[t]`.
 
     Attributes:
-      observation: [N, L, F], flat, in the environment's dtype; of stacked frames only the newest one.
+      observation: [N, L, F], flat, in the environment's dtype; only the newest of stacked frames.
       action: [N, L] int32.
       reward: [N, L] float32, raw.
-      terminated: [N, L] bool, nothing may be bootstrapped from behind the row.
-      done: [N, L] bool, an episode ends with the row (a time-out too).
-      age: [N, L] uint8, steps since the episode's first observation, 255 for all beyond.
-      next_age: [N] uint8, of the row to come.
+      terminated: [N, L] bool, the value after this row is masked.
+      done: [N, L] bool, an episode ends with this row (also by a time-out).
+      age: [N, L] uint8, steps since the episode's first observation, at most 255.
+      next_age: [N] uint8, age of the next row.
     """
 
     observation: Array
@@ -47,7 +47,7 @@ class Ring:
 
 
 class Span(NamedTuple):
-    """Which rows hold something: `cursor`, int32 [], is the row to be written next; `filled`, int32 [], are there."""
+    """The filled rows: `cursor`, int32 [], is the next row to write; `filled`, int32 [], is the number of rows."""
 
     cursor: Array
     filled: Array
@@ -66,8 +66,8 @@ class Transitions:
       action: int32 [B].
       reward: float32 [B], the discounted sum of the window's rewards.
       discount: float32 [B], gamma to the number of steps in the window, 0 where it ends in a terminal state.
-      next_observation: [B, *shape], behind the window.
-      weight: float32 [B], 0 for rows that nothing can be learned from, else 1.
+      next_observation: [B, *shape], after the window.
+      weight: float32 [B], 0 for rows that cannot be learned from, else 1.
     """
 
     observation: Array
@@ -79,7 +79,7 @@ class Transitions:
 
 
 def check(size: int, num_envs: int, rollout_length: int, num_steps: int, spec: EnvSpec) -> None:
-    """Raises PurerlError unless a replay of `size` transitions holds a whole number of rollouts, and a window."""
+    """Raises PurerlError unless `size` transitions are a whole number of rollouts and can hold a window."""
     rollout = num_envs * rollout_length
     least = rollout * -(-(rollout_length + num_steps + spec.stacked_frames) // rollout_length)
     if size % rollout or size < least:
@@ -105,20 +105,20 @@ def init(spec: EnvSpec, num_envs: int, length: int) -> Ring:
 
 
 def span(iteration: Array, rollout_length: int, length: int) -> Span:
-    """What a ring of L rows holds after `iteration` rollouts of T steps; T divides L. Never overflows."""
+    """The filled rows of a ring of L rows after `iteration` rollouts of T steps; T divides L. Never overflows."""
     rollouts = length // rollout_length
     return Span((iteration % rollouts) * rollout_length, jnp.minimum(iteration, rollouts) * rollout_length)
 
 
 def add(ring: Ring, rollout: Rollout, *, spec: EnvSpec, iteration: Array, terminated: Array) -> Ring:
-    """The ring with a rollout [T, N] in place of its oldest rows. O(T N).
+    """Writes a rollout [T, N] over the oldest rows of the ring. O(T N).
 
     Args:
       ring: [N, L].
       rollout: [T, N]; T divides L.
       spec: the environment.
       iteration: int32 [], rollouts added before this one; not batched under vmap.
-      terminated: bool [T, N], what counts as terminal for the learner (lost lives or time-outs too, perhaps).
+      terminated: bool [T, N], what counts as terminal for the learner (possibly also lost lives or time-outs).
     """
     num_steps, num_envs = rollout.reward.shape
     chex.assert_shape([terminated, rollout.terminated, rollout.truncated], (num_steps, num_envs))
@@ -147,18 +147,18 @@ def add(ring: Ring, rollout: Rollout, *, spec: EnvSpec, iteration: Array, termin
 
 
 def mark_restart(ring: Ring, iteration: Array, rollout_length: int) -> Ring:
-    """The ring with an episode's border after its newest rows, as of a time-out: the environments restarted there."""
+    """Marks the newest rows as the end of an episode, like a time-out, because the environments restarted there."""
     length = ring.reward.shape[1]
     newest = (span(iteration, rollout_length, length).cursor - 1) % length
     return ring.replace(done=ring.done.at[:, newest].set(True), next_age=jnp.zeros_like(ring.next_age))
 
 
 def uniform(words: Array, span: Span, ring: Ring, *, num_steps: int, spec: EnvSpec) -> tuple[Array, Array]:
-    """Draws rows, each alike, whose window of n steps, the row behind it and the frames before it are all in the ring.
+    """Draws rows uniformly, among those whose n-step window, next row and earlier frames are all in the ring.
 
     Args:
       words: uint32 [2, B], from `rng.words`.
-      span: what the ring holds; more than n rows and a stack of frames.
+      span: the filled rows; more than n rows and a stack of frames.
       ring: [N, L].
       num_steps: n of the n-step returns.
       spec: the environment.
@@ -173,7 +173,7 @@ def uniform(words: Array, span: Span, ring: Ring, *, num_steps: int, spec: EnvSp
 
 
 def frames(ring: Ring, env: Array, row: Array, spec: EnvSpec) -> Array:
-    """The observations [B, *shape] of rows, their frames stacked again: zeros before an episode's first one."""
+    """The observations [B, *shape] of rows, with frames stacked again; zeros before an episode's first frame."""
     if spec.stacked_frames == 1:
         return ring.observation[env, row].reshape(-1, *spec.observation_shape)
     length = ring.reward.shape[1]
@@ -184,7 +184,7 @@ def frames(ring: Ring, env: Array, row: Array, spec: EnvSpec) -> Array:
 
 
 def learnable(ring: Ring, env: Array, row: Array) -> Array:
-    """Whether anything can be learned from a row: not from one that a time-out cut, whose next state is unknown."""
+    """Whether a row can be learned from: not if a time-out ended it, because its next state is unknown."""
     return ring.terminated[env, row] | ~ring.done[env, row]
 
 
@@ -199,9 +199,9 @@ def gather(
 ) -> Transitions:
     """The transitions that begin in rows (environment [B], row [B]), with n-step returns.
 
-    A window ends early with its episode: with the terminal reward, nothing being bootstrapped, or in front of a row
-    that a time-out cut. The state that such a row led to is not in the ring, so the window before it bootstraps from
-    the row's own observation, which is as good an n-step return with a smaller n.
+    A window ends early at a termination, with a masked value. It also ends before a row with a time-out: the state
+    after that row is not in the ring, so the window bootstraps from the row's own observation. This is a correct n-step
+    return with a smaller n.
 
     Args:
       ring: [N, L].
@@ -209,7 +209,7 @@ def gather(
       spec: the environment.
       num_steps: n.
       discount: gamma, [].
-      reward_clip: rewards are clipped to +- this, []; inf for raw ones.
+      reward_clip: rewards are clipped to +- this, []; inf for no clipping.
     """
     env, row = indices
     chex.assert_rank([env, row], 1)

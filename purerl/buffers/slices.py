@@ -1,7 +1,7 @@
-"""Writing a slice into a buffer so that it stays a slice under vmap, and so that reverse mode passes.
+"""Writes a slice into a buffer so that it stays a slice under vmap and supports reverse-mode differentiation.
 
-JAX batches `dynamic_update_slice` into a scatter, even where all lanes write to the same place: slower, and impossible
-in the host's memory.
+JAX batches `dynamic_update_slice` into a scatter, even if all lanes write to the same place. That is slower, and
+impossible in the host's memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from purerl.types import Array
 
 
 def write(buffer: Array, update: Array, index: Array | int, axis: int) -> Array:
-    """`buffer` with `update`, of the same shape but for the axis, from `index` [] on along that axis."""
+    """Writes `update`, of the same shape except along `axis`, into `buffer` from `index` [] on along that axis."""
     return _write(axis)(buffer, update, jnp.asarray(index, jnp.int32))
 
 

@@ -1,11 +1,13 @@
 """Convolutions whose gradients stay fast inside compiled loops on CPUs.
 
-XLA's CPU backend brings a convolution into the form that its fast kernels take ([B, H, W, C] by [kh, kw, in, out]) only
-outside of loops (https://github.com/jax-ml/jax/issues/12868). JAX states the two gradients of a convolution in other
-forms, and all of purerl's learning happens in loops, so there each gradient took 20 to 40 times as long. Here, on CPUs,
-both are stated in that form to begin with (the same bits come out), and seeds are taken one after another, because a
-vmapped convolution is a grouped one, which has no fast kernel either. Small images (MinAtar's) are better still as one
-matrix product of all their patches, which stays one product under vmap. On accelerators this is JAX's own convolution.
+XLA's fast CPU kernels need convolutions in the form [B, H, W, C] by [kh, kw, in, out]. XLA converts other forms to it
+only outside of loops (https://github.com/jax-ml/jax/issues/12868). JAX writes the two gradients of a convolution in
+other forms, and all of purerl's learning happens in loops, so there each gradient took 20 to 40 times as long.
+
+On CPUs, this module therefore writes both gradients in the fast form; the results are bit-identical. Seeds run one
+after another, because a vmapped convolution is a grouped one, which has no fast kernel either. Small images (MinAtar's)
+are faster still as one matrix product of all their patches, which stays one product under vmap. On accelerators this is
+JAX's own convolution.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from purerl.types import Array
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 Padding = tuple[tuple[int, int], tuple[int, int]]
-# Pixels, and numbers in a patch: so that the patches of a batch take little memory.
+# Upper bounds of pixels, and of numbers in a patch, so that the patches of a batch need little memory.
 _SMALL_IMAGE, _SMALL_PATCH = 256, 128
 
 
@@ -56,7 +58,7 @@ def _of_patches(x: Array, kernel: Array, strides: tuple[int, int], padding: Padd
 
 
 def for_linen(x: Array, kernel: Array, strides: Any, padding: Any, **kwargs: Any) -> Array:
-    """`convolution` as flax's `nn.Conv(conv_general_dilated=...)` wants it. Dilation and groups are not supported."""
+    """`convolution` for flax's `nn.Conv(conv_general_dilated=...)`. Dilation and groups are not supported."""
     assert kwargs.get("feature_group_count", 1) == 1
     assert all(d == 1 for name in ("lhs_dilation", "rhs_dilation") for d in kwargs.get(name) or ())
     return convolution(x, kernel, strides, padding)
@@ -81,14 +83,14 @@ def _on_cpu_backward(strides: tuple[int, int], padding: Padding, residuals: tupl
 
     @sequential_vmap
     def of_images(kernel, gradient):
-        # The gradient, spread out by the stride, convolved with the kernel turned by 180 degrees.
+        # The gradient, dilated by the stride, convolved with the kernel rotated by 180 degrees.
         pads = [(k - 1 - before, n + before - (o - 1) * stride - 1) for n, k, o, stride, (before, _) in sizes]
         turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
         return lax.conv_general_dilated(gradient, turned, (1, 1), pads, lhs_dilation=strides, dimension_numbers=_NHWC)
 
     @sequential_vmap
     def of_kernel(x, gradient):
-        # Input channels take the place of the batch, and the batch that of the input channels.
+        # The batch axis and the input channels are swapped.
         pads = [(before, (o - 1) * stride + k - n - before) for n, k, o, stride, (before, _) in sizes]
         out = lax.conv_general_dilated(
             x.transpose(3, 1, 2, 0),

@@ -13,8 +13,10 @@ from purerl.types import Array, EnvSpec, GaussianParameters
 
 
 class PolicyHead(nn.Module):
-    """Features [..., F] to the parameters of the policy (`distributions.for_spec`), in float32: logits [..., A], or
-    GaussianParameters [..., D] whose log standard deviation starts at 0 and does not depend on the features.
+    """Features [..., F] to the parameters of the policy (`distributions.for_spec`), in float32.
+
+    These are logits [..., A], or GaussianParameters [..., D] whose log standard deviation starts at 0 and does not
+    depend on the features.
     """
 
     spec: EnvSpec

@@ -23,7 +23,7 @@ def normed(scale: float) -> Callable[..., Array]:
     """An initializer that gives every output unit a weight vector of length `scale`, in a random direction.
 
     As in the released code of "Phasic Policy Gradient" by Cobbe et al. (https://arxiv.org/abs/2009.04416). The vector
-    is over all input axes, so all but the last: (height, width, in) of a convolution, (in,) of a dense layer.
+    covers all axes but the last: (height, width, in) of a convolution, (in,) of a dense layer.
     """
 
     def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
@@ -37,8 +37,8 @@ def normed(scale: float) -> Callable[..., Array]:
 def orthogonal(gain: float) -> Callable[..., Array]:
     """An initializer that gives orthogonal weights (Saxe et al. 2014, arXiv 1312.6120) times a gain.
 
-    Under vmap it is computed for one lane after the other: batched QR decompositions can wait for each other for ever
-    in the thread pool of jaxlib 0.10 on CPUs.
+    Under vmap it computes one lane after the other, because batched QR decompositions can deadlock in the thread pool
+    of jaxlib 0.10 on CPUs.
     """
     one = initializers.orthogonal(gain)
 

@@ -1,4 +1,4 @@
-"""Layers and what they share: observations as floats and images, max-pooling with a fast gradient."""
+"""Shared layers: conversion of observations to floats and images, max-pooling with a fast gradient."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DTypeName = Literal["float32", "bfloat16"]
 
 
 def to_float(observation: Array, dtype: Any) -> Array:
-    """Observations in a dtype to compute with; uint8 goes from 0 .. 255 to 0 .. 1."""
+    """Converts observations to a float dtype; uint8 is scaled from 0 .. 255 to 0 .. 1."""
     if observation.dtype == jnp.uint8:
         return observation.astype(dtype) / jnp.asarray(255, dtype)
     return observation.astype(dtype)
@@ -33,15 +33,15 @@ def images(observation: Array, dtype: Any, frames_first: bool) -> Array:
 
 
 def flat_batch(x: Array, event_rank: int) -> tuple[Array, tuple[int, ...]]:
-    """[..., *event] as [B, *event], and the leading axes to restore."""
+    """Reshapes [..., *event] to [B, *event]; also returns the leading axes to restore."""
     batch = x.shape[: x.ndim - event_rank]
     return x.reshape(math.prod(batch), *x.shape[x.ndim - event_rank :]), batch
 
 
 # --- 3x3 max-pooling with stride 2 -----------------------------------------------------------------------------------
-# JAX's own gradient (select-and-scatter) is slow: on two CPU cores it makes the gradient of an ImpalaCNN 4 to 7 times
-# slower than the one below does. Both give a window's gradient to its first maximum in row-major order, as PyTorch
-# does, which matters: in the flat background of a game all nine are equal.
+# JAX's own gradient (select-and-scatter) is slow: on two CPU cores the gradient of an ImpalaCNN takes 4 to 7 times as
+# long as with the one below. Both give a window's gradient to its first maximum in row-major order, as PyTorch does.
+# This matters: in the flat background of a game all nine entries are equal.
 
 
 def _pool_geometry(size: int, pooling: PoolingName) -> tuple[int, int, int]:
@@ -52,7 +52,7 @@ def _pool_geometry(size: int, pooling: PoolingName) -> tuple[int, int, int]:
 
 
 def _pool_taps(x: Array, pooling: PoolingName) -> list[Array]:
-    """The nine entries of each window, row-major, each [B, H', W', C]; -inf beyond the border."""
+    """The nine entries of each window, row-major, each [B, H', W', C]; -inf outside the image."""
     (height, top, bottom), (width, left, right) = (_pool_geometry(n, pooling) for n in x.shape[1:3])
     padding = ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0))
     x = lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), padding)
@@ -65,8 +65,8 @@ def max_pool(x: Array, pooling: PoolingName) -> Array:
 
     Args:
       x: [B, H, W, C].
-      pooling: how the border is padded with -inf. "torch": one pixel on every side. "tensorflow" ("SAME"): on an even
-        size only on the far side, so that windows lie one pixel further.
+      pooling: how the border is padded with -inf. "torch": one pixel on every side. "tensorflow" ("SAME"): for even
+        sizes only at the bottom and right, which shifts windows by one pixel.
 
     Returns:
       [B, ceil(H / 2), ceil(W / 2), C].
@@ -86,21 +86,21 @@ def _max_pool_forward(x: Array, pooling: PoolingName) -> tuple[Array, tuple[Arra
 
 
 def _max_pool_backward(pooling: PoolingName, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array]:
-    """Every pixel gathers from the windows (at most 2 x 2) that it lies in, instead of windows scattering to pixels."""
+    """Each pixel gathers from its windows (at most 2 x 2). This is faster than a scatter from windows to pixels."""
     winner, pixels = residuals
     height, width = pixels.shape[1:]
     top, left = (_pool_geometry(n, pooling)[1] for n in (height, width))
     border = ((0, 0), (1, 1), (1, 1), (0, 0))
 
     def for_pixels(x: Array, row: int, column: int) -> Array:
-        """[B, H' + 2, W' + 2, C] of windows to [B, H, W, C]: of each pixel's last window (0) or the one before (1)."""
+        """Windows [B, H' + 2, W' + 2, C] to pixels [B, H, W, C]: each pixel's last window (0) or the one before (1)."""
         b, h, w, c = x.shape
         x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
         first_row, first_column = 2 * (1 - row) + top, 2 * (1 - column) + left
         return x[:, first_row : first_row + height, first_column : first_column + width]
 
     def places(size: int, before: int, back: int) -> np.ndarray:
-        """Where in that window each pixel lies: 0 .. 2, or 3 for not at all."""
+        """Each pixel's position in that window: 0 .. 2, or 3 if it is outside."""
         return (np.arange(size) + before) % 2 + 2 * back
 
     gradient = jnp.pad(gradient, border)

@@ -1,4 +1,4 @@
-"""Networks of the DQN family: action values, or their distributions, with dueling heads and noisy layers by switch."""
+"""Networks of the DQN family: action values or their distributions, with optional dueling heads and noisy layers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from purerl.nn import initializers, layers, torsos
 from purerl.types import Array, EnvSpec
 
-# Width of the dense layer behind each kind of convolutions, as published.
+# Width of the dense layer after each kind of convolutions, as published.
 _DENSE = {"impala": 256, "nature": 512, "dopamine": 512, "minatar": 128}
 
 
@@ -21,7 +21,7 @@ class NoisyDense(nn.Module):
 
     Factorised noise of "Noisy Networks for Exploration" by Fortunato et al. (https://arxiv.org/abs/1706.10295), eq. 9
     to 11: w = mu + sigma f(e_out) f(e_in)^T with f(x) = sign(x) sqrt(|x|). The rank-one noise is applied to inputs and
-    outputs, so that every row of a batch can have noise of its own at the price of two matrix products.
+    outputs, so that every row of a batch can have its own noise at the cost of two matrix products.
 
     Attributes:
       features: Q.
@@ -35,7 +35,7 @@ class NoisyDense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, noise: Array | None) -> Array:
-        """Of features [..., P]. `noise`: a typed key [] for all rows, keys [N] for x [N, P], or None for the means."""
+        """Applies the layer to [..., P]. `noise`: a key [] for all rows, keys [N] for x [N, P], None for no noise."""
         inputs = x.shape[-1]
         bound = 1 / math.sqrt(inputs)
 
@@ -72,10 +72,10 @@ class QNetwork(nn.Module):
       network: torso, see `torsos.make_torso`.
       hidden: widths of the dense layers if it is "mlp"; the other torsos have one, as published.
       activation: of the dense layers.
-      initializer: of all layers that are not noisy.
+      initializer: for all layers that are not noisy.
       atoms: K, 0 for plain values.
-      dueling: whether value and advantages have outputs of their own, joined as in "Dueling Network Architectures" by
-        Wang et al. (https://arxiv.org/abs/1511.06581), eq. 9, atom by atom.
+      dueling: whether value and advantages have separate outputs, combined as in "Dueling Network Architectures" by
+        Wang et al. (https://arxiv.org/abs/1511.06581), eq. 9, for each atom.
       noisy: whether all dense layers are noisy.
       sigma: see `NoisyDense`.
       dtype: of the torso's arithmetic.
@@ -94,7 +94,7 @@ class QNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, observation: Array, noise: Array | None = None) -> Array:
-        """Of observations [..., *shape]. `noise` as in `NoisyDense`; every layer makes a key of its own of it."""
+        """Applies the network to [..., *shape]. `noise` as in `NoisyDense`; every layer derives its own key from it."""
         dtype, rank = jnp.dtype(self.dtype), len(self.spec.observation_shape)
         name = torsos.resolve_torso(self.network, self.spec)
         if name == "mlp":

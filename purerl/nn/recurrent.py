@@ -1,7 +1,7 @@
-"""Recurrent cores: what a network remembers from step to step.
+"""Recurrent cores: the memory of a network from step to step.
 
-Time leads, [T, N, ...]. A network acts on T = 1 steps and learns on whole rollouts by the same code, so that replaying
-a rollout from its first memory gives again what acting saw.
+Time leads, [T, N, ...]. A network acts with T = 1 and learns on whole rollouts with the same code. So replaying a
+rollout from its first memory gives the same outputs as acting.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RecurrentName = Literal["none", "gru"]
 
 
 class _ResettingGRU(nn.Module):
-    """One step of a gated recurrent unit (Cho et al. 2014, arXiv 1406.1078) that forgets where an episode begins."""
+    """One step of a gated recurrent unit (Cho et al. 2014, arXiv 1406.1078) that is reset at an episode's start."""
 
     size: int
     dtype: Any
@@ -33,10 +33,10 @@ class _ResettingGRU(nn.Module):
 
 
 class GRU(nn.Module):
-    """A GRU along time: (memory [N, size], features [T, N, F], is_first [T, N]) -> memories [T, N, size] after each
-    row.
+    """A GRU over time: (memory [N, size], features [T, N, F], is_first [T, N]) -> memories [T, N, size].
 
-    The memory is 0 at an episode's start. What the rest of a network reads are the memories.
+    Row t of the result is the memory after step t, which the rest of the network reads. The memory is reset to 0 at an
+    episode's start.
     """
 
     size: int
@@ -49,10 +49,10 @@ class GRU(nn.Module):
 
 
 def context(features: Array, inputs: Inputs, spec: EnvSpec) -> Array:
-    """Features [..., F] joined with the last action (one-hot, or as it is) and the last reward: [..., F + A + 1].
+    """Concatenates features [..., F], the last action (one-hot if discrete) and the last reward: [..., F + A + 1].
 
-    What a recurrent agent needs to tell what its own actions did (Duan et al. 2016, arXiv 1611.02779). At an episode's
-    start both are 0.
+    A recurrent agent needs both to learn the effect of its own actions (Duan et al. 2016, arXiv 1611.02779). At an
+    episode's start both are 0.
     """
     if spec.num_actions:
         action = jax.nn.one_hot(inputs.last_action, spec.num_actions, dtype=features.dtype)

@@ -1,8 +1,8 @@
 """Torsos (flax linen): observations to features.
 
 All modules take any number of leading batch axes: [..., *observation_shape] to [..., features]. They compute in `dtype`
-and keep float32 parameters. Observations come in the environment's own dtype: uint8 is divided by 255 here, and
-nowhere else; everything else (bool, integers, floats) is cast.
+and keep float32 parameters. Observations have the environment's dtype: uint8 is divided by 255, only here; all other
+dtypes (bool, integers, floats) are cast.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class ImpalaCNN(nn.Module):
 
 
 class PlainCNN(nn.Module):
-    """Convolutions, each behind a ReLU, then a dense layer. Images [..., H, W, C] to [..., hidden].
+    """Convolutions, each followed by a ReLU, then a dense layer. Images [..., H, W, C] to [..., hidden].
 
     Attributes:
       layers: (channels, size, stride) of each convolution.
@@ -117,9 +117,9 @@ class PlainCNN(nn.Module):
         return nn.relu(x).reshape(*batch, self.hidden)
 
 
-# The network of "Human-level control through deep reinforcement learning" (Mnih et al. 2015): cheap on large images.
+# The network of "Human-level control through deep reinforcement learning" (Mnih et al. 2015), fast on large images.
 NatureCNN = functools.partial(PlainCNN, layers=((32, 8, 4), (64, 4, 2), (64, 3, 1)), hidden=512)
-# Dopamine's, as all its DQN and Rainbow results: the same, but padded, so 7744 features instead of 3136.
+# The network of Dopamine's DQN and Rainbow results: the same, but padded, so 7744 features instead of 3136.
 DopamineCNN = functools.partial(NatureCNN, padding="SAME")
 # The network of "MinAtar" (Young and Tian 2019, https://arxiv.org/abs/1903.03176).
 MinAtarCNN = functools.partial(PlainCNN, layers=((16, 3, 1),), hidden=128)
@@ -130,7 +130,7 @@ class MLP(nn.Module):
 
     Attributes:
       hidden: widths.
-      activation: "tanh" or "relu", behind every layer.
+      activation: "tanh" or "relu", after every layer.
       observation_rank: number of axes to flatten.
       initializer: "orthogonal", "glorot" or "normed" (1.4).
       dtype: of the arithmetic.
@@ -161,21 +161,21 @@ class MLP(nn.Module):
         return {"tanh": jnp.tanh, "relu": nn.relu}[self.activation](x)
 
     def rest(self, x: Array) -> Array:
-        """All layers behind the first."""
+        """All layers after the first."""
         for i in range(1, len(self.hidden)):
             x = self.activate(getattr(self, f"dense{i}")(x))
         return x
 
 
 class TorsoPair(nn.Module):
-    """Two torsos of one kind with weights of their own: [..., *shape] to two arrays of features [..., F].
+    """Two torsos of one kind with separate weights: [..., *shape] to two arrays of features [..., F].
 
     The first layers of two MLPs read the same observations, so they are computed as one matrix product of twice the
-    width, which is where a small network on a wide observation spends most of its time.
+    width. A small network on a wide observation spends most of its time there.
 
     Attributes:
-      make: what `make_torso` returns.
-      names: of the two, in the parameters.
+      make: the result of `make_torso`.
+      names: names of the two torsos in the parameters.
     """
 
     make: Callable[..., nn.Module]
@@ -208,15 +208,15 @@ def make_torso(
     activation: ActivationName = "tanh",
     dtype: DTypeName = "float32",
 ) -> Callable[..., nn.Module]:
-    """The torso that fits an environment, still to be instantiated (with `name=`, or nothing).
+    """Chooses the torso for an environment; the result is a function that creates the module.
 
     Args:
       name: "auto" takes "impala" for uint8 images of 32 pixels and more, "minatar" for other images (3 axes), or "mlp".
       spec: the environment.
-      initializer: of all layers.
-      pooling: of "impala".
+      initializer: for all layers.
+      pooling: for "impala".
       channels: of the stacks of "impala".
-      hidden: widths of "mlp". The other torsos end in a dense layer as published.
+      hidden: widths of "mlp". The other torsos end with a dense layer of the published width.
       activation: of "mlp".
       dtype: of the arithmetic.
 
@@ -224,7 +224,7 @@ def make_torso(
       a function (name=None) -> flax module.
 
     Raises:
-      PurerlError: for names that do not exist, and torsos that do not fit the observations.
+      PurerlError: unknown names, or a torso that does not fit the observations.
     """
     _check_name("network", name, TorsoName)
     _check_name("initializer", initializer, InitializerName)
@@ -254,8 +254,9 @@ def _check_name(what: str, name: str, names: Any) -> None:
 
 
 def resolve_torso(name: TorsoName, spec: EnvSpec) -> TorsoName:
-    """The torso that `name` means for an environment: itself, unless it is "auto". Raises PurerlError if its
-    convolutions do not fit the observations.
+    """Resolves "auto" to a torso name for an environment.
+
+    Raises PurerlError if the torso's convolutions do not fit the observations.
     """
     shape = spec.observation_shape
     size = (shape[1:] if spec.stacked_frames > 1 else shape[:2]) if len(shape) == 3 else (0,)

@@ -1,4 +1,4 @@
-"""What every learner does to a rollout before its loss: ends of episodes, values of next states, reward scaling."""
+"""Prepares a rollout for the loss: ends of episodes, values of next states, reward scaling, advantages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RewardScaling = Literal["none", "per-step", "per-rollout"]
 
 @struct.dataclass
 class ActorCriticExtras:
-    """What acting leaves for learning, [N]: log-probability of the action and value of the observation."""
+    """What acting stores for learning, [N]: log-probability of the action and value of the observation."""
 
     log_prob: Array
     value: Array
@@ -23,8 +23,9 @@ class ActorCriticExtras:
 
 @struct.dataclass
 class ActorCriticBatch:
-    """What actor-critic gradient steps learn from, [T, N, ...]. `inputs` is what the network is applied to:
-    observations, or the Inputs of a recurrent network.
+    """The data of actor-critic gradient steps, [T, N, ...].
+
+    `inputs` is the input of the network: observations, or the Inputs of a recurrent network.
     """
 
     inputs: PyTree
@@ -38,12 +39,12 @@ class ActorCriticBatch:
 def episode_ends(
     rollout: Rollout, time_limit_is_terminal: bool, bootstraps_from_rows: bool = False
 ) -> tuple[Array, Array]:
-    """(terminated, done), bool [T, N]: where nothing may be bootstrapped, and where an episode ends at all.
+    """(terminated, done), bool [T, N]: where the value is masked, and where an episode ends for any reason.
 
-    With `time_limit_is_terminal` a time-out counts as an end of the game, as the Procgen and Atari papers have it. An
-    environment that hides its final observations leaves no other choice, except to a learner that can bootstrap from
-    the row before instead (a replay, `bootstraps_from_rows`). A lost life is an end where the environment
-    tells of it (an option of Atari).
+    With `time_limit_is_terminal` a time-out counts as a termination, as in the Procgen and Atari papers. It also counts
+    as a termination if the environment hides its final observations, unless the learner can bootstrap from the row
+    before (a replay, `bootstraps_from_rows`). A lost life is a termination if the environment reports it (an option of
+    Atari).
     """
     done = rollout.done
     hidden = rollout.final_observation is None and not bootstraps_from_rows
@@ -54,10 +55,10 @@ def episode_ends(
 
 
 def next_values(rollout: Rollout, value: Array, last_value: Array, final_value: Array | None) -> Array:
-    """Values [T, N] of the states that the actions truly led to.
+    """Values [T, N] of the states that the actions led to, before any reset.
 
-    The next row's value, except after a time-out, where the final observation (not the new episode's first one) is
-    valued. Rows that end an episode for good hold a value too, which GAE masks.
+    This is the next row's value, except after a time-out: there it is the value of the final observation, not of the
+    new episode's first one. Terminated rows hold a value too, which GAE masks.
 
     Args:
       rollout: [T, N] rollout.
@@ -70,7 +71,7 @@ def next_values(rollout: Rollout, value: Array, last_value: Array, final_value: 
 
 
 def bootstraps_time_outs(rollout: Rollout, time_limit_is_terminal: bool) -> bool:
-    """Whether the values of final observations are needed, and can be had."""
+    """Whether the values of final observations are needed and available."""
     return not time_limit_is_terminal and rollout.final_observation is not None
 
 
@@ -112,14 +113,13 @@ def actor_critic_batch(
 
     Args:
       rollout: [T, N], its extras an ActorCriticExtras.
-      inputs: [T, N, ...], what the network is applied to.
+      inputs: [T, N, ...], the input of the network.
       normalizer: reward statistics before the rollout.
-      last_value, final_value: as in `next_values`, under the parameters that acted.
+      last_value, final_value: as in `next_values`, computed with the parameters that acted.
       time_limit_is_terminal: as in `episode_ends`.
       discount, gae_lambda: gamma and lambda of GAE.
       reward_scaling, reward_discount, reward_clip: as in `scale_rewards`.
-      normalize: whether the advantages are normalised over the rollout; the value targets always come from the raw
-        ones.
+      normalize: whether the advantages are normalised over the rollout; value targets always use the raw advantages.
 
     Returns:
       the reward statistics after the rollout, the batch [T, N], and metrics.

@@ -1,7 +1,7 @@
-"""Policies as functions of their parameters: what a network's head gives out, and what actions follow from it.
+"""Action distributions as functions of their parameters, which are the output of a policy head.
 
-Everything is batched over leading axes, except `sample`: one key and one set of parameters, vmapped by the caller over
-a key for each environment, so that an environment's actions do not depend on how many others there are.
+Everything is batched over leading axes, except `sample`, which takes one key and one set of parameters. The caller
+vmaps it over one key per environment, so an environment's actions do not depend on the number of environments.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _float32(params: GaussianParameters) -> tuple[Array, Array]:
 
 
 def gaussian_sample(key: Array, params: GaussianParameters) -> Array:
-    """Draws one action, float32 [D]. Not clipped: bounds are the environment's business."""
+    """Draws one action, float32 [D]. It is not clipped: the environment handles its bounds."""
     mean, log_std = _float32(params)
     chex.assert_rank(mean, 1)
     return mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, jnp.float32)
@@ -121,8 +121,10 @@ DIAGONAL_GAUSSIAN = Distribution(gaussian_sample, gaussian_log_prob, gaussian_en
 
 
 def for_spec(spec: EnvSpec) -> Distribution:
-    """The family that fits an environment's actions: CATEGORICAL over logits [..., A] for discrete ones,
-    DIAGONAL_GAUSSIAN over GaussianParameters [..., D] for vectors. Raises PurerlError for anything else.
+    """The distribution for an environment's actions.
+
+    CATEGORICAL over logits [..., A] for discrete actions, DIAGONAL_GAUSSIAN over GaussianParameters [..., D] for
+    vectors. Raises PurerlError for other actions.
     """
     if spec.num_actions:
         return CATEGORICAL

@@ -1,4 +1,4 @@
-"""The terms of policy-gradient losses, elementwise: callers weigh them and take the mean."""
+"""The terms of policy-gradient losses, elementwise: callers weight them and take the mean."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def mean(x: Array) -> Array:
 
 
 def clipped_surrogate(log_ratio: Array, advantage: Array, clip: Array | float) -> Array:
-    """The clipped surrogate objective, as a loss (to be made small).
+    """The clipped surrogate objective as a loss to minimise.
 
-    See "Proximal Policy Optimization Algorithms" by Schulman et al. (https://arxiv.org/abs/1707.06347), eq. 7, whose
-    sign is flipped here: max(-A r, -A clip(r, 1 - clip, 1 + clip)).
+    See "Proximal Policy Optimization Algorithms" by Schulman et al. (https://arxiv.org/abs/1707.06347), eq. 7, with the
+    opposite sign: max(-A r, -A clip(r, 1 - clip, 1 + clip)).
 
     Args:
       log_ratio: [...] log pi(a|s) - log pi_old(a|s).
@@ -34,7 +34,7 @@ def clipped_surrogate(log_ratio: Array, advantage: Array, clip: Array | float) -
 
 
 def quadratic_kl_penalty(log_ratio: Array) -> Array:
-    """Half the squared log-ratio: to second order the divergence from the policy that acted, on its own samples.
+    """Half the squared log-ratio: a second-order estimate of the KL divergence from the policy that acted.
 
     See "Phasic Policy Gradient" by Cobbe et al. (https://arxiv.org/abs/2009.04416), section 3.5. The paper writes
     KL[old, new]; the released code, and so the published curves, use this estimate from the sampled actions instead.
@@ -56,7 +56,7 @@ def squared_value_error(value: Array, target: Array) -> Array:
 
     Args:
       value: [...] values.
-      target: [...] what they should be.
+      target: [...] value targets.
 
     Returns:
       [...] errors, 0.5 (value - target)^2.
@@ -67,14 +67,14 @@ def squared_value_error(value: Array, target: Array) -> Array:
 
 
 def clipped_squared_value_error(value: Array, old_value: Array, target: Array, clip: Array | float) -> Array:
-    """Half the squared error of a value function that gains nothing by moving more than `clip` away from its old value.
+    """Half the squared error of a value function, clipped so that moving more than `clip` gives no lower loss.
 
-    In no paper: the value loss of the OpenAI Baselines code of PPO (https://github.com/openai/baselines, ppo2).
+    This is not in a paper: it is the value loss of PPO in OpenAI Baselines (https://github.com/openai/baselines, ppo2).
 
     Args:
       value: [...] values.
       old_value: [...] values when the data were collected.
-      target: [...] what the values should be.
+      target: [...] value targets.
       clip: how far a value may move, scalar.
 
     Returns:
@@ -87,7 +87,7 @@ def clipped_squared_value_error(value: Array, old_value: Array, target: Array, c
 
 
 def normalize_advantages(advantage: Array, epsilon: float = 1e-8) -> Array:
-    """Advantages of mean 0 and (population) standard deviation 1.
+    """Normalises advantages to mean 0 and (population) standard deviation 1.
 
     Args:
       advantage: [...] advantages.

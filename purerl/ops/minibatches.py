@@ -13,7 +13,7 @@ from purerl.types import Array
 
 
 def check_division(what: str, items: int, parts_name: str, parts: int) -> None:
-    """Raises PurerlError, naming the nearest sizes that work, unless `items` splits into `parts` equal parts."""
+    """Raises PurerlError with the nearest valid sizes, unless `items` splits into `parts` equal parts."""
     if parts < 1 or items % parts:
         divisors = [d for d in range(1, items + 1) if items % d == 0]
         fitting = sorted(sorted(divisors, key=lambda d: abs(d - parts))[:3])
@@ -26,10 +26,10 @@ def check_division(what: str, items: int, parts_name: str, parts: int) -> None:
 def permutation(key: Array, num_items: int) -> Array:
     """A random permutation of 0 .. num_items - 1, int32 [num_items].
 
-    One sort of random words that carry their item in their lowest bits, a sixth of the time of
-    `jax.random.permutation` (which sorts several times). Two items keep their order with a probability of half plus at
-    most 2^-18: their words are equal with that of 2^-17. With more items than leave 17 random bits, the item is sorted
-    along with a whole word instead.
+    It sorts random words that hold their item in the lowest bits. This takes a sixth of the time of
+    `jax.random.permutation`, which sorts several times. Two random words are equal with probability 2^-17, so two items
+    keep their order with probability at most 1/2 + 2^-18. If fewer than 17 random bits are left, the items are sorted
+    together with whole words instead.
     """
     words, items = jax.random.bits(key, (num_items,), jnp.uint32), jnp.arange(num_items, dtype=jnp.uint32)
     item_bits = 2 ** (num_items - 1).bit_length() - 1
@@ -48,14 +48,14 @@ def shuffled_epochs(
     num_minibatches: int,
     num_epochs: int,
 ) -> tuple[Any, Any]:
-    """Runs `carry, out = step(carry, indices)` over every minibatch of every epoch, each epoch a fresh permutation.
+    """Runs `carry, out = step(carry, indices)` over every minibatch of every epoch; each epoch has a new permutation.
 
     Args:
       step: takes the carry and the int32 indices [num_items / num_minibatches] of one minibatch.
       carry: what the steps change.
       key: typed key [].
-      num_items: how many items are shuffled; each is used exactly once an epoch.
-      num_minibatches: minibatches an epoch.
+      num_items: how many items are shuffled; each is used exactly once per epoch.
+      num_minibatches: minibatches per epoch.
       num_epochs: passes over the items.
 
     Returns:

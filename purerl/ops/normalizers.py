@@ -1,7 +1,7 @@
 """Running statistics that scale rewards.
 
-Rewards are divided by the standard deviation of their discounted return, followed through each environment; the mean is
-not subtracted. Raw returns are what gets reported (see `episodes`).
+Rewards are divided by the standard deviation of the discounted return of each environment. The mean is not subtracted.
+Reported returns are always raw (see `loops.episodes`).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from purerl.types import Array
 class RewardNormalizer:
     """Running statistics of discounted returns.
 
-    They are safe for very long runs in float32. Statistics of a rollout are gathered on their own and merged into these
-    once, so `count` grows until a rollout is less than 2^-24 of it: to 2^38 steps with rollouts of 16,384 steps, to
-    2^31 with rollouts of 128. From there on it stands still, and so in effect do the statistics.
+    They are safe for very long runs in float32. Each rollout's statistics are computed separately and merged once. So
+    `count` grows until a rollout is less than 2^-24 of it: to 2^38 steps with rollouts of 16,384 steps, to 2^31 with
+    rollouts of 128. After that, `count` and in effect the statistics no longer change.
 
     Attributes:
-      discounted_return: float32 [N], of the episodes under way.
+      discounted_return: float32 [N], of the current episodes.
       mean, variance: float32 [], of all returns so far, one for each step; they start at 0 and 1.
-      count: float32 [], how many those are; it starts at 1e-4.
+      count: float32 [], the number of these returns; it starts at 1e-4.
     """
 
     discounted_return: Array
@@ -56,8 +56,10 @@ def _moments(x: Array) -> _Moments:
 
 
 def _merge(a: _Moments, b: _Moments) -> _Moments:
-    """The moments of both sets of numbers together (Chan et al. 1979, "Updating Formulae and a Pairwise Algorithm for
-    Computing Sample Variances"). No product of counts, which would not fit float32.
+    """The moments of both sets of numbers together.
+
+    See "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances" by Chan et al. 1979. It avoids a
+    product of counts, which would overflow the precision of float32.
     """
     count = a.count + b.count
     share_a, share_b = a.count / jnp.maximum(count, 1e-30), b.count / jnp.maximum(count, 1e-30)
@@ -87,8 +89,8 @@ def normalize_rewards_per_step(
 ) -> tuple[RewardNormalizer, Array]:
     """Scales each step's rewards by the statistics up to and including that step.
 
-    As VecNormalize in OpenAI Baselines (https://github.com/openai/baselines), with the curves of Cobbe et al. 2020
-    (https://arxiv.org/abs/1912.01588). Their discount here is 0.99, whatever the agent's.
+    As VecNormalize in OpenAI Baselines (https://github.com/openai/baselines), which produced the curves of Cobbe et al.
+    2020 (https://arxiv.org/abs/1912.01588). Their discount here is 0.99, independent of the agent's discount.
 
     Args:
       state: statistics before the rollout.
@@ -128,8 +130,8 @@ def normalize_rewards_per_rollout(
 ) -> tuple[RewardNormalizer, Array]:
     """Scales a whole rollout's rewards by the statistics that already include it.
 
-    As the released code of "Phasic Policy Gradient" by Cobbe et al. (https://arxiv.org/abs/2009.04416). Its discount
-    here is 0.99, whatever the agent's.
+    As in the released code of "Phasic Policy Gradient" by Cobbe et al. (https://arxiv.org/abs/2009.04416). Its discount
+    here is 0.99, independent of the agent's discount.
 
     Args:
       state: statistics before the rollout.

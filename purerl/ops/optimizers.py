@@ -16,7 +16,7 @@ ValueOptimizerName = Literal["adam", "adam-tensorflow", "rmsprop"]
 
 
 def annealed(learning_rate: Array | float, clock: Clock) -> Array:
-    """A learning rate that goes linearly to 0 over the run."""
+    """A learning rate that decreases linearly to 0 over the run."""
     return learning_rate * (1 - clock.fraction_done())
 
 
@@ -34,8 +34,8 @@ def adam(
 def clip_by_global_norm(max_norm: Array | float) -> optax.GradientTransformation:
     """Scales gradients whose global norm is larger than `max_norm` down to it; inf for no clipping.
 
-    The numbers of `optax.clip_by_global_norm`. Its derivatives are NaN where the norm is 0 or `max_norm` is inf, and
-    these are not.
+    It gives the same results as `optax.clip_by_global_norm`. But the derivatives of optax's function are NaN if the
+    norm is 0 or `max_norm` is inf, and here they are finite.
     """
 
     def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
@@ -54,9 +54,7 @@ def _root(square: Array) -> Array:
 
 
 def optax_adam(learning_rate: Array | float, epsilon: Array | float) -> optax.GradientTransformation:
-    """Adam (Kingma and Ba 2015, algorithm 1): the numbers of `optax.adam`, with finite derivatives at zero
-    gradients.
-    """
+    """Adam (Kingma and Ba 2015, algorithm 1): `optax.adam`, but with finite derivatives at zero gradients."""
     decay_first, decay_second = 0.9, 0.999
     like = optax.scale_by_adam(decay_first, decay_second)
 
@@ -73,14 +71,15 @@ def optax_adam(learning_rate: Array | float, epsilon: Array | float) -> optax.Gr
 def centered_rmsprop(
     learning_rate: Array | float, decay: Array | float = 0.95, epsilon: Array | float = 1e-5
 ) -> optax.GradientTransformation:
-    """RMSProp as TensorFlow 1 has it, which trained DQN: centred, epsilon inside the root, squares that start at 1."""
+    """RMSProp of TensorFlow 1, which trained DQN: centred, epsilon inside the root, mean square that starts at 1."""
     return optax.rmsprop(learning_rate, decay=decay, eps=epsilon, centered=True, eps_in_sqrt=True, initial_scale=1.0)
 
 
 def tensorflow_adam(learning_rate: Array | float, epsilon: Array | float) -> optax.GradientTransformation:
-    """Adam as TensorFlow 1 has it, which trained the published Rainbow, and PPO on Procgen: epsilon joins the root of
-    the raw second moment, before the bias is corrected ("epsilon hat" of Kingma and Ba 2015, section 2), so it weighs
-    far more in the first thousand steps.
+    """Adam of TensorFlow 1, which trained the published Rainbow, and PPO on Procgen.
+
+    Epsilon is added to the root of the raw second moment, before the bias correction ("epsilon hat" of Kingma and Ba
+    2015, section 2). So it has far more effect in the first thousand steps.
     """
     decay_first, decay_second = 0.9, 0.999
     like = optax.scale_by_adam(decay_first, decay_second)
@@ -98,7 +97,7 @@ _ADAMS = {"adam": optax_adam, "adam-tensorflow": tensorflow_adam}
 
 
 def proximal_pull(fraction: Array | float) -> optax.GradientTransformationExtraArgs:
-    """Pulls every parameter a fraction of the way to an anchor: behind any optimizer, w + delta + m (anchor - w).
+    """Pulls every parameter a fraction of the way to an anchor, after any optimizer: w + delta + m (anchor - w).
 
     One gradient step of the proximal iteration of "Proximal Iteration for Deep Reinforcement Learning" by Asadi et al.
     2022 (https://arxiv.org/abs/2112.05848): w <- (1 - a / c) w + (a / c) theta - a grad h(w), where the anchor theta is
@@ -109,12 +108,13 @@ def proximal_pull(fraction: Array | float) -> optax.GradientTransformationExtraA
       fraction: m, in [0, 1], [].
 
     Returns:
-      a transformation for the end of an `optax.chain`; its `update` takes the parameters, and `anchor=`, their like.
+      a transformation for the end of an `optax.chain`; its `update` takes the parameters, and `anchor=` with the same
+      structure.
     """
 
     def update(updates: PyTree, state: Any, params: PyTree = None, *, anchor: PyTree = None, **_: Any) -> Any:
         if params is None or anchor is None:
-            raise PurerlError("proximal_pull needs the parameters and anchor=, the parameters that it pulls towards")
+            raise PurerlError("proximal_pull needs params and anchor=, the parameters that it pulls towards: pass both")
         pulled = jax.tree.map(lambda d, w, theta: d + fraction * (theta - w), updates, params, anchor)
         return pulled, state
 
@@ -140,7 +140,7 @@ def value_optimizer(
     Args:
       name: "adam", "adam-tensorflow" (see `tensorflow_adam`) or "rmsprop" (see `centered_rmsprop`).
       learning_rate: a, step size.
-      epsilon: of the optimizer.
+      epsilon: the optimizer's epsilon.
       max_grad_norm: inf for no clipping.
       proximal_coefficient: c of `proximal_pull`, whose m is a / c; inf for no pull.
 

@@ -1,4 +1,4 @@
-"""A loop whose length is decided as the program runs, and that reverse mode passes all the same."""
+"""A loop with a traced length that supports reverse-mode differentiation."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from purerl.types import Array, PyTree
 def repeat(count: Array, most: int, body: Callable[[Array, PyTree], PyTree], carry: PyTree) -> PyTree:
     """`jax.lax.fori_loop(0, count, body, carry)`, with reverse-mode derivatives.
 
-    Forwards it is that very loop: no turn is made in vain, and nothing is copied where `count` is 0. Reverse mode needs
-    a loop of a known length, so for derivatives it is `most` turns, each a branch on `turn < count`.
+    Without derivatives it is exactly that loop: it runs `count` steps, and copies nothing if `count` is 0. Reverse mode
+    needs a static length, so for derivatives the loop has `most` steps, each a branch on `turn < count`.
 
     Args:
-      count: int32 [], at most `most`; not batched under vmap, or every lane makes every turn.
-      most: the most that `count` can be.
+      count: int32 [], at most `most`. It must not be batched under vmap, or every lane runs every step.
+      most: the upper bound of `count`.
       body: (turn, carry) -> carry.
       carry: pytree.
 
@@ -31,7 +31,7 @@ def repeat(count: Array, most: int, body: Callable[[Array, PyTree], PyTree], car
     def flat_body(turn: Array, *leaves: Array) -> list[Array]:
         return jax.tree.leaves(body(turn, jax.tree.unflatten(treedef, leaves)))
 
-    # What the body closes over becomes an argument, or its derivatives would be lost.
+    # The values that the body closes over become arguments, or their derivatives would be lost.
     closed = jax.make_jaxpr(flat_body)(turn_type, *flat)
 
     def turns(consts: list[Array], turn: Array, leaves: list[Array]) -> list[Array]:

@@ -18,20 +18,20 @@ def generalized_advantage_estimation(
     discount: Array | float,
     gae_lambda: Array | float,
 ) -> Array:
-    """Generalized advantage estimates A_t, with ends of games told apart from time-outs.
+    """Generalized advantage estimates A_t, with separate treatment of terminations and time-outs.
 
     See "High-Dimensional Continuous Control Using Generalized Advantage Estimation" by Schulman et al.
     (https://arxiv.org/abs/1506.02438), eq. 16.
 
     Row t is one step: in a state of value `value_tm1[t]` an action gave `reward_t[t]` and led to a state of value
-    `value_t[t]`. At a time-out that is the last state of the old episode, not the first of the next: its value is
-    bootstrapped (only `terminated_t` masks it), but the sum of later errors stops there (`done_t` cuts it).
+    `value_t[t]`. At a time-out, `value_t[t]` is the value of the old episode's last state, not of the next episode's
+    first state. It is bootstrapped (only `terminated_t` masks it), but the sum of later errors stops there (`done_t`).
 
     Args:
       reward_t: [T, ...] rewards.
       value_tm1: [T, ...] values of the states acted in.
-      value_t: [T, ...] values of the states reached. Anything finite where `terminated_t`.
-      terminated_t: [T, ...] bool, the step ended the game: the state reached is worth 0.
+      value_t: [T, ...] values of the states reached. Any finite value where `terminated_t`.
+      terminated_t: [T, ...] bool, the step terminated the episode: the value of the state reached is 0.
       done_t: [T, ...] bool, the step ended the episode, by the rules or by a time limit.
       discount: gamma, scalar.
       gae_lambda: lambda, scalar.

@@ -1,4 +1,4 @@
-"""What all agents of the DQN family share: exploration, targets, and when gradient steps and target copies are due."""
+"""Shared parts of the DQN family: exploration, targets, and the schedule of gradient steps and target copies."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def epsilon_schedule(
     begin: int,
     decay_steps: Array | float,
 ) -> Array:
-    """Share of random actions: from `initial` to `final` in a line over `decay_steps` transitions after `begin`.
+    """Share of random actions: linear from `initial` to `final` over `decay_steps` transitions after `begin`.
 
-    With `begin` where learning starts this is Dopamine's schedule.
+    It is Dopamine's schedule if `begin` is the start of learning.
 
     Args:
       transitions: float32 [], so far.
@@ -41,7 +41,7 @@ def epsilon_schedule(
 
 
 def epsilon_greedy(keys: Array, q: Array, epsilon: Array | float) -> Array:
-    """The action of the highest value, or with probability epsilon one drawn uniformly.
+    """The action of the highest value, or with probability epsilon a uniformly drawn one.
 
     Args:
       keys: [N] typed keys.
@@ -61,14 +61,14 @@ def epsilon_greedy(keys: Array, q: Array, epsilon: Array | float) -> Array:
 
 
 def batched_index(q: Array, action: Array) -> Array:
-    """The entries of the actions: q [B, A, ...] and action [B] to [B, ...]."""
+    """Selects the entries of the actions: q [B, A, ...] and action [B] to [B, ...]."""
     # As fast as a gather on few actions, and its gradient is not a scatter (slow on accelerators).
     mask = jax.nn.one_hot(action, q.shape[1], dtype=jnp.bool_).reshape(*q.shape[:2], *[1] * (q.ndim - 2))
     return jnp.sum(jnp.where(mask, q, 0), axis=1)
 
 
 def temporal_difference_loss(error: Array, kind: LossName) -> Array:
-    """Of errors [...]: "squared" is x^2 (without a half, as in Dopamine's JAX agents), "huber" has delta = 1."""
+    """The loss of errors [...]: "squared" is x^2 (without 1/2, as in Dopamine's JAX agents), "huber" has delta = 1."""
     if kind == "squared":
         return jnp.square(error)
     size = jnp.abs(error)
@@ -76,14 +76,14 @@ def temporal_difference_loss(error: Array, kind: LossName) -> Array:
 
 
 def categorical_projection(atoms: Array, probabilities: Array, support: Array) -> Array:
-    """A distribution moved onto the support's evenly spaced atoms, its mass split linearly between neighbours.
+    """Projects a distribution onto the support's evenly spaced atoms; mass is split linearly between neighbours.
 
     See "A Distributional Perspective on Reinforcement Learning" by Bellemare et al. (https://arxiv.org/abs/1707.06887),
     eq. 7. Mass beyond the ends goes to the end atoms.
 
     Args:
-      atoms: [K] where the mass is (r + gamma z).
-      probabilities: [K] how much.
+      atoms: [K] positions of the mass (r + gamma z).
+      probabilities: [K] mass at these positions.
       support: [K] increasing, evenly spaced.
 
     Returns:
@@ -101,9 +101,9 @@ def check_periods(
     """Raises PurerlError unless gradient steps and target copies fall on whole iterations.
 
     Args:
-      num_envs, rollout_length: of an iteration.
+      num_envs, rollout_length: sizes of an iteration.
       train_period, target_period: transitions for each gradient step and each target copy.
-      positive: {name: value} of more numbers that must be at least 1.
+      positive: {name: value} of other numbers that must be at least 1.
     """
     rollout = num_envs * rollout_length
     for name, value in {"train_period": train_period, "target_period": target_period, **positive}.items():
@@ -132,18 +132,18 @@ def gradient_steps(
     target_period: int,
     learning_starts: int,
 ) -> tuple[Any, dict[str, Metric]]:
-    """The gradient steps that an iteration owes: one for every `train_period` transitions, none while there are no more
-    than `learning_starts` of them. After every `target_period` transitions the target network is renewed.
+    """Runs the gradient steps of an iteration, and updates the target network every `target_period` transitions.
 
-    The number of steps is a loop bound, not a branch: it is never batched, and nothing in the carry is copied.
+    There is one step for every `train_period` transitions, and none up to `learning_starts` transitions. The number of
+    steps is a loop bound, not a branch: it is never batched, and nothing in the carry is copied.
 
     Args:
       step: (carry, key [], due) -> (carry, {name: Metric}); `due` is bool [], whether the step's result is the next
         target.
-      carry: what the steps change.
+      carry: pytree that the steps update.
       key: typed key [].
       clock: of the iteration whose rollout has just been stored.
-      transitions: of one iteration, of all environments.
+      transitions: number of transitions of one iteration, over all environments.
       train_period, target_period, learning_starts: in transitions.
 
     Returns:
@@ -152,7 +152,7 @@ def gradient_steps(
     owed = transitions // train_period
     per_copy = target_period // train_period
     learning = clock.iteration >= learning_starts // transitions
-    # Steps since the last copy: iterations are counted modulo a copy's, so that nothing overflows.
+    # Steps since the last target copy. Iterations are counted modulo the copy period, so that nothing overflows.
     before = (clock.iteration % per_copy) * owed
 
     keys = jax.vmap(lambda u: rng.at(key, u))(jnp.arange(owed))
@@ -168,17 +168,17 @@ def gradient_steps(
 
 
 def next_target(due: Array, params: PyTree, target_params: PyTree) -> tuple[PyTree, Metric]:
-    """The target network after a gradient step that gave `params`: those, where `due`.
+    """The target network after a gradient step: a copy of `params` if `due`, else unchanged.
 
     Returns:
-      its parameters, and the distance |theta_k+1 - theta_k| over all of them from the target network before, where
-      there is a new one.
+      its parameters, and the distance |theta_k+1 - theta_k| from the last target network to the new one, if there is a
+      new one.
     """
 
     def renew(_: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
         return params, optax.tree.norm(jax.tree.map(jnp.subtract, params, carry[0]))
 
-    # A loop of no turn or one: a branch would copy one or the other every time, this copies nothing until it is due.
+    # A loop of 0 or 1 steps: a branch would copy the parameters every time, this copies them only when due.
     carry = target_params, jnp.zeros((), jnp.float32)
     target_params, distance = repeat(due.astype(jnp.int32), 1, renew, carry)
     return target_params, Metric(distance, due.astype(jnp.float32))

@@ -1,4 +1,4 @@
-"""The charts of a report: axes, and the shapes of an SVG of 1000 x 1000 units that stretches to the page's width.
+"""The charts of a report: axes, and the shapes of an SVG of 1000 x 1000 units that is scaled to the page's width.
 
 The text around the SVG (ticks, legend) is HTML, so that it keeps its size on a phone.
 """
@@ -18,7 +18,7 @@ from purerl.runs.sinks import COORDINATES
 
 MAIN_METRICS = ("episode_return", "evaluation_return")
 MOST_OTHER_METRICS, SMALL_POINTS = 40, 80
-COLOURS, DASHES = 7, 3  # of the style sheet; runs that share a colour are told apart by their dashes
+COLOURS, DASHES = 7, 3  # in the style sheet; runs with the same colour have different dashes
 
 
 # --- axes ------------------------------------------------------------------------------------------------------------
@@ -26,14 +26,14 @@ COLOURS, DASHES = 7, 3  # of the style sheet; runs that share a colour are told 
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """One direction of a chart: its low and its high end, and the ticks between them."""
+    """One axis of a chart: its low and high end, and the ticks between them."""
 
     low: float
     high: float
     ticks: tuple[float, ...]
 
     def share(self, values: np.ndarray | float) -> np.ndarray | float:
-        """0 for the low end, 1 for the high one."""
+        """Position on the axis: 0 is the low end, 1 the high end."""
         return (values - self.low) / (self.high - self.low)
 
     @property
@@ -65,7 +65,7 @@ def axis_around(low: float, high: float, count: int) -> Axis:
 
 @dataclasses.dataclass(frozen=True)
 class Tick:
-    """A label at so many percent of an axis, from the left or from the top."""
+    """A label at a percentage of an axis, from the left or from the top."""
 
     percent: float
     label: str
@@ -78,8 +78,8 @@ class Shape:
     Attributes:
       kind: "line", "line dot", "band" or "seed".
       look: the classes of its colour and its dashes.
-      run: the place of its run among the chart's runs; None for what the script does not read.
-      path: the path's `d`, made of numbers alone.
+      run: the index of its run in the chart; None for shapes that the script does not read.
+      path: the path's `d`, which contains only numbers.
     """
 
     kind: str
@@ -90,7 +90,7 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True)
 class LegendItem:
-    """A run in the legend; `curve` is None where it has none."""
+    """A run in the legend; `curve` is None if it has none."""
 
     run: int
     look: str
@@ -104,11 +104,11 @@ class Chart:
 
     Attributes:
       title: the metric's label.
-      about: what lines and bands are.
-      small: one of many, without intervals in the legend.
+      about: what lines and bands mean.
+      small: whether it is one of many small charts, without intervals in the legend.
       x, y: the axes.
       x_ticks, y_ticks: the labels beside them.
-      shapes: what is drawn.
+      shapes: the drawn shapes.
       legend: the runs.
     """
 
@@ -129,7 +129,7 @@ class Chart:
 
 
 def other_metrics(group: Sequence[Run]) -> list[str]:
-    """Names of the numbers in the rows, without the main metrics and the coordinates."""
+    """Names of the numbers in the rows, without the main metrics and the columns that identify a row."""
     found = {
         name
         for run in group
@@ -146,9 +146,9 @@ def chart(metric: str, group: Sequence[Run], single: bool = False, small: bool =
 
     Args:
       metric: its name in the rows.
-      group: the runs; their places decide their colours.
+      group: the runs; their order sets their colours.
       single: whether the lines of up to ten seeds are drawn as well.
-      small: one of many.
+      small: whether it is one of many small charts.
     """
     found = [read_curve(run, metric, SMALL_POINTS if small else POINTS) for run in group]
     curves = [curve for curve in found if curve is not None]
@@ -176,7 +176,7 @@ def chart(metric: str, group: Sequence[Run], single: bool = False, small: bool =
         x_ticks=[Tick(100 * x.share(tick), compact(tick)) for tick in x.ticks],
         y_ticks=[Tick(100 * (1 - y.share(tick)), _tick_label(tick, y.decimals)) for tick in y.ticks],
         shapes=shapes,
-        # Every run has an episode return sooner or later; other metrics may not exist for its agent.
+        # Every run gets an episode return after some time; other metrics may not exist for its agent.
         legend=[
             LegendItem(place, _look(place), run.name, curve)
             for place, (run, curve) in enumerate(zip(group, found, strict=True))
@@ -186,7 +186,7 @@ def chart(metric: str, group: Sequence[Run], single: bool = False, small: bool =
 
 
 def _shapes(place: int, curve: Curve, with_seeds: bool, x: Axis, y: Axis, decimals: int) -> list[Shape]:
-    """A run's shapes, the ones below first."""
+    """A run's shapes, from back to front."""
 
     def path(steps: np.ndarray, values: np.ndarray) -> str:
         units = 1000 * x.share(steps), 1000 * (1 - y.share(values))
@@ -194,7 +194,7 @@ def _shapes(place: int, curve: Curve, with_seeds: bool, x: Axis, y: Axis, decima
         return "M" + "L".join(f"{a} {d}" for a, d in zip(across, down, strict=True))
 
     look, shapes = _look(place), []
-    dot = len(curve.x) == 1  # a line of no length, which its round ends make a dot
+    dot = len(curve.x) == 1  # a line of length 0 with round ends is a dot
     if with_seeds:
         shapes += [Shape("seed", look, None, path(curve.x, seed)) for seed in curve.seeds]
     if len(curve.seeds) > 1 and not dot:
@@ -217,7 +217,7 @@ def _tick_label(value: float, decimals: int) -> str:
 
 
 def _about(curves: Sequence[Curve]) -> str:
-    """What lines and bands are, such as "IQM of 8 seeds, 95% band, mean of 4 rows"."""
+    """What lines and bands mean, such as "IQM of 8 seeds, 95% band, mean of 4 rows"."""
     counts = sorted({len(curve.seeds) for curve in curves})
     windows = sorted({curve.window for curve in curves})
     parts = ["1 seed"] if counts == [1] else [f"IQM of {_span(counts)} seeds", "95% band"]

@@ -1,4 +1,4 @@
-"""How the runs of a report were configured, and where they differ."""
+"""The configuration of the runs of a report, and the differences between them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Comparison:
 
     Attributes:
       same: {field: its value in every run}.
-      different: {field: its value in each run, None for a run that has no such field}.
+      different: {field: its value in each run, None for a run without this field}.
     """
 
     same: dict[str, str]
@@ -27,7 +27,7 @@ class Comparison:
 
 
 def settings(runs: Sequence[Run]) -> Comparison:
-    """What each run was asked to do: agent, environment, seeds, steps, the agent's config and environment options."""
+    """The settings of each run: agent, environment, seeds, steps, the agent's config and environment options."""
     return _compare([_settings(run.config) for run in runs])
 
 
@@ -37,12 +37,12 @@ def protocol(runs: Sequence[Run]) -> Comparison:
 
 
 def facts(runs: Sequence[Run]) -> Comparison:
-    """What the runs ran on: commit, device, platform, versions."""
+    """Software and hardware of the runs: commit, device, platform, versions."""
     return _compare([_facts(mapping(run.config.get("environment"))) for run in runs])
 
 
 def differences(runs: Sequence[Run]) -> tuple[Comparison, int]:
-    """Where settings and protocol differ.
+    """The fields of settings and protocol that differ.
 
     Returns:
       The fields that all runs have with different values, and the number of fields that only some of the runs have.

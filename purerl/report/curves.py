@@ -1,6 +1,6 @@
-"""Run folders as the report reads them: their JSON files, their rows and their learning curves.
+"""Reads run folders for the report: their JSON files, metric rows and learning curves.
 
-A folder may come from a stranger. Values of an unexpected type are left out; damaged files are refused in one line.
+A folder may come from an unknown source. Values of an unexpected type are left out; damaged files are an error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ POINTS = 200  # of a curve
 
 
 def number(value: Any) -> float | None:
-    """A number that can be drawn; None for anything else that a file may hold, such as text, NaN or 10**400."""
+    """The value if it can be drawn; None for other values in a file, such as text, NaN or 10**400."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if abs(value) < 1e100 else None  # False for NaN as well
@@ -44,10 +44,10 @@ class Run:
     """A run folder.
 
     Attributes:
-      folder: where it is.
+      folder: its path.
       name: its folder's name, with the folder above it if another run of the page has the same name.
       config: its config.json.
-      summary, evaluation: its summary.json and eval.json; None while they are not there.
+      summary, evaluation: its summary.json and eval.json; None if they do not exist.
       rows: {seed: [row, ...]} of metrics.jsonl.
     """
 
@@ -68,7 +68,7 @@ class Run:
 
     @property
     def preset(self) -> Any:
-        """The preset's name; anything false if there is none."""
+        """The preset's name; a false value if there is none."""
         return self.config.get("preset")
 
     @property
@@ -89,7 +89,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the summary is that of the whole run, not of a shorter one that was resumed later."""
+        """Whether the summary is of the whole run, not of a shorter run that was resumed later."""
         planned, done = self.planned_steps, number(mapping(self.summary).get("steps"))
         return self.summary is not None and not (planned is not None and done is not None and planned > done)
 
@@ -111,7 +111,7 @@ def read(folders: Iterable[str | os.PathLike]) -> list[Run]:
     """Reads run folders.
 
     Args:
-      folders: of the runs; one given twice counts once.
+      folders: the run folders; duplicates count once.
 
     Returns:
       The runs, in the order of the folders.
@@ -131,13 +131,13 @@ def _read(folder: Path, name: str) -> Run:
     loaded = run_folder.load(folder)
     evaluation = files.read_json(folder / run_folder.EVALUATION) if (folder / run_folder.EVALUATION).is_file() else None
     if evaluation is not None and not isinstance(evaluation, dict):
-        raise PurerlError(f"{folder / run_folder.EVALUATION} is damaged; delete it to go on without it")
+        raise PurerlError(f"{folder / run_folder.EVALUATION} is damaged; delete it to continue without it")
     path = folder / run_folder.METRICS
     rows: dict[int, list[dict]] = {}
     for line, row in enumerate(read_rows(path) if path.is_file() else [], 1):
         seed = row.get("seed", 0)
         if not isinstance(seed, int):
-            raise PurerlError(f"{path} line {line} is not a metrics row: its seed is no whole number")
+            raise PurerlError(f"{path} line {line} is not a metrics row: its seed is not an integer")
         rows.setdefault(seed, []).append(row)
     return Run(folder, name, loaded["config"], loaded["summary"], evaluation, dict(sorted(rows.items())))
 
@@ -160,7 +160,7 @@ class Curve:
     Attributes:
       x, middle, low, high: [P]; low and high are the 95% bootstrap band.
       seeds: [S, P].
-      window: each point is the mean of so many rows.
+      window: number of rows that each point averages.
     """
 
     x: np.ndarray
@@ -179,10 +179,10 @@ def read_curve(run: Run, metric: str, points: int = POINTS) -> Curve | None:
     Args:
       run: one of `read`.
       metric: its name in the rows.
-      points: the curve is thinned to at most so many.
+      points: the curve is thinned to at most this many points.
 
     Returns:
-      The curve, or None where there is nothing to draw.
+      The curve, or None if there is nothing to draw.
     """
     by_seed = [_seed_curve(rows, metric) for rows in run.rows.values()]
     by_seed = [one for one in by_seed if len(one[0])]

@@ -1,11 +1,11 @@
-"""One HTML page about one or several runs, written from their folders alone: `purerl report DIR...`.
+"""Writes one HTML page about one or several runs, only from their folders: `purerl report DIR...`.
 
-The page holds everything it shows: style, script, curves and videos. It opens offline, and its own policy forbids every
-request to the network. The script only reads out what is drawn; without it nothing is missing.
+The page is self-contained: style, script, curves and videos are inside. It opens offline, and its own policy forbids
+every request to the network. The script only shows values under the cursor; the page is complete without it.
 
-The templates lay the page out; this package computes the data. A folder may come from a stranger, so the templates
-escape every value and cut it to a bounded line of visible characters (see `one_line`). The exceptions are marked `safe`
-in the templates: the style sheet, the script, paths and base64 data, which this package makes.
+The templates define the layout; this package computes the data. A folder may come from an unknown source, so the
+templates escape every value and cut it to a bounded line of visible characters (see `one_line`). The exceptions are
+marked `safe` in the templates: the style sheet, the script, paths and base64 data, which this package creates.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ MOST_CHARACTERS = 200  # of one value in the page
 
 
 def write_report(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None = None) -> Path:
-    """Writes the page about some runs in one atomic step.
+    """Writes the page about some runs atomically.
 
     Args:
-      folders: of the runs; one given twice counts once.
-      out: the page's file, .html or .htm; missing folders above it are made. None for report.html in the run's folder,
+      folders: the run folders; duplicates count once.
+      out: the page's file, .html or .htm; missing parent folders are created. None for report.html in the run's folder,
         or in the current folder if there are several runs.
 
     Returns:
       The path of the page.
 
     Raises:
-      PurerlError: a folder is not a run folder, a file in it is damaged, the suffix of `out` is another one, or the
-        page cannot be written. Nothing is written then.
+      PurerlError: a folder is not a run folder, a file in it is damaged, `out` has another suffix, or the page cannot
+        be written. Nothing is written then.
     """
     if not folders:
         raise PurerlError("there is nothing to report on; name at least one run folder")
@@ -59,7 +59,7 @@ def write_report(folders: Sequence[str | os.PathLike], out: str | os.PathLike | 
 
 
 def render(runs: Sequence[Run]) -> str:
-    """The page about some runs, as HTML text.
+    """Renders the page about some runs as HTML text.
 
     Args:
       runs: at least one, from `purerl.report.curves.read`.
@@ -77,7 +77,7 @@ def render(runs: Sequence[Run]) -> str:
 
 
 def _data(runs: Sequence[Run]) -> dict[str, Any]:
-    """What the templates show."""
+    """The data of the templates."""
     script = source("report.js")
     differences, fields_of_some = configuration.differences(runs)
     return {
@@ -117,10 +117,10 @@ def _group(env: str, group: Sequence[Run], single: bool) -> dict[str, Any]:
 
 
 def one_line(value: Any) -> str:
-    """A value as one line of at most MOST_CHARACTERS visible characters.
+    """Converts a value to one line of at most MOST_CHARACTERS visible characters.
 
-    Jinja calls this for every value that a template shows, and escapes what it returns. What is HTML already (a macro's
-    text, a value marked `safe`) is returned as it is.
+    Jinja calls this for every value that a template shows, and escapes the result. Values that are already HTML (a
+    macro's text, a value marked `safe`) are returned unchanged.
     """
     if hasattr(value, "__html__"):
         return value
@@ -153,5 +153,5 @@ def _environment() -> jinja2.Environment:
 
 
 def source(name: str) -> str:
-    """The text of a file beside the templates, such as "report.css"."""
+    """The text of a file in the templates folder, such as "report.css"."""
     return _environment().loader.get_source(_environment(), name)[0]

@@ -1,4 +1,4 @@
-"""Learning curves as figures, drawn from run folders alone (config.json and metrics.jsonl).
+"""Draws learning curves as figures, only from run folders (config.json and metrics.jsonl).
 
 Figures use matplotlib's Agg canvas and never pyplot, so they need no display and no global state. All sizes and colours
 are set here, so that a figure does not depend on the user's matplotlibrc.
@@ -24,9 +24,9 @@ from purerl.runs import files, run_folder
 from purerl.runs.sinks import read_rows
 from purerl.statistics import bootstrap_band, interquartile_mean, running_mean, to_common_grid
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart, without the yellow that vanishes on white.
+# Okabe and Ito's colours, which colour-blind readers can distinguish, without the yellow that is invisible on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))  # runs that share a colour have different dashes
+DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))  # runs with the same colour have different dashes
 MOST_SEED_LINES = 10
 LABELS = {
     "step": "environment steps",
@@ -52,10 +52,10 @@ class Curve:
 
     Attributes:
       config: the run's config.json.
-      folder: where the run is.
+      folder: the run folder.
       x: [P] grid.
       seeds: [S, P] values.
-      window: each value is the mean of so many rows.
+      window: number of rows that each value averages.
     """
 
     config: dict
@@ -69,7 +69,7 @@ def plot_run(folder: str | os.PathLike) -> Path:
     """Draws a run's return over its environment steps into <folder>/figures/return.png.
 
     Args:
-      folder: of the run.
+      folder: the run folder.
 
     Returns:
       The path of the figure.
@@ -89,20 +89,20 @@ def plot_runs(
 ) -> Path:
     """Draws one line per run: the interquartile mean over its seeds, with a 95% bootstrap band.
 
-    Up to ten seeds are also drawn one by one as thin lines. A line covers only the x that all seeds have.
+    Up to ten seeds are also drawn as thin lines. A line covers only the x that all seeds have.
 
     Args:
-      folders: of the runs.
-      out: the figure's file, .png, .pdf or .svg; missing folders above it are made.
+      folders: the run folders.
+      out: the figure's file, .png, .pdf or .svg; missing parent folders are created.
       x, y: names in the rows of metrics.jsonl.
-      smooth: each point is the mean of so many rows up to it (weighted by their episodes if y is an episode statistic);
-        None takes a fiftieth of the rows, 1 does not smooth.
+      smooth: number of rows that each point averages, up to its own row (weighted by their episodes if y is an episode
+        statistic); None takes a fiftieth of the rows, 1 does not smooth.
 
     Returns:
       The path of the figure.
 
     Raises:
-      PurerlError: a folder is not a run folder or has no rows, no row has x or y, an unknown kind of figure, a failed
+      PurerlError: a folder is not a run folder or has no rows, no row has x or y, an unknown figure format, a failed
         write.
     """
     out = Path(out)
@@ -129,7 +129,7 @@ def read_curve(folder: str | os.PathLike, x: str, y: str, smooth: int | None = N
     """Reads the curves of a run's seeds, smooths them and interpolates them to a common grid.
 
     Args:
-      folder: of the run.
+      folder: the run folder.
       x, y, smooth: as in `plot_runs`.
 
     Returns:
@@ -178,7 +178,7 @@ def _is_number(value: object) -> bool:
 
 
 def draw(curves: Sequence[Curve], x: str, y: str) -> Figure:
-    """Draws curves into a figure, with room for the title above the axes and for the legend below them.
+    """Draws curves into a figure, with space for the title above the axes and for the legend below them.
 
     Args:
       curves: one per run.
@@ -209,7 +209,7 @@ def draw(curves: Sequence[Curve], x: str, y: str) -> Figure:
 
 def _draw_curve(axes: Axes, curve: Curve, colour: str, dashes: str | tuple, seed_alpha: float) -> None:
     count = len(curve.seeds)
-    marker = "o" if len(curve.x) == 1 else ""  # a line of one point cannot be seen
+    marker = "o" if len(curve.x) == 1 else ""  # a line of one point is invisible
     if 1 < count <= MOST_SEED_LINES:
         axes.plot(curve.x, curve.seeds.T, color=colour, linewidth=0.7, alpha=seed_alpha, marker=marker)
     if count > 1:
@@ -220,7 +220,7 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, dashes: str | tuple, seed
 
 
 def dress(axes: Axes, x: str, y: str) -> None:
-    """Gives axes the labels, ticks, grid and frame that all figures here have.
+    """Sets the labels, ticks, grid and frame that all figures here share.
 
     Args:
       axes: to change.
@@ -259,13 +259,13 @@ def _add_legend(figure: Figure, axes: Axes, labels: Sequence[str]) -> None:
     legend = figure.legend(
         lines, labels, loc="lower left", fontsize=SMALL_POINTS, frameon=False, labelcolor=INK, borderpad=0.2
     )
-    legend.set_in_layout(False)  # its room is already set aside
+    legend.set_in_layout(False)  # its space is already reserved
     for text in legend.get_texts():
         text.set_parse_math(False)
 
 
 def name_curves(curves: Sequence[Curve]) -> tuple[str, list[str]]:
-    """What all runs share goes into the title, the rest into the labels.
+    """Splits the names of runs: the common part becomes the title, the rest becomes the labels.
 
     Runs with the same agent, preset and environment are labelled with the names of their folders.
 
@@ -297,7 +297,7 @@ def _join(part: dict[str, str]) -> str:
 
 
 def _describe(curves: Sequence[Curve]) -> str:
-    """What the lines and bands are, such as "IQM of 8 seeds, 95% bootstrap band, mean of 4 rows"."""
+    """What the lines and bands mean, such as "IQM of 8 seeds, 95% bootstrap band, smoothed over 4 rows"."""
     counts = sorted({len(curve.seeds) for curve in curves})
     seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     parts = ["1 seed"] if counts == [1] else [f"IQM of {seeds} seeds", "95% bootstrap band"]

@@ -1,4 +1,4 @@
-"""Videos in run folders, as a report carries them inside itself."""
+"""Embeds the videos of run folders in a report."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from purerl.report.curves import Run
 from purerl.runs import files, run_folder
 
-MOST_BYTES = 8 * 2**20  # of all videos in a page
+MOST_BYTES = 8 * 2**20  # of all videos in one page
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A kind of video: what a browser calls it, and the bytes at `offset` that identify it."""
+    """A video format: its media type, and the bytes at `offset` that identify it."""
 
     media_type: str
     offset: int
@@ -31,10 +31,10 @@ class Recording:
 
     Attributes:
       run: the run.
-      name: of the file.
+      name: the file's name.
       media_type: such as "image/gif".
       size: in bytes.
-      base64: its content; None if it has no room in the page.
+      base64: its content; None if it is too large for the page.
     """
 
     run: Run
@@ -45,7 +45,7 @@ class Recording:
 
 
 def recordings(runs: Sequence[Run]) -> list[Recording]:
-    """The videos in the runs' folders, as far as they have room in a page.
+    """The videos in the runs' folders; those that are too large for a page have no content.
 
     Raises:
       PurerlError: one cannot be read.
@@ -66,8 +66,10 @@ def recordings(runs: Sequence[Run]) -> list[Recording]:
 
 
 def _videos(folder: Path) -> Iterator[Path]:
-    """Files with the suffix of a video. A link is left out: it could lead to any of the reader's files, which the page
-    would then carry to others."""
+    """Files with the suffix of a video.
+
+    Links are left out: a link could point to any private file of the user, and the page would then contain it.
+    """
     with files.reading(folder):
         paths = sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
     for path in paths:

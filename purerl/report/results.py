@@ -14,7 +14,7 @@ from purerl.report.wording import device, plain
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A value with its 95% interval; low and high are None where there is none."""
+    """A value with its 95% interval; low and high are None if there is none."""
 
     value: float
     low: float | None = None
@@ -26,14 +26,14 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A run in the table of results; what is not known is None.
+    """A run in the table of results; unknown values are None.
 
     Attributes:
       run: the run.
       iqm, mean: of the final returns.
-      ended: of how many seeds the final return is known, if the run is finished and it is not known of all.
-      steps_per_second, compile_seconds: of the summary.
-      device: what it ran on.
+      ended: number of seeds with a final return, if the run is finished and some seeds have none.
+      steps_per_second, compile_seconds: from the summary.
+      device: the device of the run.
     """
 
     run: Run
@@ -63,7 +63,7 @@ def result(run: Run) -> Result:
 
 
 def definition(runs: Sequence[Run]) -> str | None:
-    """What the summaries call the final return; None if they do not agree or say nothing."""
+    """The definition of the final return in the summaries; None if it differs or is missing."""
     found = [mapping(mapping(run.summary).get("final_return")).get("definition") for run in runs]
     said = {plain(value) for value in found if value is not None}
     return said.pop() if len(said) == 1 else None
@@ -77,12 +77,12 @@ def diverged(runs: Sequence[Run]) -> list[tuple[Run, str]]:
 
 @dataclasses.dataclass(frozen=True)
 class Improvement:
-    """How often a final return of `run` is above one of `base`, on the same environment.
+    """The probability that a final return of `run` is above one of `base`, on the same environment.
 
     Attributes:
       run, base: the runs.
       probability, low, high: from 0 to 1, with the 95% interval.
-      single: each run has only one seed, so that the interval means nothing.
+      single: whether each run has only one seed, so that the interval is meaningless.
     """
 
     run: Run
@@ -94,7 +94,7 @@ class Improvement:
 
 
 def improvements(runs: Sequence[Run]) -> list[Improvement]:
-    """Compares the runs of each environment with the first of them."""
+    """Compares the runs of each environment with the first one."""
     rows = []
     for group in by_environment(runs).values():
         base, *others = [run for run in group if run.final_returns] or [None]
@@ -111,15 +111,15 @@ def improvements(runs: Sequence[Run]) -> list[Improvement]:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A run's eval.json; what is not known is None.
+    """A run's eval.json; unknown values are None.
 
     Attributes:
       run: the run.
       iqm, mean: of the seeds' returns.
-      episodes: of each seed, if all seeds have as many.
-      step: of the checkpoint.
-      greedy: whether the most probable action was taken.
-      options: environment options that were not those of the training, and their values, as text.
+      episodes: episodes of each seed, if all seeds have the same number.
+      step: the checkpoint's step.
+      greedy: whether the most likely action was taken.
+      options: environment options that differ from training, and their values, as text.
       score: the IQM of the normalised return.
     """
 
@@ -156,7 +156,7 @@ def evaluation(run: Run) -> Evaluation | None:
 
 
 def _stored(found: dict, name: str) -> Interval | None:
-    """A value with the interval beside it in eval.json."""
+    """A value of eval.json with its interval."""
     value, interval = number(found.get(name)), found.get(f"{name}_interval_95")
     ends = [number(end) for end in interval] if isinstance(interval, list) else []
     if value is None:

@@ -1,4 +1,4 @@
-"""A sweep as a figure: the final return over what was swept."""
+"""Draws a sweep: the final return over the swept fields."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def draw(ranking: Sequence[dict[str, Any]], fields: Sequence[str], out: Path) ->
 
     Args:
       ranking: rows of `sweeps.Sweep.ranking`.
-      fields: the names of what was swept.
+      fields: the names of the swept fields.
       out: the figure's file, a PNG.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Videos of episodes: observations to frames, frames to a GIF (Pillow) or an MP4 (PyAV, an optional package)."""
+"""Writes videos of episodes: observations to frames, frames to a GIF (Pillow) or an MP4 (PyAV, optional package)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from purerl.errors import PurerlError
 from purerl.runs import files
 
 FORMATS = (".gif", ".mp4")
-# Smaller frames are enlarged by the largest whole factor that stays within this.
+# Smaller frames are enlarged by the largest integer factor that stays within this size.
 TARGET_PIXELS = 256
-# A GIF counts time in hundredths of a second, and browsers slow down anything shown for less than two of them.
+# A GIF counts time in hundredths of a second, and browsers slow down frames of less than two hundredths.
 GIF_TICKS_PER_SECOND, GIF_MOST_FRAMES_PER_SECOND = 100, 50
 MP4_CODEC = "libx264"
-# Okabe and Ito's colours, readable by colour-blind people; more channels than these get evenly spaced hues.
+# Okabe and Ito's colours, which colour-blind readers can distinguish; further channels get evenly spaced hues.
 CHANNEL_COLOURS = (
     *((0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0)),
     *((86, 180, 233), (240, 228, 66), (204, 121, 167), (255, 255, 255)),
@@ -37,20 +37,20 @@ BAR_HEIGHT = 64
 
 
 def check(path: str | os.PathLike, frames_per_second: float = 15) -> None:
-    """Whether such a video can be written here, as far as that is known before there are frames.
+    """Checks before there are any frames whether such a video can be written here.
 
     Args:
       path, frames_per_second: as in `write_video`.
 
     Raises:
-      PurerlError: another suffix, no PyAV for an MP4, an impossible number of frames per second.
+      PurerlError: another suffix, no PyAV for an MP4, an invalid number of frames per second.
     """
     path = Path(path)
     kind = path.suffix.lower()
     if kind not in FORMATS:
         raise PurerlError(f"cannot write a '{path.suffix}' video ({path}); use {' or '.join(FORMATS)}")
     if not 0 < frames_per_second < float("inf"):
-        raise PurerlError(f"a video of {frames_per_second} frames per second; use a number above 0")
+        raise PurerlError(f"a video cannot have {frames_per_second} frames per second; use a number above 0")
     if kind == ".gif" and frames_per_second > GIF_MOST_FRAMES_PER_SECOND:
         raise PurerlError(
             f"a GIF shows at most {GIF_MOST_FRAMES_PER_SECOND} frames per second; lower it or write an .mp4"
@@ -62,22 +62,22 @@ def check(path: str | os.PathLike, frames_per_second: float = 15) -> None:
 def write_video(
     frames: np.ndarray, path: str | os.PathLike, frames_per_second: float = 15, scale: int | None = None
 ) -> Path:
-    """Writes frames as a GIF or as an MP4, by the file's suffix.
+    """Writes frames as a GIF or an MP4, depending on the file's suffix.
 
-    The file appears whole or not at all; missing folders above it are made. A GIF keeps at most 256 colours per frame.
+    The write is atomic; missing parent folders are created. A GIF keeps at most 256 colours per frame.
 
     Args:
       frames: uint8 [T, H, W, 3].
       path: ends in .gif or .mp4.
       frames_per_second: for a GIF at most 50.
-      scale: whole factor to enlarge by, every pixel becoming a square; None enlarges small frames to about 256 pixels.
+      scale: integer factor of enlargement, each pixel becomes a square; None enlarges small frames to about 256 pixels.
 
     Returns:
       The path.
 
     Raises:
-      PurerlError: another suffix, no PyAV for an MP4, an impossible number of frames per second, a failed write.
-      ValueError: frames of another type or shape, or none; a scale below 1.
+      PurerlError: another suffix, no PyAV for an MP4, an invalid number of frames per second, a failed write.
+      ValueError: no frames, or frames of another type or shape; a scale below 1.
     """
     frames, path = np.asarray(frames), Path(path)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or frames.size == 0:
@@ -122,13 +122,13 @@ def _mp4(frames: np.ndarray, frames_per_second: float, scale: int) -> bytes:
     av = _import_av()
     rate = max(Fraction(frames_per_second).limit_denominator(10**6), Fraction(1, 10**6))
     height, width = frames.shape[1] * scale, frames.shape[2] * scale
-    # H.264 at 4:2:0, the only kind that plays everywhere, needs even sizes: the last row or column is repeated.
+    # H.264 at 4:2:0, the only format that plays everywhere, needs even sizes: the last row or column is repeated.
     padding = ((0, height % 2), (0, width % 2), (0, 0))
     size = {"height": height + height % 2, "width": width + width % 2}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "video.mp4"
         try:
-            # faststart puts the index first, so that a browser can begin to play before it has the whole file.
+            # faststart puts the index first, so that a browser can start before it has the whole file.
             with av.open(str(out), "w", options={"movflags": "faststart"}) as container:
                 stream = container.add_stream(MP4_CODEC, rate=rate, pix_fmt="yuv420p", **size)
                 for frame in frames:
@@ -136,7 +136,7 @@ def _mp4(frames: np.ndarray, frames_per_second: float, scale: int) -> bytes:
                     container.mux(stream.encode(av.VideoFrame.from_ndarray(enlarged, format="rgb24")))
                 container.mux(stream.encode())
         except (av.FFmpegError, ValueError, OverflowError) as error:
-            # ValueError: no such codec in this build of PyAV. OverflowError: more frames per second than MP4 can count.
+            # ValueError: this build of PyAV has no such codec. OverflowError: too many frames per second for MP4.
             raise PurerlError(f"PyAV could not write the MP4 ({error}); write a .gif instead") from error
         return out.read_bytes()
 
@@ -170,7 +170,7 @@ def write_episode(observations: Sequence[np.ndarray], path: str | os.PathLike, f
 
 
 def observation_to_frame(observation: np.ndarray) -> np.ndarray:
-    """Shows one observation as a picture, the same way in every frame (nothing is rescaled by what is in it).
+    """Shows one observation as a picture, with a fixed scale that does not depend on its values.
 
       * uint8 [H, W, 3]: itself. uint8 [H, W], [H, W, 1]: grey.
       * uint8 [H, W, C] otherwise is a stack of frames: the last colour frame if C is a multiple of 3, else the last
@@ -220,13 +220,13 @@ def channel_colours(count: int) -> list[tuple[int, int, int]]:
     """`count` different colours, all far from black."""
     if count <= len(CHANNEL_COLOURS):
         return list(CHANNEL_COLOURS[:count])
-    # Alternating brightness tells neighbouring hues apart.
+    # Alternating brightness distinguishes neighbouring hues.
     spaced = [colorsys.hsv_to_rgb(i / count, 0.75, 1.0 if i % 2 == 0 else 0.65) for i in range(count)]
     return [tuple(round(255 * part) for part in colour) for colour in spaced]
 
 
 def _bars_frame(vector: np.ndarray) -> np.ndarray:
-    width = max(2, BAR_HEIGHT // len(vector))  # of one bar, its gap of one pixel included
+    width = max(2, BAR_HEIGHT // len(vector))  # width of one bar, including its gap of one pixel
     middle = BAR_HEIGHT // 2
     frame = np.zeros((BAR_HEIGHT, width * len(vector), 3), np.uint8)
     frame[middle - 1 : middle + 1] = BAR_COLOURS["zero"]

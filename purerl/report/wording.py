@@ -1,4 +1,4 @@
-"""Numbers and values of a configuration as short text."""
+"""Formats numbers and configuration values as short text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MINUS, NO_BREAK_SPACE = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
 
 
 def show(value: float) -> str:
-    """A number to about three digits, whole numbers without decimals: 0.00274, 15.8, 354.4, 16,784, 2.00e+12."""
+    """Formats a number to about three digits, integers without decimals: 0.00274, 15.8, 354.4, 16,784, 2.00e+12."""
     if 1e3 <= abs(value) < 1e9:
         text = f"{value:,.0f}"
     elif value == 0 or 1e-3 <= abs(value) < 1e3:
@@ -25,7 +25,7 @@ def show(value: float) -> str:
 
 
 def whole(value: Any) -> str:
-    """A value from a file, rounded to a whole number; a dash if it is not a number."""
+    """A value from a file, rounded to an integer; a dash if it is not a number."""
     found = number(value)
     return MISSING if found is None else f"{found:,.0f}"
 
@@ -44,7 +44,7 @@ def count(amount: int, what: str) -> str:
 
 
 def plain(value: Any) -> str:
-    """A value of a config.json: "none", "yes", "0 to 7" for consecutive whole numbers, "64, 64" for other lists."""
+    """A value of a config.json: "none", "yes", "0 to 7" for consecutive integers, "64, 64" for other lists."""
     if value is None:
         return "none"
     if isinstance(value, bool):

@@ -70,8 +70,8 @@ def _stand_in(spec: EnvSpec, on_host: bool) -> Environment:
     def step(key: Any, state: Any, action: Any) -> tuple[Any, TimeStep]:
         no = jnp.zeros((), bool)
         final = observation() if spec.shows_final_observation else None
-        told = (no, no) if on_host else (None, None)
-        return state, TimeStep(observation(), jnp.float32(0), no, no, final, *told)
+        life_lost = no if on_host else None
+        return state, TimeStep(observation(), jnp.float32(0), no, no, final, life_lost)
 
     return Environment(spec, lambda key: (jnp.int32(0), observation()), step)
 

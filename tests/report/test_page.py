@@ -291,7 +291,7 @@ def test_videos_are_inside_the_page(tmp_path):
     assert not page_of(linked).all("img")
     (folder / "figures" / "video.gif").write_bytes(GIF + bytes(recordings.MOST_BYTES))
     page = page_of(folder)
-    assert not page.all("img") and "8.0 MiB are too many for this page" in page.all("figure", class_="video")[0][1]
+    assert not page.all("img") and "8.0 MiB is too large for this page" in page.all("figure", class_="video")[0][1]
 
 
 def test_a_run_given_twice_counts_once_and_equal_names_are_told_apart(tmp_path):
@@ -512,7 +512,7 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, capsys, monkeypatch)
     before = (good / "metrics.jsonl").read_text()
     for name, text, said in (
         ("metrics.jsonl", "{\n" + before, "metrics.jsonl line 1 is damaged"),
-        ("metrics.jsonl", '{"seed": [1]}\n', "its seed is no whole number"),
+        ("metrics.jsonl", '{"seed": [1]}\n', "its seed is not an integer"),
         ("metrics.jsonl", "[1]\n", "is not a metrics row"),
         ("summary.json", "[", "summary.json"),
         ("eval.json", "[]", "eval.json is damaged"),

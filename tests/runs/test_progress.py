@@ -83,7 +83,7 @@ def test_silent(capsys):
 
 
 ON_A_TERMINAL = """
-from purerl.progress import Progress
+from purerl.runs.progress import Progress
 with Progress(2_000_000, "ppo [x] gymnax/CartPole-v1") as bar:
     bar.update(1_000_000, 41234.0, 11.234)
     bar.update(2_000_000, 41234.0, None)
@@ -160,7 +160,7 @@ def test_summary_table_of_an_unfinished_summary(capsys):
 
 
 def test_summary_table_where_only_ascii_can_be_printed():
-    script = "from purerl.progress import summary_table; summary_table({'agent': 'ppo', 'env': 'e', 'steps': 5})"
+    script = "from purerl.runs.progress import summary_table; summary_table({'agent': 'ppo', 'env': 'e', 'steps': 5})"
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, timeout=60)
     assert done.returncode == 0 and b"steps per seed" in done.stdout, done.stderr

@@ -99,7 +99,7 @@ def test_reading_what_is_not_there_or_not_text(path):
 
 WRITES_FOR_EVER = """
 import sys
-from purerl import sinks
+from purerl.runs import sinks
 sink = sinks.JsonlSink(sys.argv[1])
 n = 0
 while True:
@@ -323,7 +323,7 @@ def _is_open(path):
 
 REAL_WANDB = """
 import sys
-from purerl import sinks
+from purerl.runs import sinks
 sink = sinks.WandbSink("project", "name", {"a": 1}, sys.argv[1])
 sink.write([{"iteration": 1, "step": 100, "seed": 0, "loss": 0.5}])
 sink.close()

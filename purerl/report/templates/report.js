@@ -1,4 +1,4 @@
-// Reads the numbers under the pointer out of the drawn paths, into the legend. Text goes in as text, never as HTML.
+// Shows the values under the pointer in the legend, read from the drawn paths. Text goes in as text, never as HTML.
 "use strict";
 for (const chart of document.querySelectorAll(".chart")) {
   const plot = chart.querySelector(".plot"), at = chart.querySelector(".at");
