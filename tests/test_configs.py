@@ -39,8 +39,8 @@ def test_build_takes_values_over_the_defaults():
     ("values", "parts"),
     [
         ({"learnin_rate": 1.0}, ["ppo has no field 'learnin_rate'", "Did you mean 'learning_rate'?"]),
-        ({"num_envs": 8.0}, ["num_envs = 8.0", "a whole number"]),
-        ({"num_envs": True}, ["num_envs = True", "a whole number"]),
+        ({"num_envs": 8.0}, ["num_envs = 8.0", "an integer"]),
+        ({"num_envs": True}, ["num_envs = True", "an integer"]),
         ({"num_envs": -1}, ["num_envs = -1", "negative"]),
         ({"learning_rate": "1e-3"}, ["learning_rate = '1e-3'", "a number"]),
         ({"learning_rate": math.nan}, ["learning_rate = nan", "a number"]),

@@ -209,7 +209,7 @@ def test_spellings(name):
     [
         ("Pung", {}, "Did you mean 'Pong'"),
         ("Pong", {"repeat_action_probability": 1.5}, r"must be in \[0, 1\)"),
-        ("Pong", {"frame_skip": 0}, "frame_skip must be whole"),
+        ("Pong", {"frame_skip": 0}, "frame_skip must be an integer"),
         ("Pong", {"life_loss": "maybe"}, "unknown life_loss"),
     ],
 )

@@ -172,7 +172,7 @@ def test_memory_decides_the_number_of_programs(tmp_path, cartpole):
     assert programs._most_that_fit(group, ["learning_rate"], need // 2) == 4
     with pytest.raises(PurerlError, match=r"one cell of 2 seeds takes .* fewer --seeds"):
         programs._most_that_fit(group, ["learning_rate"], need // 9)
-    paths = programs._deal(group, tmp_path / "work", need // 3, None)
+    paths = programs._pack(group, tmp_path / "work", need // 3, None)
     dealt = [files.read_json(path / programs.PROGRAM) for path in paths]
     assert [len(program["cells"]) for program in dealt] == [2, 2, 2, 2]
     assert [program["lanes"] for program in dealt] == [4] * 4
