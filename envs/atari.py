@@ -60,7 +60,7 @@ class Options:
       frame_stack: frames in one observation.
       noop_max: an episode starts with 0 to this many no-ops.
       life_loss: "terminal" reports a lost life as `life_lost` and blanks the frames before it. The episode continues,
-        and the step in which the life was lost plays all its frames (Dopamine's step ends at once).
+        and the step in which the life was lost plays on to the end of its frame skip (Dopamine's step ends at once).
       max_frames: time limit of an episode, in frames.
       num_threads: threads that step one group of environments; 0 takes one for each usable core.
     """

@@ -221,7 +221,7 @@ def test_cost_counts_what_would_be_run(capsys):
     """Three architectures of 2,000 steps and two seeds: one kind."""
     assert commands.main(["cost", "ppg/single-network", "--scale", "smoke"]) == 0
     said = capsys.readouterr().out
-    assert "12,000" in said and "hours in all" in said
+    assert "12,000" in said and "hours in total" in said
 
 
 @pytest.mark.parametrize("scale", commands.SCALES)
