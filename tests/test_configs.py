@@ -1,4 +1,4 @@
-"""Configs from plain values: what is accepted, what is refused with which line, and the way to disk and back."""
+"""Configs from plain values: valid values, the error line of invalid ones, and the round trip through JSON."""
 
 from __future__ import annotations
 

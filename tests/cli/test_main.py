@@ -1,4 +1,4 @@
-"""The command line: what it understands, the one line it says to bad input, and that it then leaves nothing behind.
+"""The command line: valid words, the error line for bad input, and that bad input writes no files.
 
 Most of it runs in this process; what only a process can show (start-up, signals, pipes, exit codes) in one of its own.
 """

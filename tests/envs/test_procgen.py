@@ -34,7 +34,7 @@ def shown(pool):
 
 
 def play(pool, actions):
-    """Steps all groups in turn. Returns {name: [T, S, N, ...]}."""
+    """Steps all groups one after another. Returns {name: [T, S, N, ...]}."""
     size = pool.num_envs // pool.num_groups
     rows = []
     for row in actions:
@@ -163,7 +163,7 @@ def test_restored_games_continue_bit_for_bit(game, options):
 
 
 @needs_procgen
-def test_seeds_deal_the_levels_that_the_library_deals():
+def test_seeds_give_the_levels_that_the_library_gives():
     with make_pool("coinrun", EASY, np.array([1]), 4, 2) as pool:
         levels = np.concatenate([pool.level_seeds(0), pool.level_seeds(1)], axis=1)
     # Read off the bare library with 4 games and rand_seed=1.

@@ -1,4 +1,4 @@
-"""Figures: every one can be run, drawn and verified; cut short and continued it says the same; files alone draw it."""
+"""Figures: each can be run, drawn and verified; a stop and a restart give the same results; files alone draw it."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Sweeps: which settings there are, what their table and ranking say, and that a kill changes neither."""
+"""Sweeps: their settings, their table and ranking, and that a kill and a restart change neither."""
 
 import csv
 import math
