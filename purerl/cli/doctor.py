@@ -214,7 +214,7 @@ def _nvidia_cards() -> list[tuple[str, str]]:
 
 
 def _families() -> list[Check]:
-    """Steps one environment of each registered family. gymnax is core: every installation has it."""
+    """Steps one environment of each registered family."""
     try:
         from purerl import registry
 

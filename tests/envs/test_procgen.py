@@ -332,7 +332,7 @@ def test_foreign_and_damaged_states_are_refused():
         damaged = state["games"].copy()
         damaged[0, 1, 500] ^= 1
         for bad, match in [
-            ({}, "no Procgen state, it lacks checksum, games"),
+            ({}, "this Procgen state has no checksum, games"),
             ({**state, "identity": np.zeros(3, np.uint8)}, "has no readable game and options"),
             ({**state, "games": damaged}, "is damaged"),
             ({**state, "games": state["games"][:, :, :-1]}, "is damaged"),
