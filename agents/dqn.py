@@ -1,8 +1,8 @@
-"""DQN (Mnih et al. 2015) and DQN Pro (Asadi et al. 2022, arXiv 2112.05848), by the settings of Dopamine.
+"""DQN (Mnih et al. 2015) and DQN Pro (Asadi et al. 2022, arXiv 2112.05848), with the settings of Dopamine.
 
 DQN Pro is DQN with one change: every gradient step also pulls the online network a little towards the target network
-(`optimizers.proximal_pull`), so that each target is the proximal point of the one before. `proximal_coefficient` is c;
-c = inf is DQN, bit for bit.
+(`optimizers.proximal_pull`), so that each target is the proximal point of the previous one. `proximal_coefficient` is
+c; with c = inf the results are bit-identical to DQN.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from purerl.types import Agent, Array, Clock, EnvSpec, Inputs, Metric, Rollout, 
 
 @struct.dataclass
 class Config:
-    """Sizes and constants: Dopamine's JAX agent, which trains with Adam on squared errors. All lengths are in
-    transitions (agent steps) of all environments together.
+    """Sizes and constants of Dopamine's JAX agent, which trains with Adam on squared errors.
+
+    All lengths are in transitions (agent steps) of all environments together.
     """
 
     num_envs: int = static(1, help="environments of one seed; 1 is the reference")
@@ -62,7 +63,7 @@ class Config:
 
 @struct.dataclass
 class State:
-    """Online network w, target network theta, optimizer state (never reset by a copy), replay."""
+    """Online network w, target network theta, optimizer state (a target copy does not reset it), replay."""
 
     params: Any
     target_params: Any
@@ -76,7 +77,7 @@ def network(config: Config, spec: EnvSpec) -> QNetwork:
 
 
 def check(config: Config, spec: EnvSpec) -> None:
-    """Raises PurerlError if the sizes cannot work, before anything is built."""
+    """Raises PurerlError for invalid sizes, before anything is built."""
     if not spec.num_actions:
         raise PurerlError(f"the DQN family needs discrete actions, and {spec.name} has continuous ones: use ppo or ppg")
     torsos.resolve_torso(config.network, spec)
@@ -91,7 +92,7 @@ def check(config: Config, spec: EnvSpec) -> None:
 
 
 def optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
-    """The optimizer with the pull towards the target network in it."""
+    """The optimizer, including the pull towards the target network."""
     return optimizers.value_optimizer(
         config.optimizer,
         config.learning_rate,
@@ -115,7 +116,7 @@ def epsilon(config: Config, clock: Clock, explore: bool) -> Array:
 
 
 def init(config: Config, spec: EnvSpec, key: Array) -> State:
-    """State at the start of training: the target network is the network."""
+    """State at the start of training: the target network is a copy of the online network."""
     params = network(config, spec).init(key, jnp.zeros((1, *spec.observation_shape), spec.observation_dtype))
     ring = replay.init(spec, config.num_envs, config.replay_size // config.num_envs)
     return State(params, jax.tree.map(jnp.copy, params), optimizer(config).init(params), ring)
@@ -131,7 +132,7 @@ def act(
     clock: Clock,
     explore: bool,
 ) -> tuple[Array, tuple[()], None]:
-    """Epsilon-greedy actions [N]; with the epsilon of evaluation if not `explore`."""
+    """Epsilon-greedy actions [N], with `epsilon_evaluation` if not `explore`."""
     q = network(config, spec).apply(state.params, inputs.observation)
     return value_learning.epsilon_greedy(keys, q, epsilon(config, clock, explore)), memory, None
 
@@ -155,7 +156,7 @@ def loss(
 def update(
     config: Config, spec: EnvSpec, state: State, rollout: Rollout, key: Array, clock: Clock
 ) -> tuple[State, dict[str, Metric]]:
-    """Stores a rollout [T, N], then makes the gradient steps and target copies that it owes."""
+    """Stores a rollout [T, N], then runs the gradient steps and target copies of this iteration."""
     terminated, _ = advantages.episode_ends(rollout, config.time_limit_is_terminal, bootstraps_from_rows=True)
     ring = replay.add(state.replay, rollout, spec=spec, iteration=clock.iteration, terminated=terminated)
     span = replay.span(clock.iteration + 1, config.rollout_length, ring.reward.shape[1])
@@ -196,7 +197,7 @@ def update(
 
 
 def on_env_restart(config: Config, state: State, iteration: Array) -> State:
-    """The state after a restart of the environments: no window of steps may reach over it."""
+    """The state after a restart of the environments: no window of steps may cross the restart."""
     return state.replace(replay=replay.mark_restart(state.replay, iteration, config.rollout_length))
 
 

@@ -1,11 +1,11 @@
 """Phasic policy gradient (Cobbe, Hilton, Klimov, Schulman 2020, arXiv 2009.04416).
 
-Two phases take turns. The policy phase is PPO on whole rollouts. After every `policy_iterations` (N_pi) of them, the
-auxiliary phase distils the value function into the policy network's features on all the data since the last one,
-holding the policy itself in place with a KL penalty.
+Two phases alternate. The policy phase is PPO on whole rollouts. After `policy_iterations` (N_pi) policy phases, the
+auxiliary phase distils the value function into the policy network's features, on all the data since the last auxiliary
+phase. A KL penalty keeps the policy itself unchanged.
 
-Where the paper and its released code disagree, the published numbers came from the code and so do the choices here;
-each is named where it is made.
+If the paper and its released code disagree, this file follows the code, because the published results came from it.
+"code" marks each such choice.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from purerl.types import Agent, Array, Clock, EnvSpec, Inputs, Metric, Rollout, 
 
 @struct.dataclass
 class Config:
-    """Sizes and constants: appendix A of the paper; those marked "code" are only in the released code."""
+    """Sizes and constants from appendix A of the paper; those marked "code" are only in the released code."""
 
     num_envs: int = static(256, help="environments of one seed (the paper: 4 workers of 64)")
     rollout_length: int = static(256, help="steps of each environment between updates")
@@ -81,10 +81,10 @@ class Config:
 
 @struct.dataclass
 class Segments:
-    """The auxiliary buffer B: the rollouts since the last auxiliary phase, [N_pi, N, T, ...], one row a segment.
+    """The auxiliary buffer B: the rollouts since the last auxiliary phase, [N_pi, N, T, ...]; one row is a segment.
 
-    Observations keep the environment's dtype (uint8 frames stay uint8). It is never cleared: each cycle writes over
-    the one before.
+    Observations keep the environment's dtype (uint8 frames stay uint8). It is never cleared: each cycle overwrites the
+    previous one.
     """
 
     observation: Array
@@ -95,7 +95,7 @@ class Segments:
 class State:
     """Parameters, one Adam state for each phase, reward statistics, auxiliary buffer.
 
-    `value_optimizer` is None unless E_pi != E_V: with equal epochs one Adam over both losses is exact.
+    `value_optimizer` is None unless E_pi != E_V: with equal epochs, one Adam for both losses gives the same results.
     """
 
     params: Any
@@ -130,9 +130,11 @@ def make_torso(config: Config, spec: EnvSpec) -> Callable[..., nn.Module]:
 
 
 class Network(nn.Module):
-    """Section 2 and 3.6. dual: disjoint policy and value networks. detach: one network whose value head cannot reach
-    the trunk, in both phases (code; the paper lets the gradient through in the auxiliary phase). shared: one network in
-    which all heads reach the trunk; the auxiliary one is idle where there are no auxiliary phases (code: PPO).
+    """The network of sections 2 and 3.6.
+
+    dual: separate policy and value networks. detach: one network; the value head's gradient is stopped before the trunk
+    in both phases (code; the paper stops it only in the policy phase). shared: one network; the gradients of all heads
+    reach the trunk, and the auxiliary head is unused without auxiliary phases (code: PPO).
     """
 
     config: Config
@@ -154,19 +156,19 @@ class Network(nn.Module):
 
 
 def network(config: Config, spec: EnvSpec) -> Network:
-    """The network of a config. Traced fields are dropped, so that no tracer hides in a module."""
+    """The network of a config. Traced fields are dropped, so that no module holds a tracer."""
     return Network(jax.tree.map(lambda _: 0.0, config), spec)
 
 
 def adam(config: Config, clock: Clock | None = None) -> optax.GradientTransformation:
-    """The policy phase's optimizer at a time of the run."""
+    """The policy phase's optimizer, with the step size at `clock`."""
     anneals = config.anneal_learning_rate and clock is not None
     learning_rate = optimizers.annealed(config.learning_rate, clock) if anneals else config.learning_rate
     return optimizers.adam(learning_rate, epsilon=config.adam_epsilon, max_grad_norm=config.max_grad_norm)
 
 
 def auxiliary_adam(config: Config, clock: Clock | None = None) -> optax.GradientTransformation:
-    """The auxiliary phase's own Adam over all parameters: its moments never mix with the policy phase's."""
+    """The auxiliary phase's separate Adam over all parameters: it shares no moments with the policy phase."""
     learning_rate = config.auxiliary_learning_rate
     if config.anneal_auxiliary_learning_rate and clock is not None:
         learning_rate = optimizers.annealed(learning_rate, clock)
@@ -174,7 +176,7 @@ def auxiliary_adam(config: Config, clock: Clock | None = None) -> optax.Gradient
 
 
 def check(config: Config, spec: EnvSpec) -> None:
-    """Raises PurerlError if the sizes cannot work, before anything is built."""
+    """Raises PurerlError for invalid sizes, before anything is built."""
     minibatches.check_division("num_envs", config.num_envs, "num_minibatches", config.num_minibatches)
     if config.auxiliary_epochs:
         minibatches.check_division("num_envs", config.num_envs, "auxiliary_minibatches", config.auxiliary_minibatches)
@@ -251,7 +253,7 @@ def value_loss(
 def joint_loss(
     config: Config, spec: EnvSpec, output: Output, batch: advantages.ActorCriticBatch
 ) -> tuple[Array, dict[str, Array]]:
-    """Both at once, for E_pi = E_V."""
+    """Policy and value loss together, for E_pi = E_V."""
     policy, policy_terms = policy_loss(config, spec, output, batch)
     value, value_terms = value_loss(config, spec, output, batch)
     return policy + value, policy_terms | value_terms
@@ -260,7 +262,7 @@ def joint_loss(
 def policy_phase(
     config: Config, spec: EnvSpec, state: State, rollout: Rollout, key: Array, clock: Clock
 ) -> tuple[State, advantages.ActorCriticBatch, dict[str, Metric]]:
-    """Lines 3 to 7 of algorithm 1: one rollout, E_V value passes then E_pi policy passes (or both at once).
+    """Lines 3 to 7 of algorithm 1: one rollout, E_V value passes then E_pi policy passes (or both together).
 
     Minibatches are whole environments, [T, N / num_minibatches] (code).
     """
@@ -321,7 +323,7 @@ def policy_phase(
 
 
 def store(config: Config, segments: Segments, batch: advantages.ActorCriticBatch, slot: Array) -> Segments:
-    """Line 8: puts a rollout [T, N] with its value targets in slot [] of the buffer, whole segments contiguous."""
+    """Line 8: writes a rollout [T, N] with its value targets to slot [] of the buffer; segments are contiguous."""
     new = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), Segments(batch.inputs, batch.value_target))
     return Segments(
         observation=offload.write(config.auxiliary_memory, segments.observation, new.observation, slot),
@@ -361,7 +363,7 @@ def auxiliary_phase(
             value_target=offload.read("device", segments.value_target, slots),
         )
 
-    # Line 9: pi_old is the policy at the start of the auxiliary phase, not the one that acted.
+    # Line 9: pi_old is the policy at the start of the auxiliary phase, not the policy that acted.
     grouped = jnp.arange(num_segments).reshape(num_groups, -1)
     old_policy = jax.lax.map(lambda indices: apply(params, take(indices).observation).policy, grouped)
     old_policy = jax.tree.map(lambda x: x.reshape(num_segments, *x.shape[2:]), old_policy)
@@ -392,7 +394,7 @@ def auxiliary_phase(
 def update(
     config: Config, spec: EnvSpec, state: State, rollout: Rollout, key: Array, clock: Clock
 ) -> tuple[State, dict[str, Metric]]:
-    """Algorithm 1, one iteration: a policy phase, and when N_pi of them are done the auxiliary phase."""
+    """One iteration of algorithm 1: a policy phase, and after N_pi of them an auxiliary phase."""
     state, batch, metrics = policy_phase(config, spec, state, rollout, key, clock)
     if not config.auxiliary_epochs:
         return state, metrics
@@ -405,7 +407,7 @@ def update(
         shapes = jax.eval_shape(run_phase, params, optimizer_state)[2]
         return params, optimizer_state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    # The clock is never batched, so this stays a branch under vmap. The buffer goes in and does not come out: no copy.
+    # The clock is never batched, so this stays a branch under vmap. The buffer is no output, so it is not copied.
     due = (clock.iteration + 1) % config.policy_iterations == 0
     if not config.final_auxiliary_phase:
         due &= clock.iteration + 1 < clock.total_iterations

@@ -22,7 +22,7 @@ from purerl.types import Agent, Array, Clock, EnvSpec, Inputs, Metric, Rollout, 
 
 @struct.dataclass
 class Config:
-    """Sizes and constants. Sources: spec of the released baseline (train-procgen, baselines ppo2)."""
+    """Sizes and constants. Source: the released baseline (train-procgen, baselines ppo2)."""
 
     num_envs: int = static(64, help="environments of one seed")
     rollout_length: int = static(256, help="steps of each environment between updates")
@@ -88,8 +88,10 @@ def make_torso(config: Config, spec: EnvSpec) -> Callable[..., nn.Module]:
 
 
 class Network(nn.Module):
-    """Policy parameters [..., A], values [...] and memories of what the network is applied to: observations
-    [..., *shape], or, if it is recurrent, Inputs [T, N, ...] and the memory [N, size] of each core before them.
+    """The actor-critic: policy parameters [..., A], values [...] and memories.
+
+    Its input is observations [..., *shape]. A recurrent network takes Inputs [T, N, ...] and the memory [N, size] of
+    each core before them.
     """
 
     config: Config
@@ -120,12 +122,12 @@ def network(config: Config, spec: EnvSpec) -> Network:
 
 
 def by_environment(config: Config) -> bool:
-    """Whether minibatches are whole environments [T, n] rather than shuffled transitions."""
+    """Whether minibatches are whole environments [T, n] instead of shuffled transitions."""
     return config.shuffle == "environments" or config.recurrent != "none"
 
 
 def check(config: Config, spec: EnvSpec) -> None:
-    """Raises PurerlError if the sizes cannot work, before anything is built."""
+    """Raises PurerlError for invalid sizes, before anything is built."""
     items = config.num_envs * (1 if by_environment(config) else config.rollout_length)
     what = "num_envs" if by_environment(config) else "num_envs x rollout_length"
     minibatches.check_division(what, items, "num_minibatches", config.num_minibatches)
@@ -133,7 +135,7 @@ def check(config: Config, spec: EnvSpec) -> None:
 
 
 def init_memory(config: Config, spec: EnvSpec) -> tuple[Array, ...]:
-    """The state of each recurrent core at an episode's start, [size]; nothing without one."""
+    """The memory of each recurrent core at an episode's start, [size]; () without recurrent cores."""
     cores = {"none": 0, "gru": 1 if config.share_torso else 2}[config.recurrent]
     return (jnp.zeros(config.recurrent_size, jnp.float32),) * cores
 
@@ -151,7 +153,7 @@ def init(config: Config, spec: EnvSpec, key: Array) -> State:
 
 
 def adam(config: Config, clock: Clock | None = None) -> optax.GradientTransformation:
-    """The optimizer at a time of the run."""
+    """The optimizer, with the step size at `clock`."""
     anneals = config.anneal_learning_rate and clock is not None
     return optimizers.adam(
         optimizers.annealed(config.learning_rate, clock) if anneals else config.learning_rate,
@@ -183,7 +185,7 @@ def act(
 
 
 def bootstrap_values(config: Config, spec: EnvSpec, params: Any, rollout: Rollout) -> tuple[Array, Array | None]:
-    """Values [N] of what follows the rollout, and [T, N] of the final observations (None where they do not count)."""
+    """Values [N] after the rollout, and [T, N] of the final observations (None if they are not bootstrapped)."""
     apply = network(config, spec).apply
     time_outs = advantages.bootstraps_time_outs(rollout, config.time_limit_is_terminal)
     if config.recurrent == "none":
@@ -192,7 +194,7 @@ def bootstrap_values(config: Config, spec: EnvSpec, params: Any, rollout: Rollou
     last_value = apply(params, jax.tree.map(lambda x: x[None], rollout.last), rollout.last_memory)[1][0]
     if not time_outs:
         return last_value, None
-    # Each final observation is one step of time, after the memory of its row.
+    # Each final observation is one step, after the memory of its row.
     memories = apply(params, rollout.inputs(), rollout.memory)[2]
     memories = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), memories)
     final_inputs = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), rollout.final_inputs())

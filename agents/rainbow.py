@@ -1,8 +1,8 @@
 """Rainbow (Hessel et al. 2018, arXiv 1710.02298) and Rainbow Pro (Asadi et al. 2022, arXiv 2112.05848).
 
 Each part of Rainbow is a switch. The defaults are Dopamine's: n-step returns, a distribution of returns (C51),
-prioritized replay. `double`, `dueling` and `noisy` make it the full one. Rainbow Pro also pulls the online network
-towards the target network in every gradient step, as DQN Pro does.
+prioritized replay. `double`, `dueling` and `noisy` give the full Rainbow. Rainbow Pro also pulls the online network
+towards the target network in every gradient step, like DQN Pro.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def network(config: Config, spec: EnvSpec) -> QNetwork:
 
 
 def check(config: Config, spec: EnvSpec) -> None:
-    """Raises PurerlError if the sizes cannot work, before anything is built."""
+    """Raises PurerlError for invalid sizes, before anything is built."""
     if not spec.num_actions:
         raise PurerlError(f"the DQN family needs discrete actions, and {spec.name} has continuous ones: use ppo or ppg")
     torsos.resolve_torso(config.network, spec)
@@ -110,11 +110,11 @@ def check(config: Config, spec: EnvSpec) -> None:
     )
     replay.check(config.replay_size, config.num_envs, config.rollout_length, config.num_steps, spec)
     if config.atoms == 1:
-        raise PurerlError("atoms = 1 is no distribution: use 0 for plain values, or 51")
+        raise PurerlError("atoms = 1 is not a distribution: use 0 for plain values, or 51")
 
 
 def optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
-    """The optimizer with the pull towards the target network in it."""
+    """The optimizer, including the pull towards the target network."""
     return optimizers.value_optimizer(
         config.optimizer,
         config.learning_rate,
@@ -138,7 +138,7 @@ def epsilon(config: Config, clock: Clock, explore: bool) -> Array:
 
 
 def init(config: Config, spec: EnvSpec, key: Array) -> State:
-    """State at the start of training: the target network is the network."""
+    """State at the start of training: the target network is a copy of the online network."""
     params = network(config, spec).init(key, jnp.zeros((1, *spec.observation_shape), spec.observation_dtype))
     ring = replay.init(spec, config.num_envs, config.replay_size // config.num_envs)
     priorities = prioritized.init(ring.reward.size) if config.prioritized else None
@@ -165,7 +165,7 @@ def act(
     clock: Clock,
     explore: bool,
 ) -> tuple[Array, tuple[()], None]:
-    """Epsilon-greedy actions [N], each environment with noise of its own; no noise if not `explore`."""
+    """Epsilon-greedy actions [N], with independent noise for each environment; no noise if not `explore`."""
     noise = jax.vmap(lambda k: rng.stream(k, "noise"))(keys) if config.noisy and explore else None
     q = values(config, network(config, spec).apply(state.params, inputs.observation, noise))
     return value_learning.epsilon_greedy(keys, q, epsilon(config, clock, explore)), memory, None
@@ -184,7 +184,7 @@ def losses_of(
     if not config.atoms:
         error = jax.lax.stop_gradient(batch.reward + batch.discount * out_next) - out
         return value_learning.temporal_difference_loss(error, config.loss), out
-    # The distribution of r + gamma z, moved onto the atoms (section 2 of the paper, eq. 2 and 3)
+    # The distribution of r + gamma z, projected onto the atoms (section 2 of the paper, eq. 2 and 3)
     z = support(config)
     atoms = batch.reward[:, None] + batch.discount[:, None] * z[None]
     target_probabilities = jax.vmap(value_learning.categorical_projection, (0, 0, None))(
@@ -203,7 +203,7 @@ def loss(
     importance: Array,
     key: Array,
 ) -> tuple[Array, tuple[Array, dict[str, Metric]]]:
-    """The mean loss, weighed by importance [B]; the loss of each transition goes on to the priorities."""
+    """The mean loss with importance weights [B]; the loss of each transition also sets its priority."""
     each, q = losses_of(config, spec, params, target_params, batch, key)
     total = jnp.mean(batch.weight * importance * each)
     if config.proximal == "penalty":
@@ -220,7 +220,7 @@ def sample(
     key: Array,
     clock: Clock,
 ) -> tuple[tuple[Array, Array], Array]:
-    """Where to learn from, (environment [B], position [B]), and the importance weights [B]."""
+    """Samples rows of the replay: (environment [B], row [B]), and the importance weights [B]."""
     words = rng.words(key, (4, config.batch_size))
     uniform = replay.uniform(words[:2], span, ring, num_steps=config.num_steps, spec=spec)
     if priorities is None:
@@ -239,7 +239,7 @@ def sample(
 def update(
     config: Config, spec: EnvSpec, state: State, rollout: Rollout, key: Array, clock: Clock
 ) -> tuple[State, dict[str, Metric]]:
-    """Stores a rollout [T, N], then makes the gradient steps and target copies that it owes."""
+    """Stores a rollout [T, N], then runs the gradient steps and target copies of this iteration."""
     terminated, _ = advantages.episode_ends(rollout, config.time_limit_is_terminal, bootstraps_from_rows=True)
     ring = replay.add(state.replay, rollout, spec=spec, iteration=clock.iteration, terminated=terminated)
     span = replay.span(clock.iteration + 1, config.rollout_length, ring.reward.shape[1])
@@ -274,7 +274,7 @@ def update(
         )
         params = optax.apply_updates(params, updates)
         if priorities is not None:
-            # Dopamine: the root of the loss, not of the error
+            # Dopamine takes the root of the loss, not of the error.
             priority = (jnp.minimum(each, config.priority_clip) + 1e-10) ** config.priority_exponent
             items = indices[0] * ring.reward.shape[1] + indices[1]
             priorities = prioritized.update(priorities, items, jnp.where(batch.weight > 0, priority, 0.0))
@@ -296,7 +296,7 @@ def update(
 
 
 def on_env_restart(config: Config, state: State, iteration: Array) -> State:
-    """The state after a restart of the environments: no window of steps may reach over it."""
+    """The state after a restart of the environments: no window of steps may cross the restart."""
     return state.replace(replay=replay.mark_restart(state.replay, iteration, config.rollout_length))
 
 

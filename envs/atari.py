@@ -1,13 +1,13 @@
 """Atari 2600 games through ale-py's C++ vector environment (Bellemare et al. 2013; Machado et al. 2018).
 
 The defaults are Dopamine's: sticky actions, no no-op start, no fire reset, raw rewards, minimal action set, four frames
-a step of which the last two are max-pooled, 84 x 84 greyscale, four of them stacked, zeros before an episode's first.
+per step (the last two are max-pooled), 84 x 84 greyscale, four stacked frames, zeros before an episode's first frame.
 
-What the library decides:
-- An episode that ends is reset in the same step, so no row has to be hidden.
-- It cannot save an emulator. A resumed run goes on with new episodes (`AtariPool.restore`).
-- A step plays all its frames even when a life is lost in one of them: it stops early for a lost life only where it
-  would then start the whole game again. Dopamine stops at once, DQN Zoo plays on as here.
+Properties of the library:
+- An episode that ends is reset in the same step, so no row is masked.
+- It cannot save an emulator. A resumed run continues with new episodes (`AtariPool.restore`).
+- A step plays all its frames even if a life is lost in one of them. It stops early only in a mode that also restarts
+  the whole game, which is not used here. Dopamine stops at once; DQN Zoo plays all frames, as here.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from purerl.envs.pool_guard import PoolGuard, usable_cores
 from purerl.errors import PurerlError, nearest
 from purerl.types import EnvSpec, TimeStep
 
-# The games whose ROMs ale-py carries, by the name that the papers write, but for those of two players alone (Combat,
-# Joust, MazeCraze, Warlords), which it cannot start.
+# The games with ROMs in ale-py, by their names in papers, except games only for two players (Combat, Joust, MazeCraze,
+# Warlords), which ale-py cannot start.
 _GAMES = (
     "Adventure", "AirRaid", "Alien", "Amidar", "Assault", "Asterix", "Asteroids", "Atlantis", "Atlantis2",
     "Backgammon", "BankHeist", "BasicMath", "BattleZone", "BeamRider", "Berzerk", "Blackjack", "Bowling", "Boxing",
@@ -54,15 +54,15 @@ class Options:
     """Options of the games; the defaults are Dopamine's.
 
     Attributes:
-      repeat_action_probability: of each frame repeating the action before (sticky actions); 0 for none.
-      full_action_space: all 18 actions instead of those that do something in the game.
+      repeat_action_probability: probability that a frame repeats the previous action (sticky actions); 0 for none.
+      full_action_space: all 18 actions instead of those with an effect in the game.
       frame_skip: frames in one step.
       frame_stack: frames in one observation.
       noop_max: an episode starts with 0 to this many no-ops.
-      life_loss: "terminal" shows a lost life as `life_lost` and blanks the frames before it; the episode goes on, and
-        so does the step in which the life was lost, to the end of its frame skip (Dopamine's ends at once).
-      max_frames: of an episode, before it is cut off.
-      num_threads: threads that step one group of games; 0 takes one for each usable core.
+      life_loss: "terminal" reports a lost life as `life_lost` and blanks the frames before it. The episode continues,
+        and the step in which the life was lost plays on to the end of its frame skip (Dopamine's step ends at once).
+      max_frames: time limit of an episode, in frames.
+      num_threads: threads that step one group of environments; 0 takes one for each usable core.
     """
 
     repeat_action_probability: float = 0.25
@@ -75,7 +75,7 @@ class Options:
     num_threads: int = 0
 
 
-# What mends a broken installation. ale-py is under the GPL-2.0, unlike everything else here.
+# Fixes a broken installation. ale-py has the GPL-2.0 licence, unlike everything else here.
 FIX = 'pip install "ale-py>=0.11.2"  # GPL-2.0'
 
 
@@ -85,7 +85,7 @@ def names() -> list[str]:
 
 
 def canonical(id: str) -> str:
-    """The listed name of a game, however its words are joined: ms_pacman, ms-pacman and mspacman are MsPacman."""
+    """The listed name of a game in any spelling: ms_pacman, ms-pacman and mspacman are MsPacman."""
     plain = id.replace("_", "").replace("-", "").lower()
     return {game.lower(): game for game in _GAMES}.get(plain, id)
 
@@ -123,19 +123,19 @@ def make_pool(id: str, options: Options, seeds: Sequence[int], num_envs: int, nu
 class AtariPool:
     """A `types.Pool` of one Atari game.
 
-    Environment n of seed s plays the same game whatever the other seeds and the number of groups and threads are.
+    Environment n of seed s gives the same results for any other seeds and any number of groups and threads.
 
     Args:
       id: the game.
       options: its Options.
-      seeds: S whole numbers in [0, 2**31).
+      seeds: S integers in [0, 2**31).
       num_envs: N, games of each seed.
       num_groups: G, must divide N.
 
     Attributes:
       resumes_exactly: False. After `restore` the games start new episodes.
 
-    Raises PurerlError for an unknown game, impossible options or sizes, or if ale-py is missing.
+    Raises PurerlError for an unknown game, invalid options or sizes, or if ale-py is missing.
     """
 
     resumes_exactly = False
@@ -155,7 +155,7 @@ class AtariPool:
         self._start()
 
     def _start(self) -> None:
-        """Begins an episode everywhere; each game's random numbers follow from its seed, number, and steps so far."""
+        """Starts an episode in all games; each game's random numbers depend on its seed, its index and steps so far."""
         first, size = [], self._shape[1]
         self._lives = []
         for group, games in enumerate(self._games):
@@ -200,7 +200,7 @@ class AtariPool:
         )
 
     def _blank(self, observation: np.ndarray, group: int, life_lost: np.ndarray, ended: np.ndarray) -> None:
-        """Blanks the frames of the life before, as if an episode had begun (the array is this step's own)."""
+        """Blanks the frames of the previous life, as at an episode's start (the array belongs to this step)."""
         age, stack = self._age[group], self.spec.stacked_frames
         age += 1
         age[ended] = stack
@@ -209,24 +209,26 @@ class AtariPool:
             observation[s, n, : stack - 1 - age[s, n]] = 0
 
     def state(self, lanes: slice = slice(None)) -> dict[str, np.ndarray]:
-        """What a resumed pool needs so as not to play the same episodes again: how many steps each group took, which is
-        the same for all seeds."""
+        """How many steps each group took, which is the same for all seeds.
+
+        A resumed pool needs this so that it does not play the same episodes again.
+        """
         self._guard.rest("state()")
         identity = json.dumps(self._identity, sort_keys=True).encode()
         return {"identity": np.frombuffer(identity, np.uint8), "steps": self._steps.copy()}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Starts new episodes, other ones than before: ale-py cannot save the emulators in their midst.
+        """Starts new episodes with other random numbers, because ale-py cannot save the emulators.
 
         Raises PurerlError if the state comes from other games or another number of groups.
         """
         self._guard.rest("restore()")
         mine = self.state()
         if state.keys() != mine.keys() or np.shape(state["steps"]) != mine["steps"].shape:
-            raise PurerlError("this is no state of such an Atari pool: use a checkpoint of the same run")
+            raise PurerlError("this is not a state of such an Atari pool: use a checkpoint of the same run")
         if np.asarray(state["identity"], np.uint8).tobytes() != mine["identity"].tobytes():
             theirs = np.asarray(state["identity"], np.uint8).tobytes().decode(errors="replace")
-            raise PurerlError(f"this Atari state belongs to other games ({theirs}): make the pool with those options")
+            raise PurerlError(f"this Atari state belongs to other games ({theirs}): create the pool with those options")
         self._steps = np.array(state["steps"], np.int64)
         self._start()
         self._guard.rewind()
@@ -249,7 +251,7 @@ class AtariPool:
 
 
 def _game_seed(seed: int, environment: int, steps: int) -> int:
-    """The emulator's seed, a function of these three alone; most are different."""
+    """The emulator's seed, a function of only these three numbers; collisions are rare."""
     return zlib.crc32(f"atari {seed} {environment} {steps}".encode()) % 2**31
 
 
@@ -279,7 +281,7 @@ def _num_actions(id: str, full: bool) -> int:
 
 
 def vector_environment(id: str, options: Options, num_games: int) -> Any:
-    """ale-py's vector environment, none of its defaults left to it."""
+    """ale-py's vector environment, with all options set explicitly."""
     _library()
     from ale_py.vector_env import AtariVectorEnv
     from gymnasium.vector import AutoresetMode
@@ -298,7 +300,7 @@ def vector_environment(id: str, options: Options, num_games: int) -> Any:
         stack_num=options.frame_stack,
         frameskip=options.frame_skip,
         maxpool=options.frame_skip > 1,
-        noop_max=options.noop_max + 1 if options.noop_max else 0,  # the library draws from one fewer
+        noop_max=options.noop_max + 1 if options.noop_max else 0,  # the library's upper bound is exclusive
         episodic_life=False,
         life_loss_info=False,
         reward_clipping=False,
@@ -316,4 +318,4 @@ def _check(id: str, options: Options) -> None:
     for name, least in (("frame_skip", 1), ("frame_stack", 1), ("max_frames", 1), ("noop_max", 0), ("num_threads", 0)):
         value = getattr(options, name)
         if type(value) is not int or not least <= value <= _LIMIT:
-            raise PurerlError(f"{name} must be whole and in [{least}, {_LIMIT}], not {value!r}")
+            raise PurerlError(f"{name} must be an integer in [{least}, {_LIMIT}], not {value!r}")

@@ -1,7 +1,7 @@
-"""Published yardsticks of Atari: random and human scores, the lists of games, and the human-normalised score.
+"""Published reference scores of Atari: random and human scores, lists of games, and the human-normalised score.
 
-Source of the scores: google-deepmind/dqn_zoo, atari_data.py (no-op starts, 108,000 frames an episode). AirRaid,
-Carnival, JourneyEscape and Pooyan have no human score in any source we know.
+Source of the scores: google-deepmind/dqn_zoo, atari_data.py (no-op starts, 108,000 frames per episode). AirRaid,
+Carnival, JourneyEscape and Pooyan have no human score in any source that we know.
 """
 
 from __future__ import annotations
@@ -84,10 +84,10 @@ def human_normalized_score(game: str, score: Any) -> Any:
       score: raw return, a number or an array [...].
 
     Returns:
-      of the same shape.
+      the normalised score, of the same shape.
 
     Raises:
-      PurerlError: no human score of the game is known.
+      PurerlError: the game has no published human score.
     """
     if game not in RANDOM_AND_HUMAN:
         raise PurerlError(f"there is no human score for '{game}'.{nearest(game, RANDOM_AND_HUMAN)}")

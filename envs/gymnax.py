@@ -28,16 +28,15 @@ class Options:
     """Time limit of an episode in steps; 0 keeps gymnax's own."""
 
     repeat_action_probability: float = 0.0
-    """Of each step repeating the action before (sticky actions), discrete actions only; MinAtar's own is 0.1."""
+    """Probability that a step repeats the previous action (sticky actions), for discrete actions; 0.1 in MinAtar."""
 
     show_every: int = 1
-    """Of each episode's observations, only every k-th is shown and the others are all zero, so that an agent must
-    remember (1 shows them all)."""
+    """Only every k-th observation of an episode is shown and the others are zero, to test memory (1 shows all)."""
 
 
 @struct.dataclass
 class HidingState:
-    """An environment's state, and steps since the episode's start, int32 []."""
+    """An environment's state, and the steps since the episode's start, int32 []."""
 
     environment: Any
     step: Array
@@ -45,7 +44,7 @@ class HidingState:
 
 @struct.dataclass
 class StickyState:
-    """An environment's state, and the action that its last step took: int32 [], 0 where an episode begins."""
+    """An environment's state, and the action of its last step: int32 [], 0 at an episode's start."""
 
     environment: Any
     last_action: Array
@@ -57,18 +56,18 @@ def example() -> str:
 
 
 def names() -> list[str]:
-    """All ids that gymnax registers, those added with `gymnax.register` included."""
+    """All ids that gymnax registers, including those added with `gymnax.register`."""
     return list(gymnax.registered_envs)
 
 
 def make(name: str, options: Options | None = None) -> Environment:
-    """The environment `name`, unbatched and auto-resetting, its final observations shown.
+    """The environment `name`, unbatched, with automatic resets and final observations.
 
     MinAtar's binary planes are stored as bool (exact, a quarter of the bytes); a discrete observation becomes a one-hot
     vector; other observations are float32.
 
     Raises:
-      PurerlError: the environment cannot be built here, or its spaces are of a kind no agent handles.
+      PurerlError: the environment cannot be built here, or no agent supports its spaces.
     """
     options = options or Options()
     try:
@@ -89,7 +88,7 @@ def make(name: str, options: Options | None = None) -> Environment:
     state_types = jax.eval_shape(lambda key: env.reset(key, params)[1], jax.random.key(0))
 
     def settle(state: Any) -> Any:
-        # gymnax mixes Python numbers into its states: pin every dtype, so that a loop carries one type throughout.
+        # gymnax has Python numbers in its states: fix every dtype, so that a loop carries constant types.
         return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), state, state_types)
 
     def reset(key: Array) -> tuple[Any, Array]:
@@ -128,9 +127,9 @@ def make(name: str, options: Options | None = None) -> Environment:
 
 
 def _hiding(environment: Environment, show_every: int) -> Environment:
-    """The environment with observations that are zero but for every k-th of an episode, the first one included.
+    """The environment with all observations set to zero except every k-th of an episode, starting with the first.
 
-    As the flickering games of Hausknecht and Stone 2015 (https://arxiv.org/abs/1507.06527), but in a fixed rhythm.
+    As the flickering games of Hausknecht and Stone 2015 (https://arxiv.org/abs/1507.06527), but with a fixed period.
     """
 
     def shown(observation: Array, step: Array) -> Array:
@@ -152,10 +151,10 @@ def _hiding(environment: Environment, show_every: int) -> Environment:
 
 
 def _sticky(environment: Environment, probability: float) -> Environment:
-    """The environment with sticky actions: with that probability a step takes the action that the step before it took.
+    """The environment with sticky actions: with this probability a step repeats the action of the previous step.
 
-    As in MinAtar (Young and Tian 2019, https://arxiv.org/abs/1903.03176), but that an episode's first step repeats
-    action 0 there only in the first episode of all, and here in each: nothing reaches over an episode's border.
+    As in MinAtar (Young and Tian 2019, https://arxiv.org/abs/1903.03176), with one difference: the first step of every
+    episode repeats action 0 here, but only that of the very first episode there. So no action crosses an episode's end.
     """
 
     def reset(key: Array) -> tuple[StickyState, Array]:

@@ -1,7 +1,7 @@
 """Plays any in-graph environment through the host pool protocol.
 
-It is the bridge's own check: the same game, stepped in the graph and stepped through a pool, must give the same run. It
-is also the way to step a JAX environment by hand. It is not fast: use the in-graph loop for that.
+It tests the host bridge: the same environment must give the same run in the graph and through a pool. It can also step
+a JAX environment by hand. It is not fast: use the in-graph loop for speed.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from purerl.types import Environment, TimeStep
 
 
 class HostedPool:
-    """A `types.Pool` of an in-graph environment, with exactly the in-graph loop's random numbers.
+    """A `types.Pool` of an in-graph environment, with the same random numbers as the in-graph loop.
 
     Environment n of a seed is reset with key n of at(stream(base, "reset"), 0), and takes its g-th step (from 0) with
-    key n of at(stream(base, "environment"), g), whatever the number of groups.
+    key n of at(stream(base, "environment"), g), for any number of groups.
 
     Args:
-      environment: the game, unbatched.
+      environment: the environment, unbatched.
       keys: typed base keys [S], one for each seed.
       num_envs: N, environments of each seed.
       num_groups: G, must divide N.
@@ -62,7 +62,7 @@ class HostedPool:
         """Starts stepping a group with actions [S, N / G, ...]."""
         actions = self._guard.send(group, actions)
         count = np.uint32(self._steps[group] % 2**32)
-        # JAX may alias the caller's array and run later; the caller may fill it again as soon as this returns.
+        # JAX may alias the caller's array and run later, but the caller may overwrite it as soon as this returns.
         actions = actions.copy()
         self._coming[group] = _step(
             self._environment, self._keys, self._first[group], count, self._states[group], actions
@@ -78,8 +78,11 @@ class HostedPool:
         return jax.device_get(step)
 
     def state(self, lanes: slice = slice(None)) -> dict[str, np.ndarray]:
-        """Everything needed to continue exactly: the leaves [S, N, ...] of the environment's state (keys as their
-        data), the observations, and how many steps each group took."""
+        """Everything needed to continue exactly.
+
+        These are the leaves [S, N, ...] of the environment's state (keys as their data), the observations, and the
+        number of steps of each group.
+        """
         self._guard.rest("state()")
         return {
             "identity": np.frombuffer(self.spec.name.encode(), np.uint8),
@@ -88,7 +91,7 @@ class HostedPool:
         }
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Loads what `state` returned. Raises PurerlError if it comes from a pool of another game or shape."""
+        """Loads a result of `state`. Raises PurerlError if it comes from a pool of another environment or shape."""
         self._guard.rest("restore()")
         state = {name: np.asarray(array) for name, array in state.items()}
         mine = self.state()
@@ -96,7 +99,7 @@ class HostedPool:
         if identity != mine["identity"].tobytes():
             raise PurerlError(
                 f"this state belongs to '{identity.decode(errors='replace')}', not to {self.spec.name}: "
-                "restore it in a pool of its own game"
+                "restore it in a pool of that environment"
             )
         if state.keys() != mine.keys():
             raise PurerlError(f"this state of {self.spec.name} was saved by another version of it: start a new run")
@@ -116,7 +119,7 @@ class HostedPool:
         self._guard.rewind()
 
     def close(self) -> None:
-        """Lets go of the games. Safe to call twice."""
+        """Frees the environments. Safe to call twice."""
         if self._guard.close():
             self._states, self._observations, self._coming = [], [], []
 
@@ -127,7 +130,7 @@ class HostedPool:
         self.close()
 
     def _pieces(self) -> dict[str, list[np.ndarray]]:
-        """All that varies over [S, N / G, ...], by name, for each group."""
+        """All arrays of shape [S, N / G, ...], by name, for each group."""
         pieces: dict[str, list[np.ndarray]] = {"observation": [np.asarray(o) for o in self._observations]}
         for states in self._states:
             for i, leaf in enumerate(jax.tree.leaves(states)):
@@ -161,7 +164,7 @@ def _step(
 
 
 def _like(leaf: jax.Array, plain: np.ndarray) -> jax.Array:
-    """`plain` as the same kind of array as `leaf`: typed keys from their data, anything else as it is."""
+    """Converts `plain` to the array type of `leaf`: typed keys from their data, other arrays unchanged."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jnp.array(plain), impl=jax.random.key_impl(leaf))
     return jnp.array(plain)

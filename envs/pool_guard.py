@@ -1,4 +1,4 @@
-"""What all host pools check alike: sizes, actions, and the order of calls."""
+"""Shared checks of all host pools: sizes, actions, and the order of calls."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from purerl.types import EnvSpec
 class PoolGuard:
     """Checks a pool's sizes, its actions and the order of its calls, so that every pool raises the same errors.
 
-    Each group is fresh (not yet stepped), at rest, or stepping. Every method raises PurerlError when it is called out
-    of order.
+    Each group is fresh (not yet stepped), at rest, or stepping. Every method raises PurerlError if it is called in the
+    wrong order.
     """
 
     def __init__(self, spec: EnvSpec, num_seeds: int, num_envs: int, num_groups: int):
@@ -38,16 +38,16 @@ class PoolGuard:
         self._closed = False
 
     def reset(self, group: int) -> None:
-        """A group's first observations are wanted."""
+        """Checks a request for a group's first observations."""
         self._check_group(group)
         if not self._fresh[group]:
             raise PurerlError(
-                f"group {group} of {self._name} has been stepped: reset only gives the first observations, "
-                "an episode's end resets its game by itself; make a new pool to start over"
+                f"group {group} of {self._name} has been stepped: reset only gives the first observations, and "
+                "environments reset themselves at an episode's end; create a new pool to start again"
             )
 
     def send(self, group: int, actions: Any) -> np.ndarray:
-        """A group is about to step: returns `actions` [S, N / G, ...] as numpy, checked."""
+        """Checks the start of a group's step; returns `actions` [S, N / G, ...] as a checked numpy array."""
         self._check_group(group)
         if self._stepping[group]:
             raise PurerlError(f"group {group} of {self._name} is already stepping: call recv({group}) before send")
@@ -72,31 +72,31 @@ class PoolGuard:
         return actions
 
     def recv(self, group: int) -> None:
-        """A group's step is awaited."""
+        """Checks that a group is stepping, and marks it as at rest."""
         self._check_group(group)
         if not self._stepping[group]:
             raise PurerlError(f"group {group} of {self._name} is not stepping: call send({group}, actions) before recv")
         self._stepping[group] = False
 
     def rest(self, what: str, group: int | None = None) -> None:
-        """That group, or every group if None, must be at rest for `what`."""
+        """Checks that a group, or every group if None, is at rest before the call `what`."""
         self._check_open() if group is None else self._check_group(group)
         for waiting in range(self.num_groups) if group is None else [group]:
             if self._stepping[waiting]:
                 raise PurerlError(f"group {waiting} of {self._name} is stepping: call recv({waiting}) before {what}")
 
     def rewind(self) -> None:
-        """All groups were given another state: none of them has been stepped since."""
+        """Marks all groups as fresh, after a restored state."""
         self._fresh = [True] * self.num_groups
 
     def close(self) -> bool:
-        """Returns whether there is still something to close."""
+        """Marks the pool as closed; returns whether it was still open."""
         was_open, self._closed = not self._closed, True
         return was_open
 
     def _check_open(self) -> None:
         if self._closed:
-            raise PurerlError(f"the pool of {self._name} is closed: make a new one")
+            raise PurerlError(f"the pool of {self._name} is closed: create a new one")
 
     def _check_group(self, group: int) -> None:
         self._check_open()

@@ -1,4 +1,4 @@
-"""Probe environments: tiny games whose optimal values are known exactly, to test an agent piece by piece.
+"""Probe environments: tiny environments with exactly known optimal values, to test an agent part by part.
 
 | id          | game                                                         | what a correct agent learns             |
 | constant    | one step, reward 1                                           | V = 1                                   |
@@ -11,8 +11,8 @@
 | memory      | three steps, o in {-1, 1} and then 0 twice; at the end       | action (o > 0) at the end: return 1     |
 |             | reward 1 if the action names the first o, else -1            | (0 on average without memory)           |
 
-The order of the list is the order in which to debug: the first that fails names the broken part (loss, observation,
-discount, policy gradient, both together, time-outs).
+Debug in the order of the list: the first failing environment names the broken part (loss, observation, discount, policy
+gradient, both together, time-outs, memory).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def make(name: str, options: Options | None = None) -> Environment:
         fresh, first = reset(key)
         following = jax.tree.map(lambda a, b: jnp.where(ends, a, b), fresh, State(state.step + 1, observed_next))
         if name == "memory":
-            observed_next = jnp.float32(0.0)  # shown, while the state keeps what is to be remembered
+            observed_next = jnp.float32(0.0)  # the observation is hidden, and the state keeps the first one
         return following, TimeStep(
             observation=jnp.where(ends, first, observed_next[None]),
             reward=reward.astype(jnp.float32),

@@ -1,12 +1,11 @@
 """Procgen: 16 procedurally generated games (Cobbe et al. 2020, arXiv 1912.01588), stepped on the host by C++ threads.
 
-The wheel's shared library is used through its C API, `libenv`, without gym and gym3: its `act` starts the threads and
-returns, its `observe` waits for them, so the accelerator can act for one group of games while another is stepped.
+The wheel's shared library is used through its C API, `libenv`, without gym and gym3. Its `act` starts the threads and
+returns, and its `observe` waits for them. So the accelerator can act for one group while another is stepped.
 
-What the games themselves decide:
-- A time-out ends an episode like any other end (the library tells no difference), so it shows as `terminated`, and
-  `truncated` is always False.
-- A game resets itself in the same step, and the last observation of an episode is never shown.
+Properties of the library:
+- It does not distinguish time-outs from other ends, so a time-out is `terminated`, and `truncated` is always False.
+- It resets a game in the same step, and never shows the last observation of an episode.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _GAMES = (
     "bigfish", "bossfight", "caveflyer", "chaser", "climber", "coinrun", "dodgeball", "fruitbot",
     "heist", "jumper", "leaper", "maze", "miner", "ninja", "plunder", "starpilot",
 )  # fmt: skip
-# "exploration" is no mode of the library: it is "hard" with the one level of the game below.
+# "exploration" is not a mode of the library: it is "hard" with the one level of the game below.
 _MODES = {"easy": 0, "hard": 1, "extreme": 2, "memory": 10, "exploration": 1}
 _EXPLORATION_LEVELS = {
     "coinrun": 1949448038,
@@ -44,20 +43,20 @@ _EXPLORATION_LEVELS = {
     "climber": 1561126160,
     "ninja": 1123500215,
 }
-# All games know "easy" and "hard"; the library aborts the process when a game does not know its mode.
+# All games have "easy" and "hard"; the library aborts the process if a game does not have its mode.
 _GAMES_OF_MODE = {
     "extreme": ("chaser", "dodgeball", "leaper", "starpilot"),
     "memory": ("caveflyer", "dodgeball", "heist", "jumper", "maze", "miner"),
     "exploration": tuple(_EXPLORATION_LEVELS),
 }
-# The options that go to the library as they are.
+# The options that are passed to the library unchanged.
 _SWITCHES = (
     "center_agent", "use_backgrounds", "use_monochrome_assets", "restrict_themes", "use_generated_assets",
     "paint_vel_info", "use_sequential_levels",
 )  # fmt: skip
 _NUM_ACTIONS = 15
-# What mends a broken installation. The wheels also ask for numpy<2, gym and gym3, which are not needed and which pip
-# would refuse beside JAX.
+# Fixes a broken installation. The wheels also require numpy<2, gym and gym3, which are not needed and which pip cannot
+# install together with JAX.
 FIX = "pip install cffi && pip install --no-deps procgen-mirror  # wheels: Linux on x86-64"
 _LIMIT = 2**31 - 1  # the library's integers are int32
 NUM_LEVELS = _LIMIT  # of each game and mode: 0 to NUM_LEVELS - 1
@@ -93,7 +92,7 @@ class Options:
     """The `--env.*` flags of Procgen.
 
     Attributes:
-      num_levels: how many levels there are to play; 0 plays all of them, 0 to 2^31 - 2.
+      num_levels: how many levels to play; 0 plays all levels, 0 to 2^31 - 2.
       start_level: the first level's number; needs num_levels.
       distribution_mode: which variant of the game to play; every game has easy and hard, some have extreme (chaser,
         dodgeball, leaper, starpilot), memory (caveflyer, dodgeball, heist, jumper, maze, miner) or exploration (one
@@ -102,12 +101,12 @@ class Options:
       use_backgrounds: whether to draw pictures as backgrounds; black otherwise.
       use_monochrome_assets: whether to draw every object as a rectangle of one colour.
       restrict_themes: whether to use a single theme for objects that have several.
-      use_generated_assets: whether to draw randomly generated pictures instead of those made by artists; the library
-        cannot save such games, so they cannot be trained on, and there is only a pool of one group: evaluate on an
-        odd number of environments.
-      paint_vel_info: whether to paint the agent's velocity in the upper left corner, where a game has one.
+      use_generated_assets: whether to draw randomly generated pictures instead of those made by artists. The library
+        cannot save such games, so they cannot be used for training, and a pool can have only one group: evaluate with
+        an odd number of environments.
+      paint_vel_info: whether to paint the agent's velocity in the upper left corner, if the game has a velocity.
       use_sequential_levels: whether a solved level leads to the next one within the same episode.
-      num_threads: threads that step one group of games; 0 takes one for each usable core.
+      num_threads: threads that step one group of environments; 0 takes one for each usable core.
     """
 
     num_levels: int = 0
@@ -141,7 +140,7 @@ def spec(id: str, options: Options) -> EnvSpec:
 
 
 def score(id: str, options: Options, returns: Any) -> tuple[str, Any] | None:
-    """("Procgen normalised return, <mode>, constants of train-procgen", scores) of raw returns, by the mode played.
+    """("Procgen normalised return, <mode>, constants of train-procgen", scores) of raw returns in the options' mode.
 
     None for a mode without published constants.
     """
@@ -153,11 +152,11 @@ def score(id: str, options: Options, returns: Any) -> tuple[str, Any] | None:
 
 
 def check_training(id: str, options: Options) -> None:
-    """Raises PurerlError for games that can be played (and evaluated on), but not trained on."""
+    """Raises PurerlError for options that work in evaluation but not in training."""
     if options.use_generated_assets:
         raise PurerlError(
-            "Procgen games with use_generated_assets cannot be saved, as the checkpoints of a training run need: leave "
-            "it off (evaluations may have it: purerl eval RUN --num-envs 1 --env.use-generated-assets)"
+            "Procgen games with use_generated_assets cannot be saved, but training needs checkpoints: leave it off "
+            "(evaluations may use it: purerl eval RUN --num-envs 1 --env.use-generated-assets)"
         )
 
 
@@ -167,30 +166,29 @@ def example() -> str:
 
 
 def make_pool(id: str, options: Options, seeds: Sequence[int], num_envs: int, num_groups: int) -> ProcgenPool:
-    """S x N games of a sweep over `seeds`. Raises PurerlError for anything the library would not survive."""
+    """S x N games with these seeds. Raises PurerlError for arguments that would make the library end the process."""
     return ProcgenPool(id, options, seeds, num_envs, num_groups)
 
 
 class ProcgenPool:
     """A `types.Pool` of one Procgen game.
 
-    Environment n of seed s plays what the library's own environment n plays with rand_seed=s, bit for bit, whatever the
-    other seeds, the number of groups and the number of threads are.
+    Environment n of seed s is bit-identical to the library's own environment n with rand_seed=s, for any other seeds
+    and any number of groups and threads.
 
-    The arrays that `reset` and `recv` return are read-only views of the very buffers that the C++ threads write into:
-    nothing is copied or allocated for a step, and the next `send` of the group overwrites them. On a CPU device JAX
-    reads such arrays in place as well. So whatever is computed from them must have finished before the group's next
-    `send`; taking that send's actions out of the same jitted call as numpy is enough, since all outputs of one program
-    are ready together.
+    The arrays that `reset` and `recv` return are read-only views of the buffers that the C++ threads write. A step
+    copies and allocates nothing, and the next `send` of the group overwrites them. On a CPU device JAX also reads such
+    arrays in place. So every computation on them must finish before the group's next `send`. It is enough to take the
+    actions of that send as numpy from the same jitted call, because all outputs of one program are ready together.
 
     Args:
       id: the game.
       options: its Options.
-      seeds: S whole numbers in [0, 2**31).
+      seeds: S integers in [0, 2**31).
       num_envs: N, games of each seed.
       num_groups: G, must divide N.
 
-    Raises PurerlError for an unknown game, impossible options or sizes, or if the procgen package is missing.
+    Raises PurerlError for an unknown game, invalid options or sizes, or if the procgen package is missing.
     """
 
     resumes_exactly = True
@@ -206,9 +204,9 @@ class ProcgenPool:
         if num_groups > 1:
             self._check_can_save(f"num_groups={num_groups}", "use num_groups=1 (an odd number of environments)")
         self._identity = {"game": id, **dataclasses.asdict(options)}
-        del self._identity["num_threads"]  # all but this is baked into the games' states
-        # One library environment for each seed and group: it locks and scans all of its games whenever one of them has
-        # stepped, so that a single big one with many threads gets in its own way.
+        del self._identity["num_threads"]  # the games' states depend on all other options
+        # One library environment for each seed and group: it locks and scans all its games after each game's step, so a
+        # single large one with many threads is slow.
         threads = -(-(options.num_threads or usable_cores()) // self.num_seeds)
         self._buffers = [Buffers.empty((self.num_seeds, num_envs // num_groups)) for _ in range(num_groups)]
         self._shown = [buffers.shown() for buffers in self._buffers]
@@ -219,9 +217,9 @@ class ProcgenPool:
                 self._games[-1].append(Games(id, options, seed, threads, buffers.row(s)))
         for s, seed in enumerate(seeds):
             if num_groups == 1:
-                self._games[0][s].observe()  # waits for its first levels
+                self._games[0][s].observe()  # wait for its first levels
             else:
-                self._deal(s, _first_states(id, options, seed, num_envs, usable_cores()))
+                self._load(s, _first_states(id, options, seed, num_envs, usable_cores()))
 
     def reset(self, group: int) -> np.ndarray:
         """First observations of a group, uint8 [S, N / G, 64, 64, 3]; after `restore`, those to act on next."""
@@ -243,13 +241,16 @@ class ProcgenPool:
         return self._shown[group]
 
     def level_seeds(self, group: int) -> np.ndarray:
-        """Which level each game of a group is in, int32 [S, N / G]."""
+        """The current level of each game of a group, int32 [S, N / G]."""
         self._guard.rest("level_seeds()", group)
         return self._buffers[group].level_seed.copy()
 
     def state(self, lanes: slice = slice(None)) -> dict[str, np.ndarray]:
-        """Everything needed to continue exactly: the library's state of each game, uint8 [S, N, longest], their lengths
-        int32 [S, N], a checksum, and what they are states of. It does not depend on the number of groups."""
+        """Everything needed to continue exactly, independent of the number of groups.
+
+        It holds the library's state of each game, uint8 [S, N, longest], their lengths int32 [S, N], a checksum, and
+        the game and options.
+        """
         self._guard.rest("state()")
         self._check_can_save("state()", "train without checkpoints")
         states = [[state for games in self._games for state in games[s].states()] for s in range(self.num_seeds)[lanes]]
@@ -262,14 +263,16 @@ class ProcgenPool:
         return {"games": blobs, "lengths": lengths, "identity": identity, "checksum": _checksum(blobs, lengths)}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Loads what `state` returned, in a pool of any seeds, groups and threads. Raises PurerlError if the state is
-        damaged or comes from another game, other options, or other numbers of seeds and environments; the games then
-        stay as they were."""
+        """Loads a result of `state`, in a pool with any seeds, groups and threads.
+
+        Raises PurerlError if the state is damaged, or comes from another game, other options, or other numbers of seeds
+        and environments. The pool is then unchanged.
+        """
         self._guard.rest("restore()")
         self._check_can_save("restore()", "train without checkpoints")
         blobs, lengths = _checked_state(state, self._identity, (self.num_seeds, self.num_envs))
         for s in range(self.num_seeds):
-            self._deal(s, [blobs[s, n, : lengths[s, n]].tobytes() for n in range(self.num_envs)])
+            self._load(s, [blobs[s, n, : lengths[s, n]].tobytes() for n in range(self.num_envs)])
         self._guard.rewind()
 
     def close(self) -> None:
@@ -290,28 +293,28 @@ class ProcgenPool:
         self.close()
 
     def _check_can_save(self, what: str, fix: str) -> None:
-        """The library ends the process when it is asked for the state of a game with generated pictures."""
+        """Raises PurerlError for generated pictures: the library would end the process if asked for their state."""
         if not self._can_save:
             raise PurerlError(f"Procgen games with use_generated_assets cannot be saved, as {what} needs: {fix}")
 
-    def _deal(self, s: int, states: list[bytes]) -> None:
-        """Gives the N games of the s-th seed their states."""
+    def _load(self, s: int, states: list[bytes]) -> None:
+        """Loads the states of the N games of the s-th seed."""
         size = self._guard.group_size
         for group, games in enumerate(self._games):
             games[s].load(states[group * size : (group + 1) * size])
 
 
 class Buffers(NamedTuple):
-    """The memory that games [...] share with the library, which writes all of it but `action`.
+    """The memory that games [...] share with the library, which writes all arrays except `action`.
 
     Attributes:
       observation: uint8 [..., 64, 64, 3].
       action: int32 [...].
       reward: float32 [...].
       first: uint8 [...], 1 where the observation is the first one of an episode.
-      previous_level_seed, previous_level_complete: int32 and uint8 [...], which level the last action was played in and
-        whether it solved it.
-      level_seed: int32 [...], the level that the observation shows.
+      previous_level_seed, previous_level_complete: int32 and uint8 [...], the level of the last action, and whether
+        that action solved it.
+      level_seed: int32 [...], the level of the observation.
     """
 
     observation: np.ndarray
@@ -340,7 +343,7 @@ class Buffers(NamedTuple):
         return Buffers(*(array[s] for array in self))
 
     def shown(self) -> TimeStep:
-        """Read-only views of these buffers as a TimeStep, which is thereby always the latest one."""
+        """Read-only views of these buffers as a TimeStep, so they always show the latest step."""
         return TimeStep(
             observation=_read_only(self.observation),
             reward=_read_only(self.reward),
@@ -350,7 +353,7 @@ class Buffers(NamedTuple):
 
 
 class Games:
-    """One libenv environment: M games that step together, on threads of their own, in buffers [M, ...]."""
+    """One libenv environment: M games that step together, on its own threads, with buffers [M, ...]."""
 
     def __init__(self, id: str, options: Options, rand_seed: int, threads: int, buffers: Buffers):
         self._ffi, self._lib, assets = _library()
@@ -362,7 +365,7 @@ class Games:
         spaces = {"ob": [buffers.observation], "ac": [buffers.action], "info": info}
         pointers = {name: self._pointers(arrays) for name, arrays in spaces.items()}
         plain = {"rew": self._pointer("float*", buffers.reward), "first": self._pointer("uint8_t*", buffers.first)}
-        # This also sets the threads to create the first levels; every other call waits for them.
+        # This also starts the threads that create the first levels; every other call waits for them.
         self._lib.libenv_set_buffers(self._handle, self._ffi.new("struct libenv_buffers*", {**pointers, **plain}))
 
     def act(self) -> None:
@@ -380,12 +383,12 @@ class Games:
         return [bytes(self._ffi.buffer(data, length)) for length in lengths]
 
     def load(self, states: list[bytes]) -> None:
-        """Gives the M games their states. The library renders them, and writes all the other buffers, at once."""
+        """Loads the states of the M games. The library then renders them and writes all other buffers."""
         for game, state in enumerate(states):
             self._lib.set_state(self._handle, game, state, len(state))
 
     def close(self) -> None:
-        """Waits for a step under way, then ends the threads."""
+        """Waits for a running step, then ends the threads."""
         self._lib.libenv_close(self._handle)
 
     def _pointer(self, kind: str, array: np.ndarray) -> Any:
@@ -397,22 +400,22 @@ class Games:
         return self._ffi.new("void*[]", starts)
 
     def _check_spaces(self) -> None:
-        """Refuses a library whose buffers are not the ones that we are about to give it."""
+        """Raises PurerlError unless the library's buffers have the expected names, shapes and dtypes."""
         for space, expected in _SPACES.items():
             types = self._ffi.new("struct libenv_tensortype[]", 8)
             count = self._lib.libenv_get_tensortypes(self._handle, space, types)
             found = [self._ffi.string(types[i].name).decode() for i in range(count)]
             if found != expected:
                 self.close()
-                raise PurerlError(f"the installed procgen has {found} where {expected} is known: install procgen 0.10")
+                raise PurerlError(f"the installed procgen has {found} instead of {expected}: install procgen 0.10")
 
 
 def _first_states(id: str, options: Options, seed: int, num_envs: int, threads: int) -> list[bytes]:
-    """The states in which the games of a solo pool of `seed` start.
+    """The first states of the games of a pool with only this seed.
 
-    A library environment draws the seeds of all its games from one rand_seed, in the order of the games, so the second
-    half of a seed's games cannot be created without the first half. All are therefore created together once and moved,
-    as states, to where they will be stepped.
+    A library environment draws the seeds of all its games from one rand_seed, in the order of the games. So the second
+    half of a seed's games cannot be created without the first half. All are therefore created together once, and their
+    states are loaded into the groups.
     """
     games = Games(id, options, seed, threads, Buffers.empty((num_envs,)))
     states = games.states()
@@ -422,7 +425,7 @@ def _first_states(id: str, options: Options, seed: int, num_envs: int, threads: 
 
 @functools.cache
 def _library() -> tuple[Any, Any, str]:
-    """(ffi, the loaded library, its folder of pictures). The package is not imported: its __init__ needs gym3."""
+    """(ffi, the loaded library, its folder of pictures). The package is not imported, because that needs gym3."""
     hint = (
         "pip install 'purerl[procgen]', or where pip refuses it because of numpy >= 2 the README's way: "
         "pip install --no-deps -r requirements.txt"
@@ -441,15 +444,15 @@ def _library() -> tuple[Any, Any, str]:
     lib = ffi.dlopen(str(libraries[0]))
     if lib.libenv_version() != _LIBENV_VERSION:
         version = lib.libenv_version()
-        raise PurerlError(f"the installed procgen speaks libenv {version}, not {_LIBENV_VERSION}: install procgen 0.10")
+        raise PurerlError(f"the installed procgen has libenv {version}, not {_LIBENV_VERSION}: install procgen 0.10")
     assets = libraries[0].parent.parent / "assets"
     return ffi, lib, str(assets) + os.sep
 
 
 def _make(ffi: Any, lib: Any, num_games: int, flags: dict[str, bool | int | str]) -> Any:
-    """libenv_make, with Python values for its flags."""
+    """Calls libenv_make, with Python values for its flags."""
     items = ffi.new("struct libenv_option[]", len(flags))
-    alive = []  # the library reads the values until libenv_make returns
+    alive = []  # keeps the values in memory until libenv_make returns
     for item, (name, value) in zip(items, flags.items(), strict=True):
         if isinstance(value, str):
             data = ffi.new("uint8_t[]", value.encode())
@@ -465,7 +468,7 @@ def _make(ffi: Any, lib: Any, num_games: int, flags: dict[str, bool | int | str]
 
 
 def _flags(id: str, options: Options, rand_seed: int, threads: int, assets: str) -> dict[str, bool | int | str]:
-    """All options of the library. It wants every type exact: bool is a byte, int an int32, str bytes."""
+    """All options of the library, which needs exact types: bool is a byte, int an int32, str bytes."""
     exploration = options.distribution_mode == "exploration"
     return {
         "env_name": id,
@@ -483,7 +486,7 @@ def _flags(id: str, options: Options, rand_seed: int, threads: int, assets: str)
 
 
 def _check(id: str, options: Options) -> None:
-    """Refuses what the library would answer by ending the process, or would silently ignore."""
+    """Raises PurerlError for options that would make the library end the process, or that it would ignore."""
     if id not in _GAMES:
         raise PurerlError(f"unknown Procgen game '{id}'.{nearest(id, _GAMES)} (purerl list envs procgen)")
     mode = options.distribution_mode
@@ -501,19 +504,19 @@ def _check(id: str, options: Options) -> None:
     if options.num_threads > 1024:
         raise PurerlError(f"num_threads={options.num_threads} is too many: use 0 for one thread per usable core")
     if mode == "exploration" and (options.num_levels or options.start_level):
-        raise PurerlError("distribution_mode 'exploration' is one given level: leave num_levels and start_level at 0")
+        raise PurerlError("distribution_mode 'exploration' has one fixed level: leave num_levels and start_level at 0")
     if options.start_level and not options.num_levels:
         raise PurerlError(
-            f"start_level={options.start_level} does nothing while num_levels is 0 (all levels): set num_levels as well"
+            f"start_level={options.start_level} has no effect if num_levels is 0 (all levels): set num_levels as well"
         )
     if options.start_level + options.num_levels > _LIMIT:
         raise PurerlError(f"start_level + num_levels must be at most {_LIMIT}")
 
 
 def _whole(name: str, value: Any) -> int:
-    """`value`, if it is an int that the library takes."""
+    """Returns `value` if it is a valid integer for the library; else raises PurerlError."""
     if type(value) is not int or not 0 <= value <= _LIMIT:
-        raise PurerlError(f"{name} must be whole and in [0, {_LIMIT}], not {value!r}")
+        raise PurerlError(f"{name} must be an integer in [0, {_LIMIT}], not {value!r}")
     return value
 
 
@@ -524,25 +527,25 @@ def _checksum(blobs: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 def _checked_state(
     state: dict[str, Any], identity: dict[str, Any], shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(blobs [S, N, longest], lengths [S, N]) of a saved state that is whole and belongs to `identity` and `shape`.
+    """(blobs [S, N, longest], lengths [S, N]) of a saved state, checked against damage, `identity` and `shape`.
 
-    The library ends the process when it is given half a state, so a damaged one must not get that far.
+    The library ends the process if a state is damaged, so this must be found before.
     """
     missing = {"games", "lengths", "identity", "checksum"} - state.keys()
     if missing:
-        raise PurerlError(f"this is no Procgen state, it lacks {', '.join(sorted(missing))}: use another checkpoint")
+        raise PurerlError(f"this Procgen state has no {', '.join(sorted(missing))}: use another checkpoint")
     try:
         theirs = dict(json.loads(np.asarray(state["identity"]).tobytes()))
     except (ValueError, TypeError):
-        raise PurerlError("this Procgen state does not say what it belongs to: use another checkpoint") from None
+        raise PurerlError("this Procgen state has no readable game and options: use another checkpoint") from None
     names = sorted(name for name in theirs.keys() | identity.keys() if theirs.get(name) != identity.get(name))
     if names:
         other = ", ".join(f"{name}={theirs.get(name)} (here {identity.get(name)})" for name in names)
-        raise PurerlError(f"this Procgen state belongs to other games: {other}; make the pool with the same options")
+        raise PurerlError(f"this Procgen state belongs to other games: {other}; create the pool with the same options")
     blobs, lengths = np.ascontiguousarray(state["games"]), np.ascontiguousarray(state["lengths"])
     if lengths.shape != shape:
         raise PurerlError(
-            f"this Procgen state holds {list(lengths.shape)} = [seeds, environments] games: "
+            f"this Procgen state has the size {list(lengths.shape)} = [seeds, environments]: "
             f"restore it in a pool of that size, not of {list(shape)}"
         )
     whole = (blobs.shape[:2], blobs.ndim, blobs.dtype, lengths.dtype) == (shape, 3, np.uint8, np.int32)
@@ -553,7 +556,7 @@ def _checked_state(
 
 
 def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Zeros that start at a multiple of 64 bytes, which is what JAX asks of memory that it reads in place."""
+    """Zeros that start at a multiple of 64 bytes, which JAX requires of memory that it reads in place."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.zeros(size + 64, np.uint8)
     start = -memory.ctypes.data % 64

@@ -1,6 +1,6 @@
-"""Published yardsticks: how a Procgen return becomes a score, and what PPO was published to score.
+"""Published reference numbers of Procgen: normalisation constants, and the returns of PPO.
 
-Sources, none of it typed from memory:
+Sources, all copied and none typed from memory:
   * Easy and hard constants: openai/train-procgen (Cobbe et al. 2020, "Leveraging Procedural Generation to Benchmark
     Reinforcement Learning", arXiv 1912.01588), constants.py; the hard ones again in
     openai/phasic-policy-gradient, constants.py. The minimum is the score of an agent that cannot see.
@@ -78,16 +78,16 @@ GAMES = tuple(sorted(EASY))
 
 
 def normalized_return(game: str, distribution_mode: str, return_: float, constants: str = DEFAULT_CONSTANTS) -> float:
-    """A raw episode return as a score: 0 for an agent that cannot see, 1 for the best there is.
+    """The normalised score of a raw episode return: 0 for an agent without observations, 1 for the maximum.
 
     (return - minimum) / (maximum - minimum), with the constants of the mode that was played. The mode has no default,
-    since the wrong constants give wrong scores that look right.
+    because wrong constants give plausible but wrong scores.
 
     Args:
       game: such as "coinrun", without "procgen/".
-      distribution_mode: "easy" or "hard"; for the other modes nobody has published constants.
+      distribution_mode: "easy" or "hard"; there are no published constants for the other modes.
       return_: raw return, or a numpy array of them.
-      constants: whose: "train-procgen" or "jumper-leaper-3", which differ in easy jumper and leaper.
+      constants: "train-procgen" or "jumper-leaper-3", which differ in easy jumper and leaper.
 
     Raises PurerlError for a game or mode without constants.
     """
@@ -113,14 +113,14 @@ def normalized_return(game: str, distribution_mode: str, return_: float, constan
 def mean_normalized_return(
     returns: Mapping[str, float], distribution_mode: str, constants: str = DEFAULT_CONSTANTS
 ) -> float:
-    """The plain mean of normalised returns over games, {game: raw return} -> score: the number papers print."""
+    """The mean of normalised returns over games, {game: raw return} -> score, as papers report it."""
     scores = [normalized_return(game, distribution_mode, return_, constants) for game, return_ in returns.items()]
     return sum(scores) / len(scores)
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """Returns that somebody published, and how they were measured.
+    """Published returns and their protocol.
 
     Attributes:
       distribution_mode: "easy" or "hard".

@@ -1,9 +1,9 @@
-"""Keeps a finished run as a small JSON and a PNG: `python -m purerl.experiments.record RUN NAME [FOLDER]`.
+"""Records a finished run as a small JSON and a PNG: `python -m purerl.experiments.record RUN NAME [FOLDER]`.
 
-Without arguments it prints the tables of recorded runs and benchmarks that stand in the README (a test compares them).
+Without arguments it prints the README's tables of recorded runs and benchmarks (a test compares them).
 
-The JSON holds the run's config.json and summary.json as they are (device, versions, commit and protocol included) and
-its return curves, thinned to at most 100 points a seed.
+The JSON holds the run's unchanged config.json and summary.json (with device, versions, commit and protocol) and its
+return curves, thinned to at most 100 points per seed.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     run = purerl.train("ppo", "gymnax/CartPole-v1", seeds=4)
     print(run.summary["final_return"])
 
-Names are imported when they are first used, so that `import purerl` and the command line do not wait for jax.
+Names are imported at their first use, so that `import purerl` and the command line do not wait for jax.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports one of `_HOMES` at its first use; `__version__` is that of the installed distribution."""
+    """Imports a name of `_HOMES` at its first use; `__version__` is the version of the installed distribution."""
     if name == "__version__":
         from importlib.metadata import version
 

@@ -1,4 +1,4 @@
-"""Configs from names and plain values: what the command line, presets, Python calls and run folders all go through.
+"""Builds and checks configs from names and plain values, for the command line, presets, Python calls and run folders.
 
 jax is imported only where a config becomes arrays, so that the command line can read flags without it.
 """
@@ -14,14 +14,14 @@ from typing import Any
 
 from purerl.errors import PurerlError, nearest
 
-# Other spellings of fields, followed until a name is reached that the dataclass has: papers' letters, former names.
+# Aliases of fields: letters from papers, former names. They are followed until the dataclass has the name.
 ALIASES = {
     "gamma": "discount",
     "lr": "learning_rate",
     "lambda": "gae_lambda",
     "trace_decay": "gae_lambda",
 }
-_KINDS = {int: "a whole number", float: "a number"}
+_KINDS = {int: "an integer", float: "a number"}
 
 
 def flag(default: Any, help: str, metavar: str | None = None, shown: str | None = None) -> Any:
@@ -38,7 +38,7 @@ def field_types(cls: type) -> dict[str, Any]:
 
 
 def field_name(name: str, known: Container[str]) -> str:
-    """The name in `known` that a name or an alias of it means; the name itself if there is none."""
+    """The name in `known` for a name or an alias; the name itself if there is none."""
     found, seen = name, set()
     while found not in known and found in ALIASES and found not in seen:
         seen.add(found)
@@ -61,15 +61,15 @@ def renamed(cls: type, values: Mapping[str, Any], what: str) -> dict[str, Any]:
 
 
 def from_text(kind: Any, text: str) -> Any:
-    """A text as a value of a field's type; the values of a tuple are joined by x, as in 64x64.
+    """Parses a text into a value of a field's type; the values of a tuple are joined by x, as in 64x64.
 
-    Raises ValueError with a sentence such as "'x' is not a number".
+    Raises ValueError with a message such as "'x' is not a number".
     """
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         choices = {str(choice): choice for choice in inner}
         if text not in choices:
-            raise ValueError(f"'{text}' is no choice.{nearest(text, choices)} Choices: {', '.join(choices)}")
+            raise ValueError(f"'{text}' is not a choice.{nearest(text, choices)} Choices: {', '.join(choices)}")
         return choices[text]
     if origin is tuple:
         return from_words(kind, text.split("x"))
@@ -90,7 +90,7 @@ def from_text(kind: Any, text: str) -> Any:
 
 
 def from_words(kind: Any, words: Sequence[str]) -> Any:
-    """The same from the words behind a flag: one word a value, several for a tuple."""
+    """Parses the words after a flag: one word per value, several for a tuple."""
     if typing.get_origin(kind) is not tuple:
         return from_text(kind, words[0])
     inner = typing.get_args(kind)
@@ -111,15 +111,15 @@ def _first_that_fits(kinds: Sequence[Any], text: str) -> Any:
 
 
 def build(cls: type, values: Mapping[str, Any], what: str) -> Any:
-    """An instance of a config or options dataclass with `values` over its defaults.
+    """Creates a config or options dataclass, with `values` instead of its defaults.
 
     Args:
       cls: the dataclass.
-      values: {field: value}; lists are taken for tuples, and ALIASES for the fields that they mean.
-      what: how an error names it, e.g. "ppo".
+      values: {field: value}; lists become tuples, and ALIASES are resolved.
+      what: its name in errors, e.g. "ppo".
 
     Raises:
-      PurerlError: an unknown field (with the nearest name), a value of another type, a choice that is none.
+      PurerlError: an unknown field (with the nearest name), a value of a wrong type, an unknown choice.
     """
     known = field_types(cls)
     checked = {}
@@ -136,7 +136,7 @@ def _checked(what: str, name: str, kind: Any, value: Any) -> Any:
         if value not in choices:
             close = nearest(str(value), map(str, choices))
             known = ", ".join(map(str, choices))
-            raise PurerlError(f"{what}: {name} = {value!r} is no choice.{close} Choices: {known}")
+            raise PurerlError(f"{what}: {name} = {value!r} is not a choice.{close} Choices: {known}")
         return value
     if origin is tuple:
         if not isinstance(value, (tuple, list)) or not all(isinstance(v, choices[0]) for v in value):
@@ -155,7 +155,7 @@ def _checked(what: str, name: str, kind: Any, value: Any) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    """A Python number, or an array of one value per seed for a sweep; never NaN."""
+    """Whether the value is a Python number, or an array with one value per seed of a sweep; NaN is not allowed."""
     if isinstance(value, bool):
         return False
     if isinstance(value, (int, float)):
@@ -167,7 +167,7 @@ def _is_number(value: Any) -> bool:
 
 
 def traced_fields(cls: type) -> list[str]:
-    """The fields of a config that are arrays in the compiled program, and so can hold one value per seed."""
+    """The fields of a config that are arrays in the compiled program, so that they can hold one value per seed."""
     return [field.name for field in dataclasses.fields(cls) if field.metadata.get("pytree_node", True)]
 
 
@@ -180,7 +180,7 @@ def traced(config: Any) -> Any:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """{field: plain value} of a config or options dataclass, fit for JSON (inf becomes the string "inf")."""
+    """{field: plain value} of a config or options dataclass, for JSON (inf becomes the string "inf")."""
     return {f.name: plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
 
 
@@ -201,7 +201,7 @@ def from_dict(cls: type, values: dict[str, Any], what: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A field's value as JSON can hold it, and as `from_dict` reads it: arrays as lists, inf as "inf"."""
+    """Converts a field's value for JSON and `from_dict`: arrays to lists, inf to "inf"."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, tuple | list):

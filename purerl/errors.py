@@ -1,4 +1,4 @@
-"""The one exception that users are meant to see."""
+"""The exception for errors that users can fix."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable
 
 
 class PurerlError(Exception):
-    """A problem the user can mend: one line that says what is wrong and names the fix.
+    """An error that the user can fix: one line that says what is wrong and names the fix.
 
-    The command line prints the line and exits with code 2; nothing has been written when it is raised for bad input.
+    The command line prints this line and exits with code 2. If it is raised for bad input, nothing has been written.
     """
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns " Did you mean 'x'?" for the closest of `known`, or "" when nothing is close."""
+    """Returns " Did you mean 'x'?" for the closest of `known`, or "" if no name is close."""
     known = list(known)
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if not matches:

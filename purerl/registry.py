@@ -1,28 +1,27 @@
-"""Finds agents, environment families, presets and figures by name, importing each one only when it is asked for.
+"""Finds agents, environment families, presets and figures by name, and imports each one at its first use.
 
-Installed packages make theirs known through entry points, purerl its own among them (see pyproject.toml):
+Installed packages, including purerl itself, register names with entry points (see pyproject.toml):
 
     purerl.agents         name = "module:AGENT", a `types.Agent`
     purerl.environments   name = "module", an environment family
     purerl.presets        agent = "module:PRESETS", {preset: Preset}
     purerl.figures        group = "module:FIGURES", figures for `purerl figure`
 
-A file of your own makes its parts known with `register_agent`, `register_family`, `register_preset` and
-`register_figure`; `--import my_file.py` makes the command line read that file (see `runs.user_modules`).
+Your own file registers names with `register_agent`, `register_family`, `register_preset` and `register_figure`;
+`--import my_file.py` makes the command line import that file (see `runs.user_modules`).
 
 An environment family is a module (or any object) with
   Options: a frozen dataclass, the `--env.*` flags;
   names() -> list of ids;
-  make(id, options) -> types.Environment, for environments in the graph;  or
-  make_pool(id, options, seeds, num_envs, num_groups) -> types.Pool, for environments on the host, and
-  spec(id, options) -> types.EnvSpec;  and, if it likes,
-  canonical(id) -> the listed id that another spelling means;
-  check_training(id, options) -> None, raising PurerlError for options that a training run cannot have;
-  score(id, options, returns) -> (name of the score, scores) or None, for raw returns [...] of an environment whose
-    returns are published as normalised ones;
-  example() -> the id that `purerl doctor` tries; FIX, the command that repairs a broken installation of the family;
-  CORE,
-    True where purerl is of no use without it.
+  make(id, options) -> types.Environment, for in-graph environments;  or
+  make_pool(id, options, seeds, num_envs, num_groups) -> types.Pool, for host environments, and
+  spec(id, options) -> types.EnvSpec;  and optionally
+  canonical(id) -> the listed id for another spelling;
+  check_training(id, options) -> None, raising PurerlError for options that cannot be trained with;
+  score(id, options, returns) -> (name of the score, scores) or None, for raw returns [...] of an environment with a
+    published normalised score;
+  example() -> the id that `purerl doctor` tries; FIX, the command that fixes a broken installation; CORE, True
+    where purerl is of no use without the family.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 
 from purerl.errors import PurerlError, nearest
 
-if TYPE_CHECKING:  # `purerl list agents` must not wait for jax
+if TYPE_CHECKING:  # so that `purerl list agents` does not wait for jax
     from purerl.types import Agent, EnvSpec
 
 EntryPoint = importlib.metadata.EntryPoint
@@ -46,15 +45,15 @@ EntryPoint = importlib.metadata.EntryPoint
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """Named settings of an agent. `--preset` chooses them; flags and config fields of the user's lie over them.
+    """Named settings of an agent. `--preset` chooses them; the user's flags and config fields replace them.
 
     Attributes:
       steps: environment steps of each seed.
       source: where the numbers come from, one line.
       config: config fields that differ from the agent's defaults.
-      env: environment options that differ from the family's defaults; those that a family does not have are left out.
-      default_for: patterns of "family/id", such as "procgen/*", for which this preset is taken where none is named; an
-        earlier preset of the agent wins.
+      env: environment options that differ from the family's defaults; options that a family does not have are ignored.
+      default_for: patterns of "family/id", such as "procgen/*", for which this preset is the default; the first
+        matching preset of the agent is used.
     """
 
     steps: int
@@ -66,7 +65,7 @@ class Preset:
 
 IMPORT_HINT = "defined in your own file? add --import my_file.py"
 
-# What users' files and scripts registered, beside the entry points.
+# Names that users' files and scripts registered, in addition to the entry points.
 _agents: dict[str, Agent] = {}
 _families: dict[str, Any] = {}
 _presets: dict[str, dict[str, Preset]] = {}
@@ -77,7 +76,7 @@ _origins: dict[tuple[str, str], str] = {}
 
 @functools.cache
 def _entry_points(kind: str) -> dict[str, EntryPoint]:
-    """{name: entry point} of the group "purerl.<kind>". Raises PurerlError if two packages claim one name."""
+    """{name: entry point} of the group "purerl.<kind>". Raises PurerlError if two packages register one name."""
     found: dict[str, EntryPoint] = {}
     for point in importlib.metadata.entry_points(group=f"purerl.{kind}"):
         known = found.setdefault(point.name, point)
@@ -93,40 +92,42 @@ def _load(point: EntryPoint) -> Any:
     try:
         return point.load()
     except AttributeError as error:
-        raise PurerlError(f"the entry point {point.name} = {point.value} is wrong: {error}") from error
+        raise PurerlError(
+            f"the entry point {point.name} = {point.value} cannot be loaded ({error}): reinstall its package"
+        ) from error
 
 
 # --- registering -----------------------------------------------------------------------------------------------------
 
 
 def register_agent(name: str, agent: Agent) -> None:
-    """Makes an agent of your own known by name, to `purerl.train` and all tools. Raises PurerlError if it is taken."""
+    """Registers your own agent for `purerl.train` and all tools. Raises PurerlError if the name is taken."""
     _claim("agent", name, {*_entry_points("agents"), *_agents})
     _agents[name] = agent
 
 
 def register_family(name: str, family: Any) -> None:
-    """Makes an environment family of your own known as `name/<id>`. Raises PurerlError if the name is taken."""
+    """Registers your own environment family as `name/<id>`. Raises PurerlError if the name is taken."""
     _claim("environment", name, {*_entry_points("environments"), *_families})
     _families[name] = family
 
 
 def register_preset(agent: str, name: str, preset: Preset) -> None:
-    """Makes named settings of an agent known. Raises PurerlError if the agent has a preset of that name."""
+    """Registers named settings of an agent. Raises PurerlError if the agent already has a preset of that name."""
     _claim("preset", f"{agent}/{name}", {f"{agent}/{known}" for known in presets_of(agent)})
     _presets.setdefault(agent, {})[name] = preset
 
 
 def register_figure(name: str, figure: Any) -> None:
-    """Makes a figure known to `purerl figure`. Raises PurerlError if the name is taken."""
+    """Registers a figure for `purerl figure`. Raises PurerlError if the name is taken."""
     _claim("figure", name, figures())
     _figures[name] = figure
 
 
 def _claim(kind: str, name: str, taken: Container[str]) -> None:
-    """Notes which module registers a name. A module may register its own again, as a notebook does that is run twice.
+    """Records which module registers a name. The same module may register it again, for example a rerun notebook.
 
-    Raises PurerlError if the name is another's.
+    Raises PurerlError if another module has registered the name.
     """
     module = sys._getframe(2).f_globals.get("__name__", "__main__")
     if name in taken and _origins.get((kind, name)) != module:
@@ -135,7 +136,7 @@ def _claim(kind: str, name: str, taken: Container[str]) -> None:
 
 
 def origin(kind: str, name: str) -> str | None:
-    """The module that registered a name; None for entry points, and for names that nobody registered."""
+    """The module that registered a name; None for entry points and unknown names."""
     return _origins.get((kind, name))
 
 
@@ -151,12 +152,12 @@ def is_known(kind: str, name: str) -> bool:
 
 
 def registered_by(module: str) -> list[tuple[str, str]]:
-    """The (kind, name) of all that a module registered."""
+    """The (kind, name) pairs that a module registered."""
     return [key for key, owner in _origins.items() if owner == module]
 
 
 def forget(module: str) -> None:
-    """Undoes what a module registered, whose import failed."""
+    """Removes the names of a module whose import failed."""
     for kind, name in registered_by(module):
         owner, _, preset = name.partition("/")
         homes = {"agent": _agents, "environment": _families, "figure": _figures, "preset": _presets.get(owner, {})}
@@ -173,14 +174,14 @@ def agent_names() -> list[str]:
 
 
 def agent_module(name: str) -> str:
-    """The module that makes an agent known."""
+    """The module that registers an agent."""
     if name in _agents:
         return origin("agent", name) or _agents[name].update.__module__
     return _entry_points("agents")[name].module
 
 
 def is_own(name: str) -> bool:
-    """Whether an agent is purerl's own rather than a user's or another package's."""
+    """Whether an agent is part of purerl, not of the user or another package."""
     return name not in _agents and _entry_points("agents")[name].value.startswith("purerl.")
 
 
@@ -221,7 +222,7 @@ def family(name: str) -> Any:
 
 
 def environment(name: str) -> tuple[Any, str]:
-    """(family, id) of "family/id". Raises PurerlError, with the nearest name, for anything unknown."""
+    """(family, id) of "family/id". Raises PurerlError, with the nearest name, for unknown names."""
     family_name, slash, env_id = name.partition("/")
     if not slash or not env_id:
         everything = [f"{f}/{i}" for f in family_names() for i in family(f).names()]
@@ -239,7 +240,7 @@ def environment(name: str) -> tuple[Any, str]:
 
 
 def is_host(found: Any) -> bool:
-    """Whether a family's environments live on the host (stepped through a pool) rather than in the graph."""
+    """Whether a family's environments run on the host (stepped through a pool) and not in the graph."""
     return hasattr(found, "make_pool")
 
 
@@ -251,7 +252,7 @@ def env_spec(name: str, options: Any = None) -> EnvSpec:
 
 
 def score(name: str, options: Any, returns: Any) -> tuple[str, Any] | None:
-    """(name of the score, scores) of raw returns [...] of "family/id"; None where none is published."""
+    """(name of the score, scores) of raw returns [...] of "family/id"; None if no score is published."""
     found, env_id = environment(name)
     return found.score(env_id, options, returns) if hasattr(found, "score") else None
 
@@ -271,9 +272,9 @@ def presets_of(agent: str) -> dict[str, Preset]:
 
 
 def preset(agent: str, name: str | None, env: str) -> tuple[str, Preset]:
-    """(name, preset) of an agent; if `name` is None the one that suits "family/id", or else ("none", the defaults).
+    """(name, preset) of an agent. If `name` is None: the default for "family/id", or ("none", the agent's defaults).
 
-    Raises PurerlError, with the nearest name, if there is none of that name.
+    Raises PurerlError, with the nearest name, for an unknown name.
     """
     known = presets_of(agent)
     if name is None:

@@ -1,7 +1,7 @@
 """Named random streams: every random number is a function of (seed, stream name, iteration, step, environment).
 
-No key is ever carried and split, so nothing a run does in one stream (evaluation, say) can move another, a resumed run
-needs no RNG state beside its counters, and lane i of a vmapped run draws exactly what a solo run of seed i draws.
+No key is ever carried and split. So one stream (for example evaluation) cannot change another, a resumed run needs no
+RNG state except its counters, and lane i of a vmapped run draws the same numbers as a run with only seed i.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def keys_of(seeds: Sequence[int]) -> jax.Array:
 
 
 def stream(key: jax.Array, name: str) -> jax.Array:
-    """The key of the stream `name` (a short, stable word) under a seed's base key, shape []."""
+    """The key of the stream `name` (a short, stable word) of a seed's base key, shape []."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
@@ -36,13 +36,13 @@ def at(key: jax.Array, index: jax.Array | int) -> jax.Array:
 def per_environment(key: jax.Array, num_envs: int, first: jax.Array | int = 0) -> jax.Array:
     """One key for each environment first .. first + num_envs - 1, shape [N].
 
-    Environment n has the same key whether it is stepped in a batch of all environments or in half of them.
+    Environment n has the same key in a batch of all environments and in a batch of half of them.
     """
     return jax.vmap(lambda n: jax.random.fold_in(key, n))(first + jnp.arange(num_envs, dtype=jnp.uint32))
 
 
 # --- the streams of the loops ----------------------------------------------------------------------------------------
-# A lane equals its solo run, and an environment on the host equals itself in the graph, because all of them draw here.
+# All loops draw here. So a lane equals the run of its seed alone, and a host environment equals the in-graph one.
 
 
 def init_key(key: jax.Array) -> jax.Array:
@@ -51,12 +51,12 @@ def init_key(key: jax.Array) -> jax.Array:
 
 
 def reset_keys(key: jax.Array, num_envs: int, first: jax.Array | int = 0) -> jax.Array:
-    """Keys [N] with which environments first .. first + N - 1 are made."""
+    """Keys [N] with which environments first .. first + N - 1 are reset at the start."""
     return per_environment(at(stream(key, "reset"), 0), num_envs, first)
 
 
 def step_keys(key: jax.Array, step: jax.Array | int, num_envs: int, first: jax.Array | int = 0) -> jax.Array:
-    """Keys [N] of environments first .. first + N - 1 at their `step`-th step, counted through the whole run."""
+    """Keys [N] of environments first .. first + N - 1 at their `step`-th step, counted over the whole run."""
     return per_environment(at(stream(key, "environment"), step), num_envs, first)
 
 
@@ -73,7 +73,7 @@ def update_key(key: jax.Array, iteration: jax.Array | int) -> jax.Array:
 
 
 def evaluation_key(key: jax.Array, number: jax.Array | int) -> jax.Array:
-    """Base key [] of an evaluation, apart from all of training's random numbers."""
+    """Base key [] of an evaluation, independent of all random numbers of training."""
     return at(stream(key, "evaluation"), number)
 
 
@@ -81,19 +81,19 @@ def evaluation_key(key: jax.Array, number: jax.Array | int) -> jax.Array:
 
 
 def words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Random words, uint32 [*shape]: draw once, and make all the numbers of a step out of them.
+    """Random words, uint32 [*shape]: draw once, and compute all the random numbers of a step from them.
 
-    On CPUs a draw is a small loop of its own that costs the same for one word as for hundreds, so a program that splits
-    keys and draws here and there spends more time on that than on learning.
+    On CPUs a draw is a small loop that costs the same for one word as for hundreds. A program that splits keys and
+    draws in many places would spend more time on that than on learning.
     """
     return jax.random.bits(key, shape, jnp.uint32)
 
 
 def unit(words: jax.Array) -> jax.Array:
-    """Words to float32 in [0, 1), multiples of 2**-24."""
+    """Converts words to float32 in [0, 1), multiples of 2**-24."""
     return (words >> 8).astype(jnp.float32) * jnp.float32(2**-24)
 
 
 def below(words: jax.Array, bound: jax.Array | int) -> jax.Array:
-    """Words to int32 in [0, bound), uniformly up to a share of bound / 2**32."""
+    """Converts words to int32 in [0, bound), uniform up to a relative error of bound / 2**32."""
     return (words % jnp.asarray(bound).astype(jnp.uint32)).astype(jnp.int32)

@@ -1,9 +1,8 @@
 """Aggregates over a few runs: interquartile means with stratified bootstrap intervals, and curves of several seeds.
 
-They follow Agarwal et al. 2021, "Deep RL at the Edge of the Statistical Precipice" (arXiv 2108.13264). The oracle is
-rliable, the authors' library: the tests compare the aggregates and their intervals with it. This file holds only what
-the project needs, in numpy alone, so that training and reports do not depend on rliable. rliable has the rest: the
-median, the optimality gap, performance profiles.
+They follow Agarwal et al. 2021, "Deep RL at the Edge of the Statistical Precipice" (arXiv 2108.13264). The tests
+compare the aggregates and their intervals with rliable, the authors' library. This file needs only numpy, so that
+training and reports do not depend on rliable. rliable also has the median, the optimality gap and performance profiles.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 def interquartile_mean(x: np.ndarray, axis: int | None = -1) -> np.ndarray:
     """The interquartile mean (IQM): the mean without the floor(n / 4) smallest and the floor(n / 4) largest values.
 
-    For up to three values this is the mean. If any value is NaN, the result is NaN.
+    For up to three values it equals the mean. If any value is NaN, the result is NaN.
 
     Args:
       x: [..., n, ...] numbers.
@@ -100,15 +99,15 @@ def stratified_bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a statistic, resampling the runs within each task.
 
-    With one run the interval has no width and means nothing.
+    With one run the interval has width 0 and is meaningless.
 
     Args:
       scores: [S] of one task, or [runs, tasks].
-      statistic: what to estimate; takes an array shaped as `scores`, returns a number. The interquartile mean of all
-        scores unless named.
+      statistic: what to estimate; takes an array shaped as `scores`, returns a number. The default is the interquartile
+        mean of all scores.
       repetitions: how often to resample.
       confidence: probability mass between low and high, between 0 and 1.
-      seed: of the random numbers; the same seed gives the same interval.
+      seed: seed of the random numbers; the same seed gives the same interval.
 
     Returns:
       (low, high).
@@ -194,7 +193,7 @@ def bootstrap_band(
     curves = np.asarray(curves, np.float64)
     rng = np.random.default_rng(seed)
     chosen = rng.integers(len(curves), size=(repetitions, len(curves)))
-    # In blocks: all repetitions at once would take repetitions * S * P numbers of memory.
+    # In blocks: all repetitions at once would need memory for repetitions * S * P numbers.
     values = np.concatenate([interquartile_mean(curves[block], axis=1) for block in np.array_split(chosen, 20)])
     low, high = np.quantile(values, _tails(confidence), axis=0)
     return low, high
@@ -212,8 +211,8 @@ def running_mean(values: np.ndarray, window: int, weights: np.ndarray | None = N
     Args:
       values: [P] numbers.
       window: how many values, at least 1; 1 returns the values.
-      weights: [P], such as the number of episodes that a value is the mean of; None for equal weights. Where a whole
-        window has weight 0 the result is NaN.
+      weights: [P], such as the number of episodes that a value averages; None for equal weights. If a whole window has
+        weight 0, the result is NaN.
 
     Returns:
       float64 [P].
@@ -234,7 +233,7 @@ def running_mean(values: np.ndarray, window: int, weights: np.ndarray | None = N
 def to_common_grid(curves: Sequence[tuple[np.ndarray, np.ndarray]], points: int = 200) -> tuple[np.ndarray, np.ndarray]:
     """Interpolates curves of several seeds linearly to evenly spaced x that all of them cover, without extrapolation.
 
-    Of several values at one x the last counts. Curves that already share their x are not interpolated.
+    If there are several values at one x, the last one counts. Curves with equal x are not interpolated.
 
     Args:
       curves: S pairs (x [P_s], y [P_s]) of finite numbers, x in any order.

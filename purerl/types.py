@@ -1,4 +1,4 @@
-"""The types that the engine, the agents and the environments agree on.
+"""The shared types of the loops, the agents and the environments.
 
 Axis letters in all docstrings: S seeds, T time steps of a rollout, N environments of one seed. Agents never see S (the
 loops vmap over it).
@@ -21,29 +21,29 @@ PyTree = Any
 
 
 def static(default: Any = dataclasses.MISSING, *, help: str = "") -> Any:
-    """A config field that shapes the program (a length, a switch): part of the compiled program's identity."""
+    """A config field that is a constant of the compiled program (a length, a switch): a new value compiles again."""
     return struct.field(pytree_node=False, default=default, metadata={"help": help})
 
 
 def traced(default: Any = dataclasses.MISSING, *, help: str = "") -> Any:
-    """A config field that is an array in the program: it can be changed without compiling again, and vmapped."""
+    """A config field that is an array in the program: it can be vmapped and changed without compiling again."""
     return struct.field(pytree_node=True, default=default, metadata={"help": help})
 
 
 @dataclasses.dataclass(frozen=True)
 class EnvSpec:
-    """What an agent may know of an environment. Hashable, so it can be a static argument.
+    """What an agent may know about an environment. Hashable, so it can be a static argument.
 
     Attributes:
       name: "family/id", as on the command line.
       observation_shape: shape of one observation, without batch axes.
-      observation_dtype: numpy dtype name ("uint8", "float32", "bool"); uint8 stays uint8 until inside the loss.
+      observation_dtype: numpy dtype name ("uint8", "float32", "bool"); uint8 is converted only inside the network.
       num_actions: number of discrete actions; 0 for continuous actions.
       action_shape: () for discrete actions, the shape of one action otherwise.
       action_low, action_high: bounds of a continuous action.
-      shows_final_observation: whether the last observation of an episode is seen before the auto-reset replaces it
-        (Procgen hides it), so whether a time-out can be bootstrapped.
-      stacked_frames: k > 1 where an observation is the last k frames on its first axis, oldest first, zeros before an
+      shows_final_observation: whether the last observation of an episode is returned in spite of the auto-reset
+        (Procgen hides it), so that a time-out can be bootstrapped.
+      stacked_frames: k > 1 if an observation is the last k frames on its first axis, oldest first, zeros before an
         episode's first frame (Atari). A replay then stores each frame once.
     """
 
@@ -65,17 +65,17 @@ class EnvSpec:
 
 @struct.dataclass
 class TimeStep:
-    """What an environment (or a batch of them: every field then leads with the batch axes) shows after an action.
+    """The result of an action in an environment, or in a batch of them (all fields then have leading batch axes).
 
     Attributes:
       observation: the observation to act on next: after an episode's end, the first one of the new episode.
-      reward: float32, raw reward of the action just taken.
-      terminated: bool, the episode ended by the rules of the game.
-      truncated: bool, the episode was cut off by a time limit.
-      final_observation: the observation the action truly led to (equal to `observation` unless the episode ended), or
-        None where the environment hides it.
-      life_lost: bool, a life was lost and the game goes on: some papers learn from it as from an end, though the
-        episode and its return go on. None where the environment does not tell.
+      reward: float32, raw reward of the last action.
+      terminated: bool, the rules of the environment ended the episode.
+      truncated: bool, a time limit ended the episode.
+      final_observation: the observation after the action, before any reset (equal to `observation` unless the episode
+        ended), or None if the environment hides it.
+      life_lost: bool, a life was lost and the episode continues. Some papers treat this as a termination in learning,
+        although the episode and its return continue. None if the environment does not report it.
     """
 
     observation: Array | np.ndarray
@@ -92,7 +92,7 @@ class Environment(NamedTuple):
     Attributes:
       spec: its EnvSpec.
       reset: key -> (state, observation).
-      step: (key, state, action) -> (state, TimeStep), resetting itself at an episode's end.
+      step: (key, state, action) -> (state, TimeStep), with an automatic reset at an episode's end.
     """
 
     spec: EnvSpec
@@ -101,12 +101,14 @@ class Environment(NamedTuple):
 
 
 class Pool(Protocol):
-    """S x N games that live on the host, in G alternating groups of [S, N / G], so that one group can be stepped by C++
-    threads while the accelerator acts for another. Environment n of seed s is column n % (N / G) of group n // (N / G).
+    """S x N host environments in G alternating groups of [S, N / G].
 
-    A pool is a context manager that closes itself. Arrays given by `reset` and `recv` are numpy arrays that stay
-    unchanged until the next `send` of the same group. Using a closed pool, a wrong shape, or a receive
-    without a send raises PurerlError.
+    While C++ threads step one group, the accelerator acts for another. Environment n of seed s is column n % (N / G) of
+    group n // (N / G).
+
+    A pool is a context manager that closes itself. Arrays returned by `reset` and `recv` are numpy arrays that stay
+    unchanged until the next `send` of the same group. Using a closed pool, a wrong shape, or a receive without a send
+    raises PurerlError.
     """
 
     spec: EnvSpec
@@ -125,15 +127,19 @@ class Pool(Protocol):
         """Waits for the group's step and returns its TimeStep of numpy arrays [S, N / G, ...]."""
 
     def state(self, lanes: slice = slice(None)) -> dict[str, np.ndarray]:
-        """Everything needed to continue exactly, as plain numeric arrays (only while no step is under way): of all
-        seeds, or of those in `lanes`, for a pool of these alone."""
+        """Everything needed to continue exactly, as plain numeric arrays: for all seeds, or for those in `lanes`.
+
+        It must not be called between `send` and `recv`. A pool with only the seeds of `lanes` can restore their state.
+        """
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Loads what `state` returned, in a pool of the same shape. Where `resumes_exactly` is False (Atari), new
-        episodes begin instead, and `reset` gives their first observations."""
+        """Loads a result of `state` in a pool of the same shape.
+
+        If `resumes_exactly` is False (Atari), new episodes begin instead, and `reset` returns their first observations.
+        """
 
     def close(self) -> None:
-        """Frees the games. Safe to call twice."""
+        """Frees the environments. Safe to call twice."""
 
     def __enter__(self) -> Pool: ...
 
@@ -142,12 +148,12 @@ class Pool(Protocol):
 
 @struct.dataclass
 class Inputs:
-    """What an agent may look at when it acts, [N, ...] (and [T, N, ...] when it learns).
+    """The inputs of an agent when it acts, [N, ...] (and [T, N, ...] when it learns).
 
     Attributes:
       observation: in the environment's dtype.
       is_first: bool, the observation is the first one of an episode.
-      last_action: int32 [N], or float32 [N, A], the action before; 0 where `is_first`.
+      last_action: int32 [N], or float32 [N, A], the previous action; 0 where `is_first`.
       last_reward: float32, the raw reward of that action; 0 where `is_first`.
     """
 
@@ -169,7 +175,7 @@ class Inputs:
 
     @classmethod
     def after(cls, observation: Array, action: Array, reward: Array, done: Array) -> Inputs:
-        """The inputs after `action` gave `reward` and led to `observation`, which begins an episode where `done`."""
+        """The inputs after `action` gave `reward` and led to `observation`, which starts an episode where `done`."""
         action_done = done.reshape(*done.shape, *[1] * (action.ndim - done.ndim))
         return cls(observation, done, jnp.where(action_done, 0, action), jnp.where(done, 0.0, reward))
 
@@ -183,13 +189,14 @@ class Rollout:
       action: [T, N] int32, or [T, N, A] float32.
       reward: [T, N] float32, raw.
       terminated, truncated: [T, N] bool, of the step that `action[t]` caused.
-      final_observation: [T, N, ...], where action[t] truly led; None where the environment hides it.
-      extras: pytree of [T, N, ...], what the agent's `act` returned beside the action.
+      final_observation: [T, N, ...], the observation after action[t], before any reset; None if the environment hides
+        it.
+      extras: pytree of [T, N, ...], what the agent's `act` returned in addition to the action.
       first: the Inputs [N, ...] of row 0.
       last: the Inputs [N, ...] after the last row, to bootstrap from.
-      memory: the agent's Memory [N, ...] before row 0, as acting found it (see `Agent.init_memory`).
+      memory: the agent's Memory [N, ...] before row 0, as used in acting (see `Agent.init_memory`).
       last_memory: the same after the last row.
-      life_lost: [T, N] bool, or None where the environment does not tell.
+      life_lost: [T, N] bool, or None if the environment does not report it.
     """
 
     observation: Array
@@ -207,11 +214,11 @@ class Rollout:
 
     @property
     def done(self) -> Array:
-        """bool [T, N], the episode ended with this step, by the rules or by a time limit."""
+        """bool [T, N], the episode ended with this step, by termination or by a time limit."""
         return self.terminated | self.truncated
 
     def inputs(self) -> Inputs:
-        """The Inputs [T, N, ...] that each row was acted on with: what a recurrent network is replayed over."""
+        """The Inputs [T, N, ...] with which each row was acted on; a recurrent network is replayed over them."""
 
         def shifted(first: Array, rows: Array) -> Array:
             return jnp.concatenate([first[None], rows[:-1]])
@@ -225,8 +232,9 @@ class Rollout:
         )
 
     def final_inputs(self) -> Inputs:
-        """The Inputs [T, N, ...] of the observations that the actions truly led to, before any reset. Only where the
-        environment shows its final observations.
+        """The Inputs [T, N, ...] of the observations after the actions, before any reset.
+
+        This needs an environment that shows its final observations.
         """
         return Inputs(self.final_observation, jnp.zeros_like(self.done), self.action, self.reward)
 
@@ -241,10 +249,10 @@ class GaussianParameters:
 
 @struct.dataclass
 class Clock:
-    """Where the run stands. Never batched, so that a `lax.cond` on it stays a branch under vmap.
+    """The progress of the run. Never batched, so that a `lax.cond` on it stays a branch under vmap.
 
     Attributes:
-      iteration: int32 [], updates done so far. Environment steps are iteration * T * N, counted by the host in Python
+      iteration: int32 [], updates done so far. Environment steps are iteration * T * N; the host counts them in Python
         integers, so they never overflow.
       total_iterations: int32 [], the run's planned length (for schedules).
     """
@@ -253,19 +261,19 @@ class Clock:
     total_iterations: Array
 
     def fraction_done(self) -> Array:
-        """Share of the run that is over, float32 in [0, 1)."""
+        """Share of the run that is done, float32 in [0, 1)."""
         return self.iteration.astype(jnp.float32) / jnp.maximum(self.total_iterations, 1)
 
 
 @struct.dataclass
 class Metric:
-    """A masked mean that can still be added to: a sum and the number of things summed, float32 []."""
+    """A masked mean that can be accumulated: a sum and the number of summed values, float32 []."""
 
     total: Array
     count: Array
 
     def mean(self) -> Array:
-        """float32 []; NaN of nothing."""
+        """float32 []; NaN if the count is 0."""
         return self.total / self.count
 
     @classmethod
@@ -278,16 +286,17 @@ class Metric:
 
 @struct.dataclass
 class RunState:
-    """Everything of one seed that the next iteration depends on. Together with the iteration number (and, for host
-    games, the pool's state) it is the checkpoint.
+    """The whole state of one seed, on which the next iteration depends.
+
+    The checkpoint consists of it, the iteration number and, for host environments, the pool's state.
 
     Attributes:
       agent: the agent's State.
-      memory: the agent's Memory [N, ...], what acting carries from step to step; () for agents without.
-      environment: [N, ...] environment states; None for environments on the host.
-      inputs: Inputs [N, ...], what to act on next.
+      memory: the agent's Memory [N, ...], which acting carries from step to step; () for agents without memory.
+      environment: [N, ...] environment states; None for host environments.
+      inputs: Inputs [N, ...] of the next action.
       episodes: running episode statistics.
-      key: the seed's typed base key; constant through the run.
+      key: the seed's typed base key; constant during the run.
     """
 
     agent: PyTree
@@ -309,20 +318,20 @@ class Agent(NamedTuple):
     Attributes:
       name: registry name.
       Config: flax dataclass; has at least static `num_envs` and `rollout_length`.
-      check: (config, spec) -> None; raises PurerlError on impossible sizes, before anything is built.
+      check: (config, spec) -> None; raises PurerlError for invalid sizes, before anything is built.
       init: (config, spec, key) -> State.
       act: (config, spec, state, memory [N, ...], inputs: Inputs [N, ...], keys [N], clock, explore) -> (action [N,
         ...], memory [N, ...], extras [N, ...]). `explore` is static: True in training, False for greedy evaluation.
-        The loops put the first memory back where `inputs.is_first`, before they call this.
+        The loops reset the memory where `inputs.is_first`, before they call this.
       update: (config, spec, state, rollout, key, clock) -> (State, {name: Metric}).
       init_memory: (config, spec) -> Memory of one environment (no batch axis) at the start of an episode.
-      acting: the fields of State that `act` reads: all that evaluation loads of a checkpoint.
+      acting: the fields of State that `act` reads; evaluation loads only these from a checkpoint.
       adapt: (config, spec, state, rollouts, key) -> State, for meta-test adaptation inside evaluation; None for none.
-      on_env_restart: (config, State, iteration) -> State, of a run whose environments were restarted after that many
-        iterations: what was stored last is not followed by what comes next. None where nothing outlives a rollout.
-      plays_greedily: whether a trained agent plays with `explore` off (the DQN family, with an epsilon of its own), not
-        only when that is asked for.
-      defaults: config fields whose default is another one under this name (a variant with a name of its own).
+      on_env_restart: (config, State, iteration) -> State, called if the environments are restarted after `iteration`
+        iterations: the last stored row is not followed by the next one. None if no data outlives a rollout.
+      plays_greedily: whether a trained agent always plays with `explore` off (the DQN family, with its own epsilon),
+        and not only on request.
+      defaults: config fields with another default under this name (for a variant of an agent).
     """
 
     name: str

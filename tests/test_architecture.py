@@ -1,5 +1,5 @@
-"""Which way imports go: every room may import those below it, no module imports itself by a detour, no agent imports an
-agent, and the engine knows nobody's name.
+"""The direction of imports: every room may import those below it, there are no import cycles, no agent imports an
+agent, and the engine imports no agent or environment by name.
 
 All imports count, those inside functions and those for type checkers too, and `importlib.import_module` of a literal.
 """
@@ -40,7 +40,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "agents": ("ops", "nn", "buffers"),
     "envs": (),
     "experiments": (*ENGINE, "agents", "envs"),
-    # `import purerl` and `python -m purerl`: doors, behind which the engine lies. Nothing imports them.
+    # `import purerl` and `python -m purerl` are entry points. Nothing imports them.
     "door": ENGINE,
 }
 # (module, what it imports): why it may all the same.
@@ -76,7 +76,7 @@ def targets(tree: ast.AST, module: str, is_package: bool, known: frozenset[str])
     """The purerl modules that a module imports, wherever in its text it does."""
 
     def home(name: str) -> str:
-        """The module of a dotted name, which may go on into the module."""
+        """The module of a dotted name, which may continue with a name inside the module."""
         while name and name not in known:
             name = name.rpartition(".")[0]
         return name

@@ -1,4 +1,4 @@
-"""The documentation is run: every block of every page, in order, as written."""
+"""Runs the documentation: every code block of every page, in order and unchanged."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Golden runs: a few updates of every agent, on every kind of environment, must go on giving the same numbers.
+"""Golden runs: a few updates of every agent, on every kind of environment, must keep giving the same numbers.
 
-`python tests/test_golden.py` records them anew (tests/data/golden.json); a commit that does so says what changed and
+`python tests/test_golden.py` records them again (tests/data/golden.json); a commit that does so says what changed and
 why. Each run is kept as its metric rows and as fingerprints of its parameters, seed by seed. Another machine rounds
 otherwise, so the comparison has a tolerance; PURERL_GOLDEN=exact asks for the very bits, for a rebuild on one machine.
 """
@@ -164,7 +164,7 @@ def test_golden_run(name: str, tmp_path: Path) -> None:
 
 
 def record(names: list[str]) -> None:
-    """Writes the golden runs of these names anew (all, if there are none)."""
+    """Records the golden runs of these names again (all, if no names are given)."""
     found = json.loads(FILE.read_text()) if FILE.exists() else {}
     for name in names or [*RUNS, SWEEP]:
         with tempfile.TemporaryDirectory() as folder:

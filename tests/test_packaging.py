@@ -24,7 +24,7 @@ PYTHONS = ("3.11", "3.12")
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The file list of the wheel, built from a copy (the build leaves folders behind)."""
+    """The file list of the wheel, built from a copy (the build leaves extra folders)."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for folder in (*PACKAGES, "tests"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))

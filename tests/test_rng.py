@@ -1,4 +1,4 @@
-"""Numbers made of random words: their ranges, by the extreme words, and their distributions."""
+"""Random numbers from random words: their ranges, checked at the extreme words, and their distributions."""
 
 import jax
 import jax.numpy as jnp

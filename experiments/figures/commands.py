@@ -1,13 +1,14 @@
 """Figures as commands: `purerl figure list|run|render|verify|cost [NAME] [--scale smoke|small|paper] [--folder DIR]`.
 
     list      the figures, their papers and what they show
-    run       train the cells that are not finished, then write the figure's JSON, draw it and verify it
-    render    draw the figure from its JSON alone
-    verify    measured against published, from the JSON alone
-    cost      what a scale would take (--scale paper unless told otherwise), from a short probe on this machine
+    run       train the unfinished cells, then write the figure's JSON, draw it and verify it
+    render    draw the figure, only from its JSON
+    verify    compare measured with published numbers, only from the JSON
+    cost      the cost of a scale (default: --scale paper), from a short probe on this machine
 
-NAME is a figure, or "all". `run` can be cut short at any moment: the same command goes on and ends in the same numbers.
-smoke takes seconds and shows that everything works; small fits two CPU cores; paper is the full protocol.
+NAME is a figure, or "all". A cell is one run of a figure, with all its seeds. `run` can be stopped at any moment: the
+same command continues and gives the same results. smoke takes seconds and shows that everything works; small fits two
+CPU cores; paper is the full protocol.
 
     FOLDER/<scale>/cells/<cell>/    run folders, shared by the figures of a scale
     FOLDER/<scale>/<figure>.json    what was measured, with versions, device and commit
@@ -44,7 +45,7 @@ CAPTION_HEIGHT = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A run that a figure needs; `name` says all that sets it apart from the other cells of its scale."""
+    """A run of a figure, with all its seeds; `name` must contain all differences from other cells of its scale."""
 
     name: str
     agent: str
@@ -61,12 +62,12 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """A measured number or claim beside what it should be.
+    """A measured number or claim, compared with the expected one.
 
     Attributes:
-      what: is compared.
+      what: the compared quantity.
       measured, expected: as text.
-      holds: None where the protocols differ (or the seeds do not tell): shown, not judged.
+      holds: the verdict; None if the protocols differ, or if there are too few seeds for a verdict.
     """
 
     what: str
@@ -81,14 +82,14 @@ class Figure:
 
     Attributes:
       name: "group/what".
-      paper: where it is from.
+      paper: its source.
       about: what it shows, one line.
       cells: scale -> its runs.
       protocol: {scale: how it was measured, and how that differs from the paper}.
       draw: data -> the drawing.
-      verify: data -> checks. `data` is what the JSON holds: {"figure", "scale", "cells": {name: entry}, "measured"}.
-      metrics: of the rows, whose curves are kept.
-      measure: (scale, folder of the cells) -> numbers that are no runs, under "measured"; None for none.
+      verify: data -> checks. `data` is the JSON's content: {"figure", "scale", "cells": {name: entry}, "measured"}.
+      metrics: names in the rows, whose curves are stored.
+      measure: (scale, folder of the cells) -> numbers that do not come from runs, under "measured"; None for none.
     """
 
     name: str
@@ -115,9 +116,9 @@ def _file(name: str, scale: str, folder: Path, suffix: str) -> Path:
 
 
 def run(chosen: Sequence[Figure], scale: str, folder: Path, *, quiet: bool = False) -> None:
-    """Trains what is not finished of all chosen figures together, and writes their JSONs.
+    """Trains the unfinished cells of all chosen figures together, and writes the figures' JSONs.
 
-    Raises PurerlError if a cell's folder holds another run, and as `programs.run`.
+    Raises PurerlError if a cell's folder holds another run, and as in `programs.run`.
     """
     from purerl.runs import programs
     from purerl.runs.plan import make_plan
@@ -173,7 +174,7 @@ def run(chosen: Sequence[Figure], scale: str, folder: Path, *, quiet: bool = Fal
 
 
 def _entry(folder: Path, cell: Cell, metrics: Sequence[str]) -> dict[str, Any]:
-    """What is kept of a finished cell."""
+    """The JSON entry of a finished cell."""
     summary = run_folder.load(folder)["summary"]
     final = summary["final_return"]
     return {
@@ -196,7 +197,7 @@ def _entry(folder: Path, cell: Cell, metrics: Sequence[str]) -> dict[str, Any]:
 
 
 def _curve(folder: Path, metric: str) -> dict[str, list[float]] | None:
-    """Interquartile mean and 95% band of a metric at POINTS steps; None if some seed has no value of it."""
+    """Interquartile mean and 95% band of a metric at POINTS steps; None if a seed has no value of it."""
     try:
         curve = plots.read_curve(folder, "step", metric)
     except PurerlError:
@@ -209,7 +210,7 @@ def _curve(folder: Path, metric: str) -> dict[str, list[float]] | None:
 
 
 def _compact(value: Any, indent: int = 0) -> str:
-    """JSON with lists on one line each."""
+    """JSON text with each list on one line."""
     if isinstance(value, dict) and value:
         inner = ",\n".join(f"{' ' * (indent + 1)}{json.dumps(k)}: {_compact(v, indent + 1)}" for k, v in value.items())
         return f"{{\n{inner}\n{' ' * indent}}}"
@@ -240,14 +241,14 @@ def render(figure: Figure, scale: str, folder: Path) -> Path:
 
 
 def _caption(figure: Figure, data: dict[str, Any]) -> str:
-    """What is shown, at which scale, and of how many seeds."""
+    """The caption: the figure's content, its scale and its number of seeds."""
     seeds = sorted({len(cell["seeds"]) for cell in data["cells"].values()})
     counted = f"; {' or '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''}" if seeds else ""
     return textwrap.fill(f"{figure.name} ({data['scale']}): {figure.about}{counted}", 66)
 
 
 def report(figure: Figure, scale: str, folder: Path) -> str:
-    """What `verify` prints: how it was measured, and every check."""
+    """The text that `verify` prints: the protocol and all checks."""
     data = load(figure, scale, folder)
     words = {True: "holds", False: "does not hold", None: "not judged"}
     rows = [(c.what, c.measured, c.expected, words[c.holds]) for c in figure.verify(data)]
@@ -262,11 +263,11 @@ def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str
     ]
 
 
-# --- what figures are made of ----------------------------------------------------------------------------------------
+# --- parts of figures ------------------------------------------------------------------------------------------------
 
 
 def summary(finals: Sequence[float | None]) -> tuple[float, float, float]:
-    """(IQM, low, high) of final returns over seeds, 95% bootstrap interval; NaN where a seed has none."""
+    """(IQM, low, high) of final returns over seeds, 95% bootstrap interval; NaN if a seed has no final return."""
     scores = np.array([np.nan if value is None else value for value in finals], np.float64)
     if np.isnan(scores).any():
         return (float("nan"),) * 3
@@ -279,7 +280,7 @@ def text(interval: tuple[float, float, float]) -> str:
 
 
 def panels(titles: Sequence[str], height: float = 2.9) -> tuple[Drawing, Iterator[Axes]]:
-    """A drawing with one panel a title, below each other, so that it can be read on a phone; and its axes."""
+    """A drawing with one panel per title, one below the other for reading on a phone; and its axes."""
     drawing = Drawing(figsize=(plots.WIDTH, height * len(titles) + CAPTION_HEIGHT))
     FigureCanvasAgg(drawing)
     drawing.set_layout_engine("constrained")
@@ -290,7 +291,7 @@ def panels(titles: Sequence[str], height: float = 2.9) -> tuple[Drawing, Iterato
 
 
 def draw_curves(axes: Axes, entries: dict[str, dict[str, Any]], metric: str, y: str | None = None) -> None:
-    """The curves of {label: entry} in one panel; an entry without the metric is left out."""
+    """Draws the curves of {label: entry} in one panel; an entry without the metric is left out."""
     for index, (label, entry) in enumerate(entries.items()):
         curve = entry["curves"].get(metric)
         if curve:
@@ -303,7 +304,7 @@ def draw_curves(axes: Axes, entries: dict[str, dict[str, Any]], metric: str, y: 
 
 
 def legend(axes: Axes) -> None:
-    """The panel's legend, if anything in it has a label."""
+    """Adds the panel's legend, if there are any labels."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=plots.SMALL_POINTS)
 
@@ -312,7 +313,7 @@ def legend(axes: Axes) -> None:
 
 
 def cost(figure: Figure, scale: str) -> str:
-    """Cells, steps and hours of a scale: hours from a short probe of each kind of cell on this machine."""
+    """Cells, steps and hours of a scale; the hours come from a short probe of each kind of cell on this machine."""
     from purerl.runs.plan import make_plan
 
     kinds: dict[tuple[str, str, str], list[Cell]] = {}
@@ -334,19 +335,19 @@ def cost(figure: Figure, scale: str) -> str:
         rows.append((kind, str(len(of_kind)), str(seeds), f"{steps:,}", space, f"{rate:,.0f}", hours))
     header = ("kind", "cells", "seeds in all", "environment steps", "replay a seed", "steps/s here", "hours")
     lines = [f"{figure.name} ({scale}): {figure.protocol[scale]}", *_table(header, rows)]
-    return "\n".join([*lines, f"{total:,.1f} hours in all, if this machine went on as in a probe of a few seconds\n"])
+    return "\n".join([*lines, f"{total:,.1f} hours in total, extrapolated from a short probe on this machine\n"])
 
 
 def probe_config(config: Any) -> dict[str, Any]:
-    """The fields in which a probe of a run of this config differs: fewer environments and a short warm-up."""
+    """The changed fields of a probe: fewer environments and a short warm-up."""
     fewer: dict[str, Any] = {"num_envs": min(config.num_envs, 8)}
     for minibatches in ("num_minibatches", "auxiliary_minibatches"):
-        if hasattr(config, minibatches):  # of the same size
+        if hasattr(config, minibatches):  # keep the size of minibatches
             fewer[minibatches] = max(1, getattr(config, minibatches) * fewer["num_envs"] // config.num_envs)
     if hasattr(config, "learning_starts"):
         fewer["learning_starts"] = 200
     if hasattr(config, "policy_iterations"):
-        fewer["policy_iterations"] = 1  # as many auxiliary steps a frame as with more of them
+        fewer["policy_iterations"] = 1  # the number of auxiliary steps per frame does not depend on it
     return fewer
 
 
@@ -368,7 +369,7 @@ def _probe(cell: Cell, plan: Any) -> float:
 
 
 def main(words: Sequence[str]) -> int:
-    """See the module's text."""
+    """Runs `purerl figure`; see the module's docstring."""
     parser = argparse.ArgumentParser(
         prog="purerl figure", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -377,11 +378,11 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--scale", choices=SCALES, help="default: smoke; of cost: paper")
     parser.add_argument("--folder", type=Path, default=Path("runs/figures"), help="default: runs/figures")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.error = _refuse  # one line and exit code 2, as all commands of purerl
+    parser.error = _refuse  # one line and exit code 2, like all commands of purerl
     given = parser.parse_args(list(words))
     scale = given.scale or ("paper" if given.command == "cost" else "smoke")
     known = registry.figures()
-    if given.name not in (None, "all", *known):  # of the user's own, perhaps, and run before
+    if given.name not in (None, "all", *known):  # it may be the user's own figure that was run before
         user_modules.restore_from(_file(given.name, scale, given.folder, ".json"))
         known = registry.figures()
     if given.command == "list":

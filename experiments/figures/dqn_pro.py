@@ -1,7 +1,7 @@
-"""Figures of DQN Pro (Asadi et al. 2022, arXiv 2112.05848): Pro against base on Atari; on MinAtar in small.
+"""Figures of DQN Pro (Asadi et al. 2022, arXiv 2112.05848): Pro against base on Atari, and at scale small on MinAtar.
 
-Target networks of consecutive periods lie closer together with the pull than without; that carries over from Atari and
-is judged at every scale. Returns of MinAtar are shown beside the published ones of Atari, never judged by them.
+With the pull, target networks of consecutive periods are closer together. This claim holds on Atari and MinAtar, so it
+is judged at every scale. Returns of MinAtar are shown next to the published returns of Atari, but not judged.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COEFFICIENTS = {
     "small": (0.05, 0.1, 0.2, 0.5, 1.0),
     "paper": (0.1, 0.2, 0.5, 1.0),
 }
-# The least that does everything: learning, target networks, both phases of epsilon.
+# The smallest sizes that use everything: learning, target networks, both phases of epsilon.
 _TINY = {"hidden": (16,), "learning_starts": 400, "replay_size": 2_000, "target_period": 200}
 _TINY_ATARI = {"network": "mlp", "hidden": (8,), "learning_starts": 400, "replay_size": 2_000, "num_envs": 4}
 _PROTOCOL = {
@@ -41,7 +41,7 @@ _PROTOCOL = {
 
 
 def _minatar(agent: str, game: str, scale: str, seeds: int, **config: Any) -> Cell:
-    """A cell on MinAtar; a swept field is in its name."""
+    """A cell on MinAtar; its name contains a swept field."""
     name = "-".join([agent, game, "MinAtar", *(f"{key}-{value:g}" for key, value in config.items())])
     small = scale == "small"
     return Cell(
@@ -128,9 +128,9 @@ def _verify_distance(data: dict[str, Any]) -> list[Check]:
 
 
 def improvement(pro: float, base: float, random: float | None, human: float | None) -> float:
-    """A bar in percent (spec of the authors' notebook): 100 (P - B) / (max(lower of the two, Human) - Random).
+    """A bar in percent, as in the authors' notebook: 100 (P - B) / (max(lower of the two, Human) - Random).
 
-    Where there is no human score: 100 (P - B) / |lower of the two|. NaN if that is 0.
+    Without a human score: 100 (P - B) / |lower of the two|. NaN if the denominator is 0.
     """
     lower = min(pro, base)
     scale = abs(lower) if random is None or human is None else max(lower, human) - random
@@ -174,7 +174,7 @@ def _verify_bars(data: dict[str, Any]) -> list[Check]:
     for base, of_game in bars(data).items():
         better = sum(value > 0 for value in of_game.values())
         wanted = published.PRO_GAMES_IMPROVED[base]
-        # The published count is read off a figure, and a game with no difference falls to either side.
+        # The published count is read from a figure, in which a game without a difference can count for either side.
         holds = abs(better - wanted) <= 5 if _is_paper(data) else None
         checks.append(
             Check(f"games in which {base} Pro is better", f"{better} of {len(of_game)}", f"{wanted} of 55", holds)
@@ -192,7 +192,7 @@ def _verify_bars(data: dict[str, Any]) -> list[Check]:
 
 
 def table(data: dict[str, Any]) -> str:
-    """Markdown: a game in each row; IQM of the final return with its interval; P(Pro above base)."""
+    """A Markdown table with one game per row: IQM of the final return with its interval; P(Pro above base)."""
     entry = next(iter(data["cells"].values()))
     lines = [
         f"| {entry['steps']:,} steps, {len(entry['seeds'])} seeds | dqn | dqn-pro | P(Pro > base) | rainbow "
@@ -225,7 +225,7 @@ def _median_cells(scale: str) -> list[Cell]:
 
 
 def _medians(data: dict[str, Any]) -> dict[str, float]:
-    """{agent: median over games of the human-normalised mean over seeds}, of the games that have a human score."""
+    """{agent: median over games of the human-normalised mean over seeds}, for the games with a human score."""
     scores: dict[str, list[float]] = {}
     for game, entries in _by_game(data).items():
         if game in atari_scores.RANDOM_AND_HUMAN:
@@ -280,7 +280,7 @@ def radar(data: dict[str, Any]) -> dict[str, dict[float, tuple[float, float, flo
 
 
 def _draw_radar(data: dict[str, Any]) -> Drawing:
-    """A radar of six games is drawn as one; fewer games as a panel each, with intervals."""
+    """Draws six games as a radar, and fewer games as one panel each, with intervals."""
     found = radar(data)
     if len(found) >= 5:
         return _draw_as_radar(found)

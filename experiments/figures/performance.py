@@ -1,4 +1,4 @@
-"""Speed against vmapped seeds: total steps per second, compile time and memory. No paper: what this code does here."""
+"""Speed against vmapped seeds on this machine: total steps per second, compile time and memory. Not from a paper."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ REPEATS = {"smoke": 1, "small": 3, "paper": 5}
 
 
 def _preset(agent: str) -> str:
-    """On a CPU the DQN family's small network: MinAtar's own would take minutes a point."""
+    """The preset: on a CPU the DQN family's small network, because MinAtar's own takes minutes per point."""
     small = agent in ("dqn", "rainbow") and jax.default_backend() == "cpu"
     return "minatar-small" if small else "minatar"
 
 
 def _measure(scale: str, folder: Path) -> dict[str, Any]:
-    """{agent: {seeds: numbers}}; each point is kept in a file of its own, so that this can be cut short."""
+    """{agent: {seeds: numbers}}; each point has its own file, so that the measurement can be stopped and continued."""
     found: dict[str, Any] = {}
     for agent in AGENTS[scale]:
         for seeds in SEEDS[scale]:

@@ -1,4 +1,4 @@
-"""Planning with noise, base against proximal: what the pull to the last values buys, and what it costs. numpy alone.
+"""Planning with noise, base against proximal: benefit and cost of the pull to the last values. It uses only numpy.
 
 The proximal Bellman operator with the quadratic divergence (Asadi et al. 2022, arXiv 2112.05848) is
 
@@ -6,11 +6,11 @@ The proximal Bellman operator with the quadratic divergence (Asadi et al. 2022, 
 
 with T's fixed point v* and the contraction k = (1 - b) gamma + b. If T is observed with independent noise of standard
 deviation s, values near the fixed point have the variance (1 - b)^2 s^2 / (1 - k^2) instead of s^2 / (1 - gamma^2). So
-a smaller c means less noise in the end and a slower start; c = inf is plain planning. All here is float64.
+a smaller c gives less noise at the end and a slower start; c = inf is plain planning. Everything is float64.
 
-UNVERIFIED: the paper plans with noise on a tabular MDP (perhaps the 8 x 8 FrozenLake), but neither that MDP nor the
-noise, the values of c or its numbers could be checked. The gridworld here is our own, and so is the noise. The variance
-is our own derivation, not the paper's; it is what the numbers of `measure` are held against.
+UNVERIFIED: the paper plans with noise on a tabular MDP (perhaps the 8 x 8 FrozenLake). But that MDP, the noise, the
+values of c and the paper's numbers could not be checked. The gridworld and the noise here are our own. The variance is
+our own derivation, not the paper's; the numbers of `measure` are compared with it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from purerl.report import plots
 
 COEFFICIENTS = (0.1, 1.0, 10.0, math.inf)
 DISCOUNT = 0.99
-NOISE = 0.01  # of values up to 1: much less than they are at first, and enough to be all that is left in the end
+NOISE = 0.01  # for values up to 1: much less than the first error, and enough to dominate the error at the end
 SWEEPS = 5  # of each iteration of modified policy iteration
-RATIOS = {"0.1": 0.0905, "1": 0.4987, "10": 0.9087}  # of the variances at gamma = 0.99, worked out by hand
+RATIOS = {"0.1": 0.0905, "1": 0.4987, "10": 0.9087}  # of the variances at gamma = 0.99, computed by hand
 POINTS = 50
 STANDARD_ERRORS = 4.0
 NORMAL_95 = 1.96
-TOLERANCE = 1e-5  # what is left of the start's share of the variance after the burn-in
+TOLERANCE = 1e-5  # the start's remaining share of the variance after the burn-in
 SEEDS = {"scalar": 1, "matrix": 2, "planning": 3}
 SCALES = {
     "smoke": {"size": 4, "scalar_chains": 2_000, "matrix_chains": 150, "planning_seeds": 10, "backups": 5_000},
@@ -50,9 +50,9 @@ PLANNERS = {"value_iteration": 1, "modified_policy_iteration": SWEEPS}
 def mdp(size: int) -> tuple[np.ndarray, np.ndarray]:
     """A slippery gridworld with holes; a reward of 1 for reaching the far corner. Our own, not the paper's.
 
-    A move goes where it is meant to with probability 1/3, and to either side of that with 1/3 each; walls keep the
-    state. The holes and the goal end the episode: they are left nowhere, at reward 0. No two holes touch, so that every
-    state has a way around them.
+    A move goes in its direction with probability 1/3, and to each side of it with probability 1/3; walls keep the
+    state. The holes and the goal end the episode: they have no next state, and reward 0. No two holes touch, so that
+    every state has a way around them.
 
     Args:
       size: side N of the grid, at least 2; state row * N + column, start at 0, goal at N * N - 1.
@@ -86,13 +86,13 @@ def mdp(size: int) -> tuple[np.ndarray, np.ndarray]:
 def backup(transition: np.ndarray, reward: np.ndarray, values: np.ndarray, discount: float) -> np.ndarray:
     """Action values r + gamma P v of many values at once: [..., S] -> [..., A, S]."""
     actions, states = reward.shape
-    # One product of all lanes with all actions' rows: much faster than a product for each action.
+    # One product of all lanes with all actions' rows is much faster than one product per action.
     expected = values.reshape(-1, states) @ transition.reshape(-1, states).T
     return reward + discount * expected.reshape(*values.shape[:-1], actions, states)
 
 
 def optimal_values(transition: np.ndarray, reward: np.ndarray, discount: float) -> np.ndarray:
-    """v* [S], by policy iteration with exact evaluation (Howard 1960): no iteration of values, so no error of one."""
+    """v* [S], by policy iteration with exact evaluation (Howard 1960), so without the error of value iteration."""
     return _solve(transition, reward, discount)[0]
 
 
@@ -104,7 +104,7 @@ def _solve(transition: np.ndarray, reward: np.ndarray, discount: float) -> tuple
         own = transition[policy, states]
         values = np.linalg.solve(np.eye(len(states)) - discount * own, reward[policy, states])
         q = backup(transition, reward, values, discount)
-        # An action is changed only for a real gain: ties decided by rounding could go in circles.
+        # An action changes only for a real gain: rounding in ties could cause an endless loop.
         gain = q.max(axis=0) > q[policy, states] + 1e-12
         if not gain.any():
             return values, policy
@@ -128,7 +128,7 @@ def contraction(coefficient: float, discount: float) -> float:
 
 
 def stationary_variance(coefficient: float, discount: float, noise: float) -> float:
-    """(1 - b)^2 s^2 / (1 - k^2): the variance of v <- (1 - b) (gamma v + s w) + b v in the long run, w ~ N(0, 1).
+    """(1 - b)^2 s^2 / (1 - k^2): the stationary variance of v <- (1 - b) (gamma v + s w) + b v, w ~ N(0, 1).
 
     Our derivation: v <- k v + (1 - b) s w is an autoregression of order 1.
 
@@ -146,8 +146,8 @@ def stationary_covariance(
 ) -> np.ndarray:
     """Sigma [S, S] with Sigma = K Sigma K^T + (1 - b)^2 s^2 I, K = (1 - b) gamma P + b I: policy evaluation's noise.
 
-    Sigma is the sum over j of K^j Q (K^j)^T. Doubling, X <- X + M X M^T and M <- M^2, adds as many terms as there are:
-    exact up to rounding after some 15 rounds (Smith 1968).
+    Sigma is the sum over j of K^j Q (K^j)^T. Each doubling, X <- X + M X M^T and M <- M^2, doubles the number of terms.
+    The result is exact up to rounding after about 15 doublings (Smith 1968).
 
     Args:
       transition_of_policy: P [S, S].
@@ -162,19 +162,19 @@ def stationary_covariance(
         if np.abs(more).max() <= 1e-17 * np.abs(covariance).max():
             return covariance
         power = power @ power
-        power[power < 1e-200] = 0.0  # squares of these would be denormal numbers, which are slow
+        power[power < 1e-200] = 0.0  # their squares would be denormal numbers, which are slow
 
 
 # --- simulation ------------------------------------------------------------------------------------------------------
 
 
 def proximal_step(observed: np.ndarray, values: np.ndarray, b: np.ndarray | float) -> np.ndarray:
-    """(1 - b) T v + b v of an observed T v [..., S]; with b = 0 it is T v to the last bit."""
+    """(1 - b) T v + b v of an observed T v [..., S]; with b = 0 it is bit-identical to T v."""
     return (1 - b) * observed + b * values
 
 
 def burn_in(coefficient: float, discount: float) -> int:
-    """Steps until k^(2 steps) <= TOLERANCE: how much of the stationary variance is then missing, at most."""
+    """Steps until k^(2 steps) <= TOLERANCE, an upper bound of the missing share of the stationary variance."""
     return math.ceil(math.log(TOLERANCE) / (2 * math.log(contraction(coefficient, discount))))
 
 
@@ -187,17 +187,17 @@ def simulated_variance(
     chains: int,
     rng: np.random.Generator,
 ) -> tuple[float, float]:
-    """Mean over states of the variance of noisy proximal policy evaluation, from chains that share nothing.
+    """Mean over states of the variance of noisy proximal policy evaluation, from independent chains.
 
-    Values in time are correlated, and so are those of the states of a chain. So a chain gives a single number: the mean
-    over states of (v - v_pi)^2 after the burn-in. v_pi is known, so nothing is lost to an estimated mean.
+    Values are correlated over time, and over the states of a chain. So each chain gives only one number: the mean over
+    states of (v - v_pi)^2 after the burn-in. v_pi is known, so the mean need not be estimated.
 
     Args:
       transition: P [S, S] of the policy.
       reward: [S] of the policy.
       coefficient, discount, noise: as in `stationary_variance`.
       chains: at least 2.
-      rng: of the noise.
+      rng: generator of the noise.
 
     Returns:
       (variance, its standard error).
@@ -228,8 +228,7 @@ def planning_errors(
 
     v_j = (T_c^pi)^n v_{j-1} with pi greedy for v_{j-1} (approximate modified policy iteration of Scherrer et al. 2015,
     with the operator of Asadi et al. 2022); one sweep is value iteration. Noise is added to each T v, after the
-    maximum, so that it has no bias of its own. A lane's noise is the same for all c, so that they can be compared in
-    pairs.
+    maximum, so that it adds no bias. A lane's noise is the same for all c, so that they can be compared in pairs.
 
     Args:
       transition [A, S, S], reward [A, S]: of the MDP.
@@ -238,7 +237,7 @@ def planning_errors(
       noise: [L] standard deviation of each lane; 0 for a lane without noise.
       iterations: J.
       sweeps: n.
-      rng: of the noise.
+      rng: generator of the noise.
       start: v_0 [S]; None for zeros.
 
     Returns:
@@ -262,11 +261,11 @@ def planning_errors(
     return np.stack(errors)
 
 
-# --- what is measured ------------------------------------------------------------------------------------------------
+# --- measurement -----------------------------------------------------------------------------------------------------
 
 
 def measure(scale: str) -> dict[str, Any]:
-    """All numbers of the figure and of `verify`, as JSON can hold them; c by its label, such as "0.1" or "inf".
+    """All numbers of the figure and of `verify`, for JSON; c is given by its label, such as "0.1" or "inf".
 
     Args:
       scale: "smoke" (4 x 4 grid, a second), "small" or "paper" (8 x 8 grid; more chains and seeds).
@@ -322,12 +321,12 @@ def _measure_planning(
     lanes = np.array([NOISE] * seeds + [0.0])
     errors = planning_errors(transition, reward, COEFFICIENTS, DISCOUNT, lanes, iterations, sweeps, rng)
     noisy, noise_free = errors[:, :, :-1], errors[:, :, -1]
-    # Early: when plain planning without noise has halved its error. Late: the last quarter, long after the start of
-    # even the slowest c has been forgotten. Both are one number a seed, since what follows in time is correlated.
+    # Early: when plain planning without noise has halved its error. Late: the last quarter, when the start has no
+    # effect any more, even for the slowest c. Both are one number per seed, because values are correlated over time.
     halved = [int(np.argmax(noise_free[:, lane] <= noise_free[0, lane] / 2)) for lane in range(len(COEFFICIENTS))]
     early = noisy[halved[-1]]
     late = noisy[-(iterations // 4) :].mean(axis=0)
-    # Evenly spaced on a logarithmic axis: all that tells the values of c apart happens early, or lasts long.
+    # Evenly spaced on a logarithmic axis, because the values of c differ early or over long times.
     at = np.unique(np.geomspace(1, iterations, POINTS).round().astype(int))
     labels = [_label(c) for c in COEFFICIENTS]
     found = {}
@@ -364,7 +363,7 @@ def _measure_planning(
 
 
 def _interval(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(mean, low, high) over the first axis, independent seeds: a 95% interval of the mean, as of a normal one."""
+    """(mean, low, high) over the first axis of independent seeds: 95% interval of a normally distributed mean."""
     mean = x.mean(axis=0)
     half = NORMAL_95 * x.std(axis=0, ddof=1) / math.sqrt(len(x))
     return mean, mean - half, mean + half
@@ -374,13 +373,13 @@ def _rounded(values: Sequence[float] | np.ndarray) -> list[float]:
     return [float(f"{value:.5g}") for value in values]
 
 
-# --- what it says ----------------------------------------------------------------------------------------------------
+# --- claims ----------------------------------------------------------------------------------------------------------
 
 
 def verify(data: dict[str, Any]) -> list[tuple[str, str, str, bool | None]]:
-    """(what, measured, published or predicted, whether it holds) of each claim; None where the seeds do not tell.
+    """(what, measured, published or predicted, whether it holds) of each claim; None if the seeds do not decide it.
 
-    Nothing of this is published: the predictions are those of this module's text.
+    None of this is published: the predictions are those of this module's docstring.
 
     Args:
       data: what `measure` returned, also after a round trip through JSON.
@@ -395,7 +394,7 @@ def verify(data: dict[str, Any]) -> list[tuple[str, str, str, bool | None]]:
     for c, published in RATIOS.items():
         cell = data["scalar"][c]
         ratio = cell["simulated"] / base["simulated"]
-        # Of independent chains, so relative errors add in squares; the published ratio has four decimals.
+        # The chains are independent, so the squares of relative errors add. The published ratio has four decimals.
         error = ratio * math.hypot(*(of["standard_error"] / of["simulated"] for of in (cell, base)))
         holds = abs(ratio - published) <= STANDARD_ERRORS * error + 5e-5
         rows.append((f"variance over that of c = inf, c = {c}", f"{ratio:.4f} +- {error:.4f}", f"{published}", holds))
@@ -419,7 +418,7 @@ def _positive(low: float, high: float) -> bool | None:
 
 
 def draw(data: dict[str, Any]) -> Figure:
-    """Variance predicted and simulated; planning error over iterations, one panel a planner. Read from `data` alone."""
+    """Draws predicted and simulated variance, and planning error over iterations, with one panel per planner."""
     figure = Figure(figsize=(plots.WIDTH, 11.4))
     FigureCanvasAgg(figure)
     figure.set_layout_engine("constrained")
@@ -460,7 +459,7 @@ def _draw_planning(axes: Axes, name: str, planner: dict[str, Any], coefficients:
     axes.set_ylabel("max norm of $v_k - v^*$", fontsize=plots.TEXT_POINTS, color=plots.INK)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    # The curves without noise go on down to rounding: only where they leave the others is of interest.
+    # The curves without noise decrease down to rounding; only the point where they leave the others matters.
     floor = min(min(planner["of"][c]["low"][1:]) for c in coefficients)
     axes.set_ylim(max(floor, 1e-6) / 2, 1.5 * max(max(planner["of"][c]["high"]) for c in coefficients))
     axes.set_xlim(1, planner["iterations"])

@@ -1,7 +1,8 @@
 """Figures of PPG (Cobbe et al. 2020b, arXiv 2009.04416) and of Procgen's generalization protocol (Cobbe et al. 2020).
 
-At the paper's scale returns are normalised with Procgen's constants. MinAtar has none: there a return is shown over
-PPO's mean on the same game (or, where there is no PPO, as it is), and published numbers are shown, never judged by.
+At the paper's scale, returns are normalised with Procgen's constants. MinAtar has no such constants. There, a return is
+divided by PPO's mean on the same game (or shown raw if there is no PPO), and published numbers are shown but not used
+for verdicts.
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ from purerl.experiments.figures.commands import Cell, Check, Figure, draw_curves
 from purerl.report import plots
 
 PAPER = "Cobbe et al. 2020b, arXiv 2009.04416"
-MINATAR = ("Asterix", "Breakout", "Freeway", "SpaceInvaders")  # Seaquest makes a tenth of the others' steps
+MINATAR = (
+    "Asterix",
+    "Breakout",
+    "Freeway",
+    "SpaceInvaders",
+)  # no Seaquest: a tenth of the others' speed
 ARCHITECTURES = ("dual", "detach", "shared")
-# The published grid, cut to what a scale can show. One field at a time is varied, all others stay as they are in PPG:
-# E_V as well when E_pi is (the value function is trained as before, by an Adam of its own where E_pi differs).
+# The published grid, reduced for each scale. One field is varied at a time, and all others keep PPG's values. This also
+# holds for E_V if E_pi is varied: the value function is trained as before, with its own Adam if E_pi differs.
 REUSE = {
     "smoke": {"policy_epochs": (1, 2), "auxiliary_epochs": (1,), "policy_iterations": (2,)},  # two programs
     "small": {"policy_epochs": (1, 2, 4, 8), "auxiliary_epochs": (0, 1, 2, 6), "policy_iterations": (2, 8, 32)},
@@ -45,7 +51,7 @@ _REUSE_PROTOCOL = {
 
 
 def _cell(agent: str, game: str, scale: str, **config: Any) -> Cell:
-    """A cell of one game; what differs from the preset is in its name."""
+    """A cell of one game; its name contains the differences from the preset."""
     changes = [f"{LETTERS.get(key, key)}-{value}" for key, value in config.items() if key != "value_epochs"]
     if scale == "paper":
         name = "-".join([agent, game, *changes])
@@ -68,7 +74,7 @@ def _sample_efficiency(scale: str) -> list[Cell]:
 
 
 def _single_network(scale: str) -> list[Cell]:
-    """Dual is what PPG is; its cells are those of the other figures."""
+    """PPG is the architecture "dual"; its cells are shared with the other figures."""
     return [
         _cell("ppg", game, scale, **({} if architecture == "dual" else {"architecture": architecture}))
         for game in _games(scale)
@@ -146,7 +152,7 @@ def _draw_games(data: dict[str, Any], label: Any) -> Drawing:
 
 
 def _verify_games(data: dict[str, Any], label: Any, base: str, names: dict[str, str]) -> list[Check]:
-    """Normalised mean of each label against the published one; returns game by game beside the published ones."""
+    """Compares the normalised mean of each label, and the returns of each game, with the published ones."""
     games = _by_game(data, label)
     paper = data["scale"] == "paper"
     unit = "normalised return" if paper else f"return over that of {base}"
@@ -154,7 +160,7 @@ def _verify_games(data: dict[str, Any], label: Any, base: str, names: dict[str, 
     for of_label, values in normalized(data, games, base).items():
         mean = _mean_interval(values)
         wanted = published.PPG_MEAN_NORMALIZED.get(names.get(of_label, of_label))
-        # Three seeds' mean over 16 games has a published spread of about 0.02.
+        # The published spread of the mean of three seeds over 16 games is about 0.02.
         holds = bool(abs(mean[0] - wanted) <= 0.04) if paper and wanted else None
         expected = f"{wanted} (Procgen's normalised return)" if wanted else "-"
         checks.append(Check(f"mean {unit}, {of_label}", text(mean), expected, holds))
@@ -202,7 +208,7 @@ def reuse(data: dict[str, Any]) -> dict[str, dict[int, tuple[float, float, float
 
 
 def _changed(data: dict[str, Any], entry: dict[str, Any]) -> set[str]:
-    """The fields of a cell that its name says were changed."""
+    """The changed fields of a cell, from its name."""
     name = next(name for name, other in data["cells"].items() if other is entry)
     return {field for field, letter in LETTERS.items() if f"-{letter}-" in name}
 
@@ -257,7 +263,7 @@ def _generalization_cells(scale: str) -> list[Cell]:
 
 
 def _generalization(agent: str, game: str, preset: str, levels: int, **how: Any) -> Cell:
-    """Trained on levels 0 to levels - 1, tested on all that there are beyond them."""
+    """A cell that trains on levels 0 to levels - 1, and tests on all levels after them."""
     return Cell(
         name=f"{agent}-{game}-{levels}-levels",
         agent=agent,

@@ -1,11 +1,13 @@
-"""Numbers that papers published and figures here are compared with. Procgen's PPO tables are in
-`purerl.envs.procgen_scores`.
+"""Published numbers of papers, with which the figures are compared.
+
+Procgen's PPO tables are in `purerl.envs.procgen_scores`.
 
 PPG: Cobbe, Hilton, Klimov, Schulman 2020 (arXiv 2009.04416), hard mode, unlimited levels, 100M steps; averaged from the
 learning curves released with openai/phasic-policy-gradient (last 100 updates; 3 seeds, the ablations 1).
 
-DQN Pro: Asadi et al. 2022 (arXiv 2112.05848), 120M frames. The bars are read off the figure (about 6% of their size;
-those below 1% cannot be read), the medians are from the authors' blog post; the median of Rainbow Pro is UNVERIFIED.
+DQN Pro: Asadi et al. 2022 (arXiv 2112.05848), 120M frames. The bars are read from the figure, with an error of about
+6% of their size; those below 1% cannot be read. The medians are from the authors' blog post; the median of Rainbow Pro
+is UNVERIFIED.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 
-# c = 0.2 goes with the step size 2.5e-4 (a pull of 1.25e-3, as 0.05 does with 6.25e-5).
+# c = 0.2 belongs to the step size 2.5e-4: the pull is 1.25e-3, as for c = 0.05 with 6.25e-5.
 PRO_PRESETS = pro_presets(
     PRESETS, {"pro-paper": 0.2, "nature": 0.2, "minatar": 0.2, "minatar-small": 0.1, "classic": 0.4}
 )

@@ -6,10 +6,10 @@ import dataclasses
 
 from purerl.registry import Preset
 
-# The regime of the authors' configuration "first paper": no sticky actions, a lost life is an end (spec of DQN Pro).
+# The authors' configuration "first paper": no sticky actions, a lost life is a termination (DQN Pro).
 FIRST_PAPER = {"repeat_action_probability": 0.0, "life_loss": "terminal"}
 PLAYS_ON = "the step in which a life is lost plays its four frames (Dopamine's ends at once)"
-# Dopamine's "nature" configuration of the agent and the games.
+# Dopamine's "nature" configuration of the agent and the environments.
 NATURE = {
     "network": "dopamine",
     "loss": "huber",
@@ -29,9 +29,9 @@ MINATAR = {
     "epsilon_decay_steps": 100_000.0,
     "learning_rate": 2.5e-4,
 }
-# Ours: as minatar, with the MLP of the other MinAtar presets, which a CPU runs ten times as fast.
+# Ours: as minatar, but with the MLP of the other MinAtar presets, which is ten times as fast on a CPU.
 MINATAR_SMALL = {**MINATAR, "network": "mlp", "hidden": (64, 64), "learning_rate": 5e-4}
-# Ours: of 8 seeds on CartPole 7 stay at 500, where one-step returns lose it again and again.
+# Ours: 7 of 8 seeds on CartPole keep a return of 500; with one-step returns they lose it repeatedly.
 CLASSIC = {
     "num_envs": 10,
     "rollout_length": 1,
@@ -49,7 +49,7 @@ CLASSIC = {
     "epsilon_final": 0.05,
     "reward_clip": float("inf"),
 }
-# Real Atari in minutes on two cores: everything happens, little is learned.
+# Real Atari in minutes on two cores: the whole algorithm runs, but learns little.
 QUICK = {
     "num_envs": 8,
     "rollout_length": 4,

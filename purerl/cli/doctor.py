@@ -1,7 +1,7 @@
-"""`purerl doctor`: what is installed, what works, and one command to mend each thing that does not.
+"""`purerl doctor`: shows what is installed and what works, and one command to fix each problem.
 
-Nothing heavy is imported before it is tried, so that the doctor can speak when the rest cannot:
-`python -m purerl.doctor` needs nothing but Python.
+Each package is imported only inside its own check, so that the doctor works even if all packages are broken:
+`python -m purerl.cli.doctor` needs only Python.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Check:
     """One finding.
 
     Attributes:
-      name: what was looked at.
+      name: the checked part.
       ok: whether it works.
-      detail: what was found, one line.
-      fix: a command that mends it; "" if it works or nothing can be done.
-      core: whether purerl is of no use without it.
+      detail: the result, one line.
+      fix: a command that fixes it; "" if it works or there is no fix.
+      core: whether purerl cannot work without it.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Check:
 
 
 def diagnose() -> list[Check]:
-    """All findings, the core's first. Never raises: what breaks is a finding."""
+    """All findings, those of the core first. Never raises: every error becomes a finding."""
     checks = [
         _attempt("python", _python, "install Python 3.11 or 3.12", core=True),
         _attempt(
@@ -79,12 +79,12 @@ def diagnose() -> list[Check]:
 
 
 def main() -> int:
-    """Prints all findings as a table; 0 if the core works, else 1."""
+    """Prints all findings as a table; returns 0 if the core works, else 1."""
     checks = diagnose()
     broken = [check.name for check in checks if check.core and not check.ok]
     try:
         _print_table(checks)
-    except ImportError:  # no rich, which is one of the findings
+    except ImportError:  # rich is missing, which is one of the findings
         for check in checks:
             print(
                 f"{_state(check):8}{check.name}: {check.detail}" + (f"\n        fix: {check.fix}" if check.fix else "")
@@ -95,7 +95,7 @@ def main() -> int:
 
 
 def _attempt(name: str, work: Callable[[], str], fix: str, core: bool = False) -> Check:
-    """The Check of `work`, which returns what it found or raises."""
+    """The Check of `work`, which returns its result or raises."""
     try:
         return Check(name, True, work(), core=core)
     except Exception as error:
@@ -134,7 +134,7 @@ def _imported(distribution: str, module: str) -> str:
 
 @functools.cache
 def _declared() -> dict[str, dict[str, str]]:
-    """Extra ("" for none) -> distribution -> what purerl's metadata ask for, such as "rich>=13.9"."""
+    """Extra ("" for none) -> distribution -> the requirement in purerl's metadata, such as "rich>=13.9"."""
     found: dict[str, dict[str, str]] = {}
     try:
         requirements = importlib.metadata.requires("purerl") or []
@@ -157,12 +157,12 @@ def _satisfies(version: str, specifier: str) -> bool:
 
 
 def _devices() -> str:
-    """Runs a compiled program and names what it ran on."""
+    """Runs a compiled program and names its device."""
     import jax
     import jax.numpy as jnp
 
     if int(jax.jit(lambda x: jnp.sum(x * x))(jnp.arange(4))) != 14:
-        raise RuntimeError("a compiled sum came out wrong")
+        raise RuntimeError("a compiled sum has a wrong result")
     found = jax.devices()
     limit = (found[0].memory_stats() or {}).get("bytes_limit") if found[0].platform != "cpu" else None
     memory = f", {limit / 2**30:.0f} GiB each" if limit else ""
@@ -186,21 +186,21 @@ def _accelerator() -> Check:
         return Check("accelerator", True, f"in use ({jax.default_backend()})")
     cards = _nvidia_cards()
     if not cards:
-        return Check("accelerator", True, "none on this machine; the CPU does the work")
+        return Check("accelerator", True, "none on this machine; purerl runs on the CPU")
     name, driver = cards[0]
     detail = f"{len(cards)} x {name} (driver {driver}) is there, but JAX runs on the CPU"
     if "cuda" not in os.environ.get("JAX_PLATFORMS", "cuda"):
         return Check("accelerator", False, f"{detail}: JAX_PLATFORMS is set", "unset JAX_PLATFORMS")
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return Check("accelerator", False, f"{detail}: CUDA_VISIBLE_DEVICES hides it", "unset CUDA_VISIBLE_DEVICES")
-    # CUDA 13 needs a driver of the 580 line. Asked for no version, pip keeps the jax that is there and adds the plugin
-    # that fits it.
+    # CUDA 13 needs driver 580 or newer. Without a version in the command, pip keeps the installed jax and adds the
+    # matching plugin.
     major = int(re.match(r"\d*", driver)[0] or 0)
     return Check("accelerator", False, detail, f'pip install "jax[{"cuda13" if major >= 580 else "cuda12"}]"')
 
 
 def _nvidia_cards() -> list[tuple[str, str]]:
-    """(name, driver version) of each NVIDIA card that the driver shows."""
+    """(name, driver version) of each NVIDIA card that the driver lists."""
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
@@ -214,7 +214,7 @@ def _nvidia_cards() -> list[tuple[str, str]]:
 
 
 def _families() -> list[Check]:
-    """Steps one game of each registered family. gymnax is core: a plain installation has it."""
+    """Steps one environment of each registered family."""
     try:
         from purerl import registry
 
@@ -232,7 +232,7 @@ def _families() -> list[Check]:
 
 
 def _stepped(registry: Any, family_name: str) -> str:
-    """Makes a game of the family and takes one step in it."""
+    """Creates an environment of the family and takes one step in it."""
     import numpy as np
 
     family = registry.family(family_name)
@@ -255,15 +255,17 @@ def _stepped(registry: Any, family_name: str) -> str:
         step = jax.jit(env.step)(jax.random.key(1), state, action)[1]
         observation, expected = step.observation, env.spec.observation_shape
     if observation.shape != tuple(expected):
-        raise RuntimeError(f"{env_id} showed {observation.shape} where {tuple(expected)} was promised")
-    return f"{len(ids)} ids; {env_id} makes a step"
+        raise RuntimeError(
+            f"{env_id} has observations of shape {observation.shape}, but its spec says {tuple(expected)}"
+        )
+    return f"{len(ids)} ids; {env_id} takes a step"
 
 
 # --- extras ----------------------------------------------------------------------------------------------------------
 
 
 def _extras() -> list[Check]:
-    """What of each optional extra is installed."""
+    """The installed packages of each optional extra."""
     checks = []
     for extra, packages in _declared().items():
         if not extra:
@@ -281,7 +283,7 @@ def _extras() -> list[Check]:
                 found[-1] += f" (not {specifier})"
                 wanted.append(specifier)
         fix = "pip install " + " ".join(f'"{specifier}"' for specifier in wanted)
-        with contextlib.suppress(Exception):  # an extra that a family of its name knows better how to install
+        with contextlib.suppress(Exception):  # a family with the extra's name may have its own FIX
             from purerl import registry
 
             fix = registry.family(extra).FIX
@@ -299,7 +301,7 @@ def _cache() -> str:
 
     set_by_user = jax.config.jax_compilation_cache_dir
     if set_by_user is None and os.environ.get("JAX_COMPILATION_CACHE_DIR") == "":
-        return "off (JAX_COMPILATION_CACHE_DIR is empty): every run compiles anew"
+        return "off (JAX_COMPILATION_CACHE_DIR is empty): every run compiles again"
     folder = str(set_by_user or compilation.cache_folder())
     if "://" not in folder:
         _try_writing(Path(folder))
@@ -316,7 +318,7 @@ def _current_folder() -> str:
 
 
 def _try_writing(folder: Path) -> None:
-    """Raises OSError unless a file can be written in `folder` or, where it does not exist, made along with it."""
+    """Raises OSError unless a file can be written in `folder`; also tests whether a missing folder can be created."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     with tempfile.TemporaryFile(dir=folder) as file:

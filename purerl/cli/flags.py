@@ -1,7 +1,7 @@
 """Command-line flags from dataclasses.
 
-Words become values here, so that a slip gets one line with the nearest name; tyro writes the help. Hyphens and
-underscores are the same in a flag's name, and `configs.ALIASES` are understood.
+This module parses the words itself, so that a typing error gives one line with the nearest name; tyro writes the help.
+Hyphens and underscores are equal in a flag's name, and `configs.ALIASES` are known.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class Group:
     """Flags that the help shows together.
 
     Attributes:
-      cls: a dataclass, one flag for each field (but those whose metadata say {"flag": False}). Help texts are in the
-        metadata (as `configs.flag` and `types.static` put them there), or else in the docstring, where tyro finds them.
+      cls: a dataclass, one flag for each field (except those with {"flag": False} in the metadata). Help texts are in
+        the metadata (from `configs.flag` and `types.static`), or in the docstring, where tyro finds them.
       defaults: an instance, whose values the help shows.
-      title: of the help's section; "" for the section "options".
-      prefix: of the flags' names: "", or "env." for `--env.num-levels`.
-      about: one line over the section.
+      title: title of the help's section; "" for the section "options".
+      prefix: prefix of the flags' names: "", or "env." for `--env.num-levels`.
+      about: one line above the section.
     """
 
     cls: type
@@ -38,13 +38,13 @@ class Group:
 
     @property
     def fields(self) -> list[dataclasses.Field]:
-        """Those that are flags."""
+        """The fields that are flags."""
         return [field for field in dataclasses.fields(self.cls) if field.metadata.get("flag", True)]
 
 
 @dataclasses.dataclass
 class _Everywhere:
-    """What the command line takes out of the words before any command sees them, for the help alone."""
+    """Flags of all commands, which `main` reads first; this class is only for the help."""
 
     import_: tuple[str, ...] = flag(
         (), "a Python file (or a module) that registers agents, environments or presets", "FILE", "(may be repeated)"
@@ -52,7 +52,7 @@ class _Everywhere:
 
 
 class _Flag(typing.NamedTuple):
-    """Where a flag belongs: index of its group, its field, the field's type, and what a switch sets it to."""
+    """The target of a flag: index of its group, its field, the field's type, and the value that a switch sets."""
 
     group: int
     field: str
@@ -61,16 +61,16 @@ class _Flag(typing.NamedTuple):
 
 
 def parse(groups: Sequence[Group], words: Sequence[str], command: str, about: str) -> list[dict[str, Any]]:
-    """The values that the user gave, {field: value} for each group.
+    """Parses the flags of a command line; returns the user's values, {field: value} for each group.
 
     Args:
-      groups: the flags that there are.
-      words: of the command line, without positional ones.
+      groups: all known flags.
+      words: the words of the command line, without positional ones.
       command: as in the help's first line, e.g. "purerl train ppo gymnax/CartPole-v1".
       about: what the command does, for the help.
 
     Raises:
-      PurerlError: an unknown flag, a missing or superfluous value, a value of another type.
+      PurerlError: an unknown flag, a missing or extra value, a value of a wrong type.
       SystemExit: with code 0, after --help has been printed.
     """
     if wants_help(words):
@@ -112,11 +112,11 @@ def wants_help(words: Sequence[str]) -> bool:
 def positionals(
     words: Sequence[str], names: Sequence[str], groups: Sequence[Group], command: str
 ) -> tuple[list[str], list[str]]:
-    """Takes the words that are no flags from the front: (those found, the other words).
+    """Takes the positional words from the front: (positional words, other words).
 
-    Flags of `groups` may stand before and between them. A last name that ends in "..." takes all that there are.
+    Flags of `groups` may stand before and between them. A last name that ends in "..." takes all positional words.
 
-    Fewer may be there: see `require`. Raises PurerlError for a flag before them that is not of them.
+    There may be fewer words than names: see `require`. Raises PurerlError for an unknown flag before them.
     """
     known = _known(groups)
     endless = names[-1].endswith("...")
@@ -131,7 +131,7 @@ def positionals(
             first = "" if endless else f" before {' and '.join(names)}, which come first: {command} {' '.join(names)}"
             raise PurerlError(f"unknown flag '{words[i]}'{first}.{_nearest(name, known)} ({command} --help)")
         kind = known[name].kind if name in known else bool
-        arity = 1 if _arity(kind) is None else _arity(kind)  # of any number, the first: the others could be positional
+        arity = 1 if _arity(kind) is None else _arity(kind)  # for any number, only the first: others may be positional
         i, start = i + 1 + (0 if "=" in words[i] else arity), i
         rest += words[start:i]
     return found, rest + list(words[i:])
@@ -145,9 +145,9 @@ def require(found: Sequence[str], names: Sequence[str], words: Sequence[str], co
 
 
 def take(words: Sequence[str], name: str) -> tuple[list[str], list[str]]:
-    """(the other words, the values) of a flag `--name VALUE` that may stand anywhere, any number of times.
+    """Takes a flag `--name VALUE`, which may stand anywhere and be repeated: (the other words, its values).
 
-    Raises PurerlError where its value is missing.
+    Raises PurerlError if its value is missing.
     """
     rest, values, i = [], [], 0
     while i < len(words):
@@ -170,7 +170,7 @@ def is_given(words: Sequence[str], name: str) -> bool:
 
 
 def value_of(words: Sequence[str], name: str) -> str | None:
-    """The last value of the flag `--name` among the words; None if it is not there."""
+    """The last value of the flag `--name` among the words; None if it is missing."""
     found = None
     for i, word in enumerate(words):
         if _name(word) == name:
@@ -198,18 +198,18 @@ def _known(groups: Sequence[Group]) -> dict[str, _Flag]:
 
 
 def _find(name: str, known: dict[str, _Flag]) -> _Flag | None:
-    """The flag of that name, or of the field that the name is an alias of."""
+    """The flag with that name or alias; None if there is none."""
     fields = {spelling.replace("-", "_"): one for spelling, one in known.items()}
     return known.get(name) or fields.get(configs.field_name(name.replace("-", "_"), fields))
 
 
 def _has_both_forms(group: Group) -> bool:
-    """Whether switches are written --x and --no-x. A command's own are all off by default: --x is enough."""
+    """Whether switches have the forms --x and --no-x. A command's own switches are off by default: --x is enough."""
     return bool(group.title or group.prefix)
 
 
 def _name(word: str) -> str | None:
-    """The name in "--name", "--name=value" or "-n", with hyphens; None if the word is no flag (but, say, "-1")."""
+    """The name in "--name", "--name=value" or "-n", with hyphens; None if the word is not a flag (such as "-1")."""
     if not re.match(r"--?[A-Za-z]", word) or re.fullmatch(r"-(inf|nan)", word):
         return None
     return word.partition("=")[0].lstrip("-").replace("_", "-")
@@ -222,14 +222,14 @@ def _arity(kind: Any) -> int | None:
 
 def _nearest(name: str, known: dict[str, _Flag]) -> str:
     if name.replace("-", "_") in configs.ALIASES:
-        return ""  # a field that there is not, and surely nothing that is spelled alike
+        return ""  # an alias of a field that this agent lacks: similar names would mislead
     if f"env.{name}" in known:
         return f" Did you mean '--env.{name}'?"
     return nearest(f"--{name}", [f"--{other}" for other in known])
 
 
 def _switch(flag: _Flag, known: dict[str, _Flag]) -> str:
-    """How to write a switch: both its forms, on first."""
+    """The forms of a switch, "on" first."""
     forms = [f"--{name}" for name, one in known.items() if one[:2] == flag[:2]]
     return f"write {' or '.join(forms)}"
 
@@ -238,7 +238,7 @@ def _switch(flag: _Flag, known: dict[str, _Flag]) -> str:
 
 
 def _print_help(groups: Sequence[Group], command: str, about: str) -> typing.NoReturn:
-    """Prints what tyro makes of the groups, and exits."""
+    """Prints tyro's help of the groups, and exits."""
     import tyro
 
     sections = {f"group{i}": _section(group) for i, group in enumerate(groups) if group.fields}
@@ -271,7 +271,7 @@ def _section(group: Group) -> tuple[Any, Any]:
 
 
 def _told(field: dataclasses.Field, prefixed: bool) -> Any:
-    """What tyro should know of a field: the texts in its metadata, and whether its flag has the section's prefix."""
+    """The tyro settings of a field: the texts in its metadata, and whether its flag has the section's prefix."""
     import tyro
 
     return tyro.conf.arg(

@@ -1,7 +1,7 @@
 """The command `purerl`.
 
-It reads the command line, calls the library, and turns what went wrong into one line and an exit code: 2 for anything
-the user can mend, 130 for Ctrl-C. jax and tyro are imported only by the commands that need them.
+It reads the command line, calls the library, and turns errors into one line and an exit code: 2 for errors that the
+user can fix, 130 for Ctrl-C. jax and tyro are imported only by the commands that need them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from purerl.cli import flags
 from purerl.cli.flags import Group, flag
 from purerl.errors import PurerlError, nearest
 
-if TYPE_CHECKING:  # the help must not wait for jax
+if TYPE_CHECKING:  # so that the help does not wait for jax
     from purerl.runs.plan import Settings
     from purerl.runs.recording import Recording
 
@@ -30,17 +30,17 @@ BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 OVERVIEW = """\
 purerl: reinforcement learning that lives on the accelerator
 
-usage: purerl COMMAND ...      (purerl COMMAND --help tells more, purerl --version the version)
+usage: purerl COMMAND ...      (purerl COMMAND --help: details; purerl --version: the version)
 
-  train AGENT ENV   train an agent; leaves a run folder under runs/
-  sweep AGENT ENV   train at many settings side by side; leaves a table, a ranking and a plot
+  train AGENT ENV   train an agent; writes a run folder under runs/
+  sweep AGENT ENV   train many settings together; writes a table, a ranking and a plot
   eval DIR          play a fixed number of episodes with a trained agent; writes DIR/eval.json
   video DIR         a GIF or MP4 of a trained agent
   plot DIR...       learning curves of one run, or of several in one figure
   report DIR...     one self-contained HTML page about one run, or about several
-  figure COMMAND    list, run, render, verify or cost: papers' figures at three scales
+  figure COMMAND    list, run, render, verify or cost: figures of papers at three scales
   list WHAT         agents, envs [FAMILY] or presets [AGENT]
-  doctor            what is installed, what works on this machine, how to mend the rest
+  doctor            what is installed, what works on this machine, how to fix the rest
   bench             speed measurements, as JSON
 
   --import FILE     with any command: import a Python file (or a module, by its name) that registers agents,
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _run(words)
-        sys.stdout.flush()  # so that a closed pipe shows here
+        sys.stdout.flush()  # so that a closed pipe raises here
         return code
     except PurerlError as error:
         return _fail(str(error))
@@ -101,7 +101,7 @@ def _run(words: list[str]) -> int:
 
 
 def _import(imports: list[str], words: list[str]) -> None:
-    """Imports the modules that --import names, after what must come before JAX starts."""
+    """Imports the modules of --import, after the settings that must be made before JAX starts."""
     from purerl.runs import user_modules
 
     many = words[0] != "train" or flags.value_of(words, "seeds") not in (None, "1")
@@ -118,7 +118,7 @@ def _fail(message: str) -> int:
 
 
 def _os_error(error: OSError) -> str:
-    """What the operating system refused, where, and what to do about it."""
+    """The error of the operating system, its path, and the fix."""
     what = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{what}; free some space, or choose a folder on another disk (--out)"
@@ -132,15 +132,15 @@ def _os_error(error: OSError) -> str:
 
 @dataclasses.dataclass
 class _Which:
-    """Flags of a plan, beside the fields of agent and environment."""
+    """Flags of a plan, in addition to the fields of agent and environment."""
 
     preset: str | None = flag(None, "named settings (purerl list presets)", "NAME", "(default: by the environment)")
-    seeds: int = flag(1, "how many seeds run side by side: K, K + 1, ...", "N")
+    seeds: int = flag(1, "how many seeds are trained together: K, K + 1, ...", "N")
     seed: int = flag(0, "the first seed", "K")
     steps: int | None = flag(None, "environment steps of each seed", "N", "(default: the preset's)")
     lanes: Literal["auto", "vmap", "map"] = flag(
         "auto",
-        "how seeds share a device: map, one after the other and each bit for bit its solo run; vmap, in one batch",
+        "how seeds share a device: map, one after the other, bit-identical to single runs; vmap, in one batch",
         "{auto,vmap,map}",
         "(default: auto, map on CPUs and vmap on accelerators)",
     )
@@ -149,12 +149,12 @@ class _Which:
 @dataclasses.dataclass
 class _Train:
     out: str | None = flag(None, "run folder", "DIR", "(default: runs/<agent>-<env>-<preset>-seed<k>)")
-    resume: bool = flag(False, "go on exactly where the last checkpoint in the run folder stands")
+    resume: bool = flag(False, "continue exactly from the last checkpoint in the run folder")
     overwrite: bool = flag(False, "replace the run in the run folder")
     log: tuple[Literal["tensorboard", "wandb"], ...] = flag(
-        (), "where metrics go beside metrics.jsonl", "{tensorboard,wandb}", "(default: nowhere)"
+        (), "where to write metrics in addition to metrics.jsonl", "{tensorboard,wandb}", "(default: nowhere)"
     )
-    quiet: bool = flag(False, "no progress bar and no closing table")
+    quiet: bool = flag(False, "no progress bar and no final table")
 
 
 def _train(words: list[str]) -> int:
@@ -171,7 +171,7 @@ def _train(words: list[str]) -> int:
     run = train.train_plan(the_plan, asked.recording, **asked.own, new_length="steps" in asked.which)
     try:
         figure = str(plots.plot_run(run.folder))
-    except PurerlError as error:  # a run too short to finish an episode has no curve, and is no failure
+    except PurerlError as error:  # a run that is too short to finish an episode has no curve; this is not an error
         figure = f"none: {error}"
     if not asked.own.get("quiet"):
         print(f"figure: {figure}")
@@ -180,13 +180,13 @@ def _train(words: list[str]) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Asked:
-    """What a command line that trains asks for.
+    """The content of a command line that trains.
 
     Attributes:
       settings: the agent, the environment and the preset.
-      which, own: flags given of the plan and of the command.
-      recording: how the run is to be kept.
-      config, env_options: fields given.
+      which, own: the given flags of the plan and of the command.
+      recording: how often the run writes, saves and evaluates.
+      config, env_options: the given fields.
     """
 
     settings: Settings
@@ -230,7 +230,7 @@ def _training_command(words: list[str], name: str, own: Group, about: str) -> _A
             options,
             "eval-env",
             "eval-env.",
-            "Options of the environment in evaluations, where they differ.",
+            "Options of the environment in evaluations; the others are as in training.",
         ),
     ]
     about += (
@@ -242,7 +242,7 @@ def _training_command(words: list[str], name: str, own: Group, about: str) -> _A
 
 
 def _agent_and_env(words: list[str], general: list[Group], command: str) -> tuple[tuple[str, str], list[str]]:
-    """((agent, env), the flags); "" for what is missing beside --help. Unknown names raise PurerlError."""
+    """((agent, env), the flags); "" for a name that is missing with --help. Unknown names raise PurerlError."""
     found, rest = flags.positionals(words, ("AGENT", "ENV"), general, command)
     agent, env = [*found, "", ""][:2]
     if agent:
@@ -285,26 +285,28 @@ def _environment_group(options: Any) -> Group:
 class _Sweep:
     grid: str | None = flag(None, 'all combinations, such as "learning_rate=1e-4,5e-4;discount=.99,.999"', "FIELDS")
     random: str | None = flag(
-        None, 'drawn settings, such as "learning_rate=log(1e-5,1e-2);gae_lambda=uniform(.9,1)"', "FIELDS"
+        None, 'random settings, such as "learning_rate=log(1e-5,1e-2);gae_lambda=uniform(.9,1)"', "FIELDS"
     )
     samples: int | None = flag(None, "how many settings --random draws", "N")
-    search_seed: int = flag(0, "of that draw", "K")
+    search_seed: int = flag(0, "seed of the random settings", "K")
     out: str | None = flag(None, "the sweep's folder", "DIR", "(default: runs/sweep-<agent>-<env>-<preset>)")
-    resume: bool = flag(False, "go on with the sweep in the folder")
+    resume: bool = flag(False, "continue the sweep in the folder")
     overwrite: bool = flag(False, "replace the sweep in the folder")
     max_memory: str | None = flag(
-        None, "the most that a program may take, as in 8GB", "SIZE", "(default: 80% of what is free)"
+        None, "the most memory that a program may use, such as 8GB", "SIZE", "(default: 80% of the free memory)"
     )
-    cells_per_program: int | None = flag(None, "the most settings in one program", "N", "(default: as many as fit)")
-    engine: Literal["local", "ray"] = flag("local", "ray: give the programs to a Ray cluster", "{local,ray}")
-    quiet: bool = flag(False, "no progress bar and no closing table")
+    cells_per_program: int | None = flag(
+        None, "the most cells in one program (cell: one setting, with all its seeds)", "N", "(default: as many as fit)"
+    )
+    engine: Literal["local", "ray"] = flag("local", "ray: run the programs on a Ray cluster", "{local,ray}")
+    quiet: bool = flag(False, "no progress bar and no final table")
 
 
 def _sweep(words: list[str]) -> int:
     from purerl.loops import sharding
 
     sharding.one_cpu_device_per_core()  # before the environment is imported: gymnax starts JAX
-    about = "Trains an agent at many settings; those that differ in traced fields, and all seeds, side by side."
+    about = "Trains an agent at many settings; seeds and settings that differ only in traced fields share one program."
     asked = _training_command(words, "sweep", Group(_Sweep, _Sweep()), about)
     from purerl.runs import sweeps
 
@@ -360,12 +362,12 @@ def _print_ranking(found: Any) -> None:
 
 @dataclasses.dataclass
 class _Eval:
-    episodes: int = flag(10, "episodes of every environment, all counted", "N")
+    episodes: int = flag(10, "episodes of every environment; all count", "N")
     num_envs: int | None = flag(None, "environments of each seed", "N", "(default: as in training)")
     greedy: bool = flag(False, "take the most likely action instead of sampling, as in training")
-    seed: int = flag(0, "of the evaluation's own random numbers", "K")
+    seed: int = flag(0, "seed of the evaluation's random numbers", "K")
     max_steps: int | None = flag(
-        None, "give up if an environment needs more steps than this", "N", "(default: 30000 an episode)"
+        None, "stop with an error if an environment needs more steps than this", "N", "(default: 30000 per episode)"
     )
     out: str | None = flag(None, "where the result goes", "FILE", "(default: DIR/eval.json)")
     quiet: bool = flag(False, "no progress and no table")
@@ -378,7 +380,7 @@ class _Video:
     seconds: float | None = flag(None, "how many seconds to show, instead of --steps", "S", "(default: by --steps)")
     frames_per_second: float = flag(15.0, "speed of the video", "F")
     greedy: bool = flag(False, "take the most likely action instead of sampling, as in training")
-    seed: int = flag(0, "of the video's own random numbers", "K")
+    seed: int = flag(0, "seed of the video's random numbers", "K")
 
 
 def _eval(words: list[str]) -> int:
@@ -399,7 +401,7 @@ def _video(words: list[str]) -> int:
     seconds = given.pop("seconds", None)
     if seconds is not None:
         if "steps" in given:
-            raise PurerlError("--steps and --seconds both say how long the video is: leave one out")
+            raise PurerlError("--steps and --seconds both set the length of the video: leave one out")
         given["steps"] = round(seconds * given.get("frames_per_second", _Video().frames_per_second))
     from purerl.cli import video
 
@@ -428,7 +430,7 @@ def _run_folder_command(
 
 
 def _episode_counter() -> Callable[[int, int], None]:
-    """Says on stderr how many episodes have ended, every few seconds."""
+    """Prints on stderr how many episodes have ended, every few seconds."""
     said = time.monotonic()
 
     def report(ended: int, wanted: int) -> None:
@@ -477,11 +479,11 @@ class _Plot:
         None,
         "the figure, .png, .pdf or .svg",
         "FILE",
-        "(default: DIR/figures/return.png; of several runs, return.png in this folder)",
+        "(default: DIR/figures/return.png; for several runs, return.png in this folder)",
     )
-    x: str = flag("step", "what to draw over: a name in metrics.jsonl", "NAME")
-    y: str = flag("episode_return", "what to draw: a name in metrics.jsonl", "NAME")
-    smooth: int | None = flag(None, "each point is the mean of so many rows", "N", "(default: a fiftieth of the rows)")
+    x: str = flag("step", "the x axis: a name in metrics.jsonl", "NAME")
+    y: str = flag("episode_return", "the y axis: a name in metrics.jsonl", "NAME")
+    smooth: int | None = flag(None, "number of rows that each point averages", "N", "(default: a fiftieth of the rows)")
 
 
 @dataclasses.dataclass
@@ -511,7 +513,7 @@ class _Report:
         None,
         "the page, .html",
         "FILE",
-        "(default: DIR/report.html; of several runs, page.html in this folder)",
+        "(default: DIR/report.html; for several runs, page.html in this folder)",
     )
 
 
@@ -571,14 +573,14 @@ def _list_envs(family: str | None) -> None:
 
 def _list_presets(agent: str | None) -> None:
     if agent is not None:
-        registry.agent(agent)  # an unknown name is an error; an agent without presets is none
+        registry.agent(agent)  # raises for an unknown name, but not for an agent without presets
     for name in registry.preset_agents() if agent is None else [agent]:
         for preset, chosen in registry.presets_of(name).items():
             print(f"{name:12}{preset:16}{chosen.steps:>12,} steps  {chosen.source}")
 
 
 def _doctor(words: list[str]) -> int:
-    flags.parse([Group(_Nothing, _Nothing())], words, "purerl doctor", "Says what is installed and what works here.")
+    flags.parse([Group(_Nothing, _Nothing())], words, "purerl doctor", "Shows what is installed and what works here.")
     from purerl.cli import doctor
 
     return doctor.main()

@@ -1,4 +1,4 @@
-"""`purerl video`: plays the trained agent of a run and writes what it saw as a video."""
+"""`purerl video`: plays with the trained agent of a run and writes its observations as a video."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def record(
     """Writes a video of one environment, played by the agent of a run's first seed.
 
     Args:
-      folder: of the run.
+      folder: the run folder.
       out: the video, .gif or .mp4; None for <folder>/figures/video.gif.
       steps: how many steps to show, one frame each.
-      frames_per_second: of the video.
+      frames_per_second: speed of the video.
       greedy, seed, env_options: as in `evaluate`.
 
     Returns:
-      {"path": of the video, "steps": its frames, "returns": [those of the episodes that ended in it]}.
+      {"path": path of the video, "steps": number of frames, "returns": [returns of the episodes that ended in it]}.
 
     Raises:
-      PurerlError: as `evaluate`, or the video cannot be written.
+      PurerlError: as in `evaluate`, or the video cannot be written.
     """
     path = Path(folder) / run_folder.FIGURES / "video.gif" if out is None else Path(out)
     if steps < 1:
-        raise PurerlError(f"a video of {steps} steps; use 1 or more")
-    videos.check(path, frames_per_second)  # before playing, which takes a while
+        raise PurerlError(f"a video cannot have {steps} steps; use 1 or more")
+    videos.check(path, frames_per_second)  # before playing, which takes some time
     observations, returns = film(folder, steps=steps, greedy=greedy, seed=seed, env_options=env_options)
     videos.write_episode(observations, path, frames_per_second)
     return {"path": str(path), "steps": steps, "returns": returns}

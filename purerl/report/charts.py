@@ -107,7 +107,7 @@ class Chart:
       about: what lines and bands mean.
       small: whether it is one of many small charts, without intervals in the legend.
       x, y: the axes.
-      x_ticks, y_ticks: the labels beside them.
+      x_ticks, y_ticks: the labels of the axes.
       shapes: the drawn shapes.
       legend: the runs.
     """

@@ -89,9 +89,9 @@ def holds_run(folder: str | os.PathLike) -> bool:
         if not _is_config(files.read_json(path)):
             raise PurerlError(f"{path} was not written by purerl; choose another folder (--out)")
         return True
-    strangers = [name for name in OWNED if os.path.lexists(folder / name)]
-    if strangers:
-        raise PurerlError(f"{folder} is not a run, but has its own '{strangers[0]}'; choose another folder (--out)")
+    foreign = [name for name in OWNED if os.path.lexists(folder / name)]
+    if foreign:
+        raise PurerlError(f"{folder} is not a run, but has its own '{foreign[0]}'; choose another folder (--out)")
     return False
 
 

@@ -171,11 +171,9 @@ def _begin(folder: Path, asked: dict[str, Any], imports: list[dict[str, Any]], r
         if resume:
             raise PurerlError(f"there is no sweep to resume in {folder}; leave out --resume to start one")
         run_folder.check(folder)  # a sweep must not be written into a run folder
-        strangers = [name for name in OWNED if (folder / name).exists()]
-        if strangers:
-            raise PurerlError(
-                f"{folder} is not a sweep, but has its own '{strangers[0]}'; choose another folder (--out)"
-            )
+        foreign = [name for name in OWNED if (folder / name).exists()]
+        if foreign:
+            raise PurerlError(f"{folder} is not a sweep, but has its own '{foreign[0]}'; choose another folder (--out)")
     elif overwrite:
         with files.writing(folder):
             for name in OWNED[1:]:

@@ -1,4 +1,4 @@
-"""DQN and Rainbow as agents: Pro is a field, resume is exact with a full replay, seeds are seeds."""
+"""DQN and Rainbow as agents: Pro is one field, resume is exact with a full replay, lanes equal single runs."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""The list of mutations fits the code as it is. Making them takes minutes: `python tests/agents/mutations.py`."""
+"""The list of mutations matches the current code. Running them takes minutes: `python tests/agents/mutations.py`."""
 
 from __future__ import annotations
 

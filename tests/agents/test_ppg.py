@@ -352,7 +352,7 @@ def test_unequal_epochs_use_two_optimizers_and_run_the_value_passes_first(specs,
 
 
 def test_objective_kl_has_no_clip(specs):
-    """At a ratio of 2 with advantage 1 the clipped objective stops at 1.2; the KL objective goes on."""
+    """At a ratio of 2 with advantage 1 the clipped objective stops at 1.2; the KL objective continues."""
     log_ratio = jnp.log(2.0)
     logits = jnp.array([[0.0, 0.0]])
     action = jnp.array([0])

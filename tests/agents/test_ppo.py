@@ -119,7 +119,7 @@ def test_time_outs_bootstrap_from_the_final_observation_or_end(terminal, expecte
     )
     np.testing.assert_allclose(batch.value_target[2], expected)
     np.testing.assert_allclose(batch.value_target[1], 1 + 0.5 * 1.0)
-    # The last row bootstraps from the observation behind the rollout.
+    # The last row bootstraps from the observation after the rollout.
     np.testing.assert_allclose(batch.value_target[-1], 1 + 0.5 * 2.0)
 
 

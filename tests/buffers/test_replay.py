@@ -64,7 +64,7 @@ class Episodes:
         )
 
     def fill(self, spec, length, rollout_length):
-        """The ring behind all steps."""
+        """The ring after all steps."""
         ring, observation = replay.init(spec, self.number.shape[1], length), self.observation(spec)
         add = jax.jit(
             lambda ring, rollout, i: replay.add(ring, rollout, spec=spec, iteration=i, terminated=rollout.terminated)
@@ -92,7 +92,7 @@ def test_every_row_equals_the_oracle_past_the_wrap(spec, num_envs, rollout_lengt
     length, steps = 40, 80 - rollout_length
     episodes = Episodes(num_envs, steps)
     ring, observation = episodes.fill(spec, length, rollout_length), episodes.observation(spec)
-    times = np.arange(steps - length + 3, steps - num_steps)  # with all frames before and the next row behind
+    times = np.arange(steps - length + 3, steps - num_steps)  # with all frames before and the next row after
     env, time = (x.reshape(-1) for x in np.meshgrid(np.arange(num_envs), times))
     found = replay.gather(
         ring,
@@ -181,7 +181,7 @@ def test_a_ring_that_fills_draws_from_what_is_there():
 
 def test_no_window_reaches_over_a_restart():
     episodes = Episodes(1, 8, end=0, cut=0)
-    ring = replay.mark_restart(episodes.fill(VECTOR, 8, 4), 1, 4)  # behind the first rollout
+    ring = replay.mark_restart(episodes.fill(VECTOR, 8, 4), 1, 4)  # after the first rollout
     rows = jnp.arange(4)
     found = replay.gather(ring, (0 * rows, rows), spec=VECTOR, num_steps=2, discount=0.5, reward_clip=jnp.inf)
     np.testing.assert_array_equal(found.weight, [1, 1, 1, 0])

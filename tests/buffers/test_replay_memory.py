@@ -131,7 +131,7 @@ def measure():
 
     oldest, cursor = ITERATIONS * ROLLOUT - LENGTH, ITERATIONS * ROLLOUT % LENGTH
     crossings = [2**power // PIXELS + np.arange(-4, 4) for power in (31, 32)]
-    beyond = [np.arange(4), LENGTH - 8 + np.arange(8)]  # the last ones' windows go on in row 0
+    beyond = [np.arange(4), LENGTH - 8 + np.arange(8)]  # the windows of the last rows continue in row 0
     newest, first = cursor - NUM_STEPS - 4 + np.arange(4), cursor + 3 + np.arange(4)
     assert_rows(ring, np.concatenate([newest, first, *crossings, *beyond]), oldest)
     wrong, lowest, highest = wrong_draws(ring, jax.random.split(jax.random.key(1), BATCHES))

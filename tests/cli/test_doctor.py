@@ -41,7 +41,7 @@ def test_the_core_works_here(healthy: dict[str, Check]):
         assert healthy[name].ok and healthy[name].core, healthy[name]
     assert healthy["jax"].detail == jax.__version__
     assert f"{jax.default_backend()}: {jax.device_count()} x" in healthy["devices"].detail
-    assert "CartPole-v1 makes a step" in healthy["gymnax/*"].detail
+    assert "CartPole-v1 takes a step" in healthy["gymnax/*"].detail
 
 
 def test_every_registered_family_is_tried(healthy: dict[str, Check]):
@@ -55,7 +55,7 @@ def test_only_what_is_broken_has_a_fix(healthy: dict[str, Check]):
 @pytest.mark.skipif(importlib.util.find_spec("procgen") is None, reason="procgen is not installed")
 def test_procgen_steps_coinrun(healthy: dict[str, Check]):
     check = healthy["procgen/*"]
-    assert check.ok and not check.core and check.detail == "16 ids; coinrun makes a step"
+    assert check.ok and not check.core and check.detail == "16 ids; coinrun takes a step"
 
 
 def test_a_missing_host_library_is_no_fault_of_the_core(monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""The command line: what it understands, the one line it says to bad input, and that it then leaves nothing behind.
+"""The command line: valid words, the error line for bad input, and that bad input writes no files.
 
 Most of it runs in this process; what only a process can show (start-up, signals, pipes, exit codes) in one of its own.
 """
@@ -318,16 +318,16 @@ def test_a_field_with_the_name_of_a_flag_is_refused():
         (f"{CARTPOLE} --num-envs", ["--num-envs needs a value"]),
         (f"{CARTPOLE} --num-envs --quiet", ["--num-envs needs a value"]),
         (f"{CARTPOLE} --num-envs 8 4", ["unexpected '4' after --num-envs 8"]),
-        (f"{CARTPOLE} --num-envs 8.5", ["--num-envs: '8.5' is not a whole number"]),
-        (f"{CARTPOLE} --num-envs=", ["--num-envs: '' is not a whole number"]),
+        (f"{CARTPOLE} --num-envs 8.5", ["--num-envs: '8.5' is not an integer"]),
+        (f"{CARTPOLE} --num-envs=", ["--num-envs: '' is not an integer"]),
         (f"{CARTPOLE} --learning-rate fast", ["--learning-rate: 'fast' is not a number"]),
         (f"{CARTPOLE} --learning-rate nan", ["learning_rate = nan must be a number"]),
         (f"{CARTPOLE} --hidden 64 x", ["--hidden", "'x'"]),
         (f"{CARTPOLE} --clip-values True", ["--clip-values takes no value: write --clip-values or --no-clip-values"]),
         (f"{CARTPOLE} --no-clip-values=1", ["--no-clip-values takes no value"]),
-        (f"{CARTPOLE} --dtype float61", ["--dtype: 'float61' is no choice", "Choices: float32, bfloat16"]),
-        (f"{CARTPOLE} --env.max-steps x", ["--env.max-steps: 'x' is not a whole number"]),
-        (f"{CARTPOLE} --log tensorbord", ["--log: 'tensorbord' is no choice", "Did you mean 'tensorboard'?"]),
+        (f"{CARTPOLE} --dtype float61", ["--dtype: 'float61' is not a choice", "Choices: float32, bfloat16"]),
+        (f"{CARTPOLE} --env.max-steps x", ["--env.max-steps: 'x' is not an integer"]),
+        (f"{CARTPOLE} --log tensorbord", ["--log: 'tensorbord' is not a choice", "Did you mean 'tensorboard'?"]),
         (f"{CARTPOLE} --num-envs -8", ["num_envs = -8"]),
         (f"{CARTPOLE} --num-envs 0", ["num_envs"]),
         (f"{CARTPOLE} --seeds 0", ["seeds = 0"]),
@@ -430,9 +430,9 @@ def test_words_become_values_of_a_fields_type(kind, words, value):
     ("kind", "words", "line"),
     [
         (bool, "yes", "'yes' is not true or false"),
-        (int | None, "x", "'x' is not a whole number"),
+        (int | None, "x", "'x' is not an integer"),
         (tuple[int, int], "1 2 3", "'1 2 3' must be 2 values"),
-        (tuple[int, ...], "1 x", "'x' is not a whole number"),
+        (tuple[int, ...], "1 x", "'x' is not an integer"),
         (dict, "1", "'1' cannot be read: a field of type <class 'dict'> has no text form"),
     ],
 )

@@ -131,7 +131,7 @@ def test_a_quarter_of_the_frames_repeats_the_action_before():
     path = paddles(0.0, 2, 2, 12)
     np.testing.assert_array_equal(path, np.broadcast_to(path[:1, :, :1], path.shape))
     left = np.abs(paddles(0.25, 8, 80, 12) - path[:1, :, :1]) > 0.2
-    assert not left[:, 0].any()  # the picture is a frame behind
+    assert not left[:, 0].any()  # the picture is one frame late
     repeated = left.any(axis=1)
     tried = np.where(repeated, left.argmax(axis=1), 10)
     assert abs(repeated.sum() / tried.sum() - 0.25) < 0.035  # 4 standard deviations
@@ -209,7 +209,7 @@ def test_spellings(name):
     [
         ("Pung", {}, "Did you mean 'Pong'"),
         ("Pong", {"repeat_action_probability": 1.5}, r"must be in \[0, 1\)"),
-        ("Pong", {"frame_skip": 0}, "frame_skip must be whole"),
+        ("Pong", {"frame_skip": 0}, "frame_skip must be an integer"),
         ("Pong", {"life_loss": "maybe"}, "unknown life_loss"),
     ],
 )

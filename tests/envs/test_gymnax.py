@@ -106,7 +106,7 @@ BANDIT = "BernoulliBandit-misc"  # its observation is [reward, the action taken 
 
 def scan(environment, choose, num_envs, length, seed=0):
     """Steps environments, each action chosen by `choose(step [], observation before it, key)`. Returns the timesteps
-    and the states behind them, [num_envs, length, ...].
+    and the states after them, [num_envs, length, ...].
     """
 
     def one(key):

@@ -53,7 +53,7 @@ def actions():
 
 
 def play(pool, actions):
-    """Steps all groups in turn. Returns a TimeStep of [T, S, N, ...]."""
+    """Steps all groups one after another. Returns a TimeStep of [T, S, N, ...]."""
     size = pool.num_envs // pool.num_groups
     steps = []
     for row in actions:

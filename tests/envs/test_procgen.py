@@ -34,7 +34,7 @@ def shown(pool):
 
 
 def play(pool, actions):
-    """Steps all groups in turn. Returns {name: [T, S, N, ...]}."""
+    """Steps all groups one after another. Returns {name: [T, S, N, ...]}."""
     size = pool.num_envs // pool.num_groups
     rows = []
     for row in actions:
@@ -77,15 +77,15 @@ def test_a_missing_package_is_named(monkeypatch):
         ("coinrun", {"distribution_mode": "extreme"}, "only chaser, dodgeball, leaper, starpilot"),
         ("bigfish", {"distribution_mode": "exploration"}, "use easy or hard"),
         ("coinrun", {"distribution_mode": "exploration", "num_levels": 5}, "leave num_levels and start_level at 0"),
-        ("coinrun", {"num_levels": -1}, "num_levels must be whole and in"),
-        ("coinrun", {"num_levels": 2.5}, "num_levels must be whole and in"),
-        ("coinrun", {"num_levels": np.int64(5)}, "num_levels must be whole and in"),
+        ("coinrun", {"num_levels": -1}, "num_levels must be an integer in"),
+        ("coinrun", {"num_levels": 2.5}, "num_levels must be an integer in"),
+        ("coinrun", {"num_levels": np.int64(5)}, "num_levels must be an integer in"),
         ("coinrun", {"center_agent": 1}, "center_agent must be True or False"),
-        ("coinrun", {"num_levels": 2**31}, "num_levels must be whole and in"),
-        ("coinrun", {"num_levels": 1, "start_level": -1}, "start_level must be whole and in"),
+        ("coinrun", {"num_levels": 2**31}, "num_levels must be an integer in"),
+        ("coinrun", {"num_levels": 1, "start_level": -1}, "start_level must be an integer in"),
         ("coinrun", {"start_level": 3}, "set num_levels as well"),
         ("coinrun", {"num_levels": 2**30, "start_level": 2**30}, r"num_levels must be at most"),
-        ("coinrun", {"num_threads": -1}, "num_threads must be whole and in"),
+        ("coinrun", {"num_threads": -1}, "num_threads must be an integer in"),
         ("coinrun", {"num_threads": 10**6}, "use 0"),
     ],
 )
@@ -104,8 +104,8 @@ def test_impossible_options_are_refused(game, options, match):
         ([0], 0, 1, "num_envs must be at least 1"),
         ([0], 2, 0, "num_groups must be at least 1"),
         ([], 2, 1, "num_seeds must be at least 1"),
-        ([0, -1], 2, 1, "every seed must be whole and in"),
-        ([2**31], 2, 1, "every seed must be whole and in"),
+        ([0, -1], 2, 1, "every seed must be an integer in"),
+        ([2**31], 2, 1, "every seed must be an integer in"),
     ],
 )
 def test_impossible_sizes_are_refused(seeds, num_envs, num_groups, match):
@@ -163,7 +163,7 @@ def test_restored_games_continue_bit_for_bit(game, options):
 
 
 @needs_procgen
-def test_seeds_deal_the_levels_that_the_library_deals():
+def test_seeds_give_the_levels_that_the_library_gives():
     with make_pool("coinrun", EASY, np.array([1]), 4, 2) as pool:
         levels = np.concatenate([pool.level_seeds(0), pool.level_seeds(1)], axis=1)
     # Read off the bare library with 4 games and rand_seed=1.
@@ -332,8 +332,8 @@ def test_foreign_and_damaged_states_are_refused():
         damaged = state["games"].copy()
         damaged[0, 1, 500] ^= 1
         for bad, match in [
-            ({}, "no Procgen state, it lacks checksum, games"),
-            ({**state, "identity": np.zeros(3, np.uint8)}, "does not say what it belongs to"),
+            ({}, "this Procgen state has no checksum, games"),
+            ({**state, "identity": np.zeros(3, np.uint8)}, "has no readable game and options"),
             ({**state, "games": damaged}, "is damaged"),
             ({**state, "games": state["games"][:, :, :-1]}, "is damaged"),
             ({**state, "games": state["games"].astype(np.int32)}, "is damaged"),

@@ -1,4 +1,4 @@
-"""scores: the published means must come out of the published tables, and only with the right constants."""
+"""scores: the published tables give the published means, and only with the right constants."""
 
 import numpy as np
 import pytest

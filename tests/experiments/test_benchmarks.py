@@ -1,4 +1,4 @@
-"""What a benchmark counts."""
+"""The measurements of a benchmark."""
 
 from purerl.experiments.benchmarks import commands
 

@@ -1,4 +1,4 @@
-"""Figures: every one can be run, drawn and verified; cut short and continued it says the same; files alone draw it."""
+"""Figures: each can be run, drawn and verified; a stop and a restart give the same results; files alone draw it."""
 
 import dataclasses
 import json
@@ -221,7 +221,7 @@ def test_cost_counts_what_would_be_run(capsys):
     """Three architectures of 2,000 steps and two seeds: one kind."""
     assert commands.main(["cost", "ppg/single-network", "--scale", "smoke"]) == 0
     said = capsys.readouterr().out
-    assert "12,000" in said and "hours in all" in said
+    assert "12,000" in said and "hours in total" in said
 
 
 @pytest.mark.parametrize("scale", commands.SCALES)

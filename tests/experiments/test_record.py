@@ -1,4 +1,4 @@
-"""Recorded results are what the run's files say."""
+"""Recorded results equal the content of the run's files."""
 
 import json
 from pathlib import Path

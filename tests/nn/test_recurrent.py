@@ -1,4 +1,4 @@
-"""The GRU: along time as step by step, forgetting where episodes begin, and against its definition."""
+"""The GRU: a rollout equals single steps, the memory resets at an episode's start, and its definition holds."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def test_along_time_it_is_what_it_is_step_by_step(made, where):
 
 
 def test_where_an_episode_begins_everything_before_is_forgotten(made):
-    """Environment 1 begins anew at step 3: what follows is a run of its own from 0; the others do not notice."""
+    """Environment 1 starts an episode at step 3: its rest equals a run from memory 0; the others do not change."""
     network, params, memory, features = made
     apply = jax.jit(network.apply)
     whole, without = apply(params, memory, features, starts((3, 1))), apply(params, memory, features, starts())

@@ -1,4 +1,4 @@
-"""`repeat`: forwards the loop that it stands for, backwards the derivatives of that loop, by hand."""
+"""`repeat`: its result equals the plain loop, and its derivatives equal those of that loop, by hand."""
 
 import jax
 import jax.numpy as jnp

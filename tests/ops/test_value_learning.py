@@ -88,7 +88,7 @@ def test_rmsprop_is_tensorflows():
 
 @pytest.mark.parametrize(("name", "expected"), [("adam", 0.4), ("adam-tensorflow", 0.0206)])
 def test_where_epsilon_joins_adam(name, expected):
-    """Check 7: behind the bias correction in optax, before it in TensorFlow 1."""
+    """Check 7: epsilon comes after the bias correction in optax, before it in TensorFlow 1."""
     config = dqn.Config(optimizer=name)
     for optimizer in (
         optimizers.value_optimizer(name, config.learning_rate, epsilon=config.optimizer_epsilon),
@@ -306,7 +306,7 @@ def test_noisy_layer_is_its_weights_plus_rank_one_noise():
 
 
 def test_rainbow_priorities_are_roots_of_the_cross_entropy():
-    """Check 12: behind a gradient step the drawn leaves are sqrt(CE + 1e-10), whatever the importance weights."""
+    """Check 12: after a gradient step the drawn leaves are sqrt(CE + 1e-10), for any importance weights."""
     env = registry.environment("gymnax/CartPole-v1")[0].make("CartPole-v1")
     config = rainbow.Config(
         network="mlp", hidden=(8,), replay_size=64, learning_starts=60, batch_size=8, num_envs=1, rollout_length=4,

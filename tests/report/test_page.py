@@ -1,4 +1,4 @@
-"""report: what stands in the page is what the files say, a stranger's files do no harm, and a real browser agrees."""
+"""report: the page shows the content of the files, malicious files do no harm, and a real browser opens it."""
 
 from __future__ import annotations
 
@@ -343,7 +343,7 @@ HOSTILE = "\"'><img src=x onerror=hacked=1><script>hacked=1</script></title></st
 
 
 def hostile_run(tmp_path):
-    """A run that a stranger made to do harm."""
+    """A malicious run folder."""
     config = {
         "agent": HOSTILE,
         "env": HOSTILE,

@@ -1,4 +1,4 @@
-"""plots: what is drawn is what the rows say, read back from the figure's own lines."""
+"""plots: the figure's lines equal the values in the rows."""
 
 import importlib
 import json

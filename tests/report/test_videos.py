@@ -1,4 +1,4 @@
-"""videos: the frames come back out of the files, at the right size and speed."""
+"""videos: the written files give the same frames, with the right size and speed."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from purerl.report import videos
 
 
 def colourful(count, height=6, width=8, colours=5, seed=0):
-    """uint8 [T, H, W, 3] frames of few colours, no two frames alike."""
+    """uint8 [T, H, W, 3] frames of few colours, all frames different."""
     rng = np.random.default_rng(seed)
     palette = rng.integers(0, 256, (colours, 3), dtype=np.uint8)
     return palette[rng.integers(0, colours, (count, height, width))]

@@ -296,7 +296,7 @@ def files_of(folder):
 
 
 def test_every_damage_is_found(tmp_path):
-    """Any bit flipped, any file cut short or lost: one line that says which checkpoint is good instead."""
+    """For any flipped bit and any truncated or lost file, one line names a valid checkpoint."""
     rng = random.Random(0)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, SMALL, {"which": "good"})
@@ -320,7 +320,7 @@ def test_every_damage_is_found(tmp_path):
             assert f"checkpoint {newest} is damaged" in line and "\n" not in line
             assert f"that of iteration 1 is good: remove {newest}" in line
         (newest / name).write_bytes(whole)
-    assert checkpoints.restore(SMALL)[0] == 2  # all mended
+    assert checkpoints.restore(SMALL)[0] == 2  # all repaired
     (newest / "index.json").unlink()
     with pytest.raises(PurerlError, match="is damaged"):
         checkpoints.read_metadata()

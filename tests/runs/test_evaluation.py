@@ -1,4 +1,4 @@
-"""Evaluation: every episode counted once, the same number from every environment, and training never moved."""
+"""Evaluation: every episode counts once, every environment plays the same number, and training does not change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cells: each is the run that it would be alone, however they are dealt out, and whatever happens in between."""
+"""Cells: each equals its own single run, for any packing into programs, and also after a kill and a restart."""
 
 import jax
 import numpy as np
@@ -118,8 +118,8 @@ def stop(patch, owner, name, after):
 @pytest.mark.parametrize(
     "owner, name, after",
     [
-        (Trainer, "_advance", 2),  # in the midst of the first program
-        (Trainer, "_advance", UPDATES + 1),  # in the midst of the second
+        (Trainer, "_advance", 2),  # during the first program
+        (Trainer, "_advance", UPDATES + 1),  # during the second program
         (Saving, "save_member", 1),  # while the first one's cells are written
         (run_folder, "create", 2),  # while its folders are made
         (programs, "_remove", 0),  # when all of its cells are finished
@@ -136,7 +136,7 @@ def test_cut_short_and_continued_is_the_same(owner, name, after, finished, tmp_p
 
 
 def test_finished_cells_are_not_trained_again(finished, monkeypatch, run_cells):
-    left_over = finished[0].folder.parent / "work" / ".finished-0000"  # of a kill in the midst of its removal
+    left_over = finished[0].folder.parent / "work" / ".finished-0000"  # left by a kill during its removal
     left_over.mkdir()
     monkeypatch.setattr(programs, "train_program", lambda *_, **__: pytest.fail("a finished cell was trained again"))
     run_cells(finished[0].folder.parent)
@@ -173,10 +173,10 @@ def test_memory_decides_the_number_of_programs(tmp_path, cartpole):
     assert programs._most_that_fit(group, ["learning_rate"], need // 2) == 4
     with pytest.raises(PurerlError, match=r"one cell of 2 seeds takes .* fewer --seeds"):
         programs._most_that_fit(group, ["learning_rate"], need // 9)
-    paths = programs._deal(group, tmp_path / "work", need // 3, None)
-    dealt = [files.read_json(path / programs.PROGRAM) for path in paths]
-    assert [len(program["cells"]) for program in dealt] == [2, 2, 2, 2]
-    assert [program["lanes"] for program in dealt] == [4] * 4
+    paths = programs._pack(group, tmp_path / "work", need // 3, None)
+    packed = [files.read_json(path / programs.PROGRAM) for path in paths]
+    assert [len(program["cells"]) for program in packed] == [2, 2, 2, 2]
+    assert [program["lanes"] for program in packed] == [4] * 4
 
 
 def test_programs_of_one_shape_compile_once(tmp_path, cartpole):
@@ -215,7 +215,7 @@ def test_evaluations_play_the_evaluation_environment(tmp_path, cartpole):
 
 
 def test_cells_on_host_games(tmp_path):
-    """Two learning rates of one seed in one Procgen pool: each goes on from its own checkpoint with its own levels.
+    """Two learning rates of one seed in one Procgen pool: each continues from its own checkpoint with its own levels.
 
     The rates are small because lanes are equal up to rounding, which large steps of Adam let change an action.
     """

@@ -1,4 +1,4 @@
-"""progress: a bar on a real terminal, plain lines elsewhere, and the closing table."""
+"""progress: a bar on a real terminal, plain lines elsewhere, and the final table."""
 
 import os
 import pty

@@ -1,4 +1,4 @@
-"""Sweeps: which settings there are, what their table and ranking say, and that a kill changes neither."""
+"""Sweeps: their settings, their table and ranking, and that a kill and a restart change neither."""
 
 import csv
 import math
@@ -78,7 +78,7 @@ def test_random_settings_follow_their_laws():
         ({"grid": "learning_rate"}, "has no values"),
         ({"grid": "learning_rate=a"}, "learning_rate: 'a' is not a number"),
         ({"grid": "network=mlpp"}, "Did you mean 'mlp'"),
-        ({"grid": "num_epochs=1.5"}, "a whole number"),
+        ({"grid": "num_epochs=1.5"}, "an integer"),
         ({"grid": "clip=1,1"}, "different values"),
         ({"grid": "clip=1;clip=2"}, "named twice"),
         ({"grid": "discount=1;gamma=2"}, "named twice"),

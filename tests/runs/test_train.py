@@ -1,4 +1,4 @@
-"""Whole runs: resume is exact, a kill loses nothing, bad numbers stop a run, files say what happened."""
+"""Whole runs: resume is exact, a kill loses nothing, NaN and infinity stop a run, files record what happened."""
 
 import json
 import os
@@ -126,7 +126,7 @@ def test_a_killed_process_can_be_resumed(tmp_path, run, config_of):
 
 
 def test_a_lane_on_procgen_equals_its_solo_run(tmp_path, run):
-    """Two seeds of real games in one pool are the two solo runs, to rounding; the other seed is far away."""
+    """Two seeds of real games in one pool equal the two single runs, up to rounding; other seeds differ clearly."""
     pytest.importorskip("cffi", reason="procgen is not installed")
     # Adam's epsilon is large enough that a gradient of rounding errors does not become a whole step.
     config = {"network": "nature", "policy_iterations": 2, "auxiliary_epochs": 1, "adam_epsilon": 1e-5}

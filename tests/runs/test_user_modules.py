@@ -1,4 +1,4 @@
-"""Own agents and environments: a file that `--import` names is known to every command, and to the run ever after."""
+"""Own agents and environments: every command knows a file of `--import`, and the run needs it in later commands."""
 
 import json
 import os
