@@ -1,7 +1,7 @@
-"""The training loop for environments that live on the host: a pool of S x N games feeds the very same update.
+"""The training loop for environments that live on the host: a pool of S x N environments feeds the same update.
 
 Per step and group of the pool, one jitted and donated call writes the observations into the device's rollout buffer
-and returns the actions; the other groups' games are stepped by the pool's own threads meanwhile. Observations cross to
+and returns the actions; the pool's own threads step the other groups meanwhile. Observations cross to
 the device once. Rewards and flags are small, are gathered on the host, and cross once an iteration.
 """
 

@@ -98,7 +98,7 @@ class GraphPlayer:
         self._begin, self._block = lane_ways.in_turn(begin), jax.jit(blocks)
 
     def play(self, agent_state: PyTree, keys: Array) -> Iterator[Block]:
-        """Plays on and on, from first observations.
+        """Plays without end, from first observations.
 
         Args:
           agent_state: the agent's State [S, ...], as far as `act` reads it.
@@ -115,12 +115,12 @@ class GraphPlayer:
 
 
 class PoolPlayer:
-    """Plays on the host: the interface of `GraphPlayer`, but `play` also takes the seeds of the games.
+    """Plays on the host: the interface of `GraphPlayer`, but `play` also takes the environments' own seeds.
 
     Args:
       agent, config, num_envs, explore, observations, lanes: as in `GraphPlayer`.
       spec: of the environment.
-      make_pool: (seeds of the games, num_envs, num_groups) -> Pool.
+      make_pool: (seeds, num_envs, num_groups) -> Pool.
     """
 
     def __init__(
@@ -149,11 +149,11 @@ class PoolPlayer:
         self._memory = lane_ways.in_turn(lambda c, key: collect.first_memory(agent, c, spec, num_envs))
 
     def play(self, agent_state: PyTree, keys: Array, seeds: Sequence[int]) -> Iterator[Block]:
-        """Plays on and on, from first observations. Close the iterator to free the games.
+        """Plays without end, from first observations. Close the iterator to close the pool.
 
         Args:
           agent_state, keys: as in `GraphPlayer.play`.
-          seeds: of the games, S of them.
+          seeds: S, of the environments' own random numbers.
 
         Yields:
           Blocks of one step, group after group.

@@ -64,7 +64,7 @@ def shard_seeds(function: Callable[..., PyTree], mesh: Mesh, config: Any, num_se
       function: works for any number of seeds.
       mesh: from `seed_mesh`.
       config: its fields of one value per seed are split like the seeds, the others are shared.
-      num_seed_trees: how many arguments behind the config have a seed axis.
+      num_seed_trees: how many arguments after the config have a seed axis.
     """
     config_specs = jax.tree.map(lambda x: P(AXIS) if jnp.ndim(x) else P(), config)
 

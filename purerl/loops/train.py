@@ -94,7 +94,7 @@ class Train:
         Args:
           state: of one seed.
           config: as in `__call__`.
-          first: int [], iterations that the state has behind it. It must not be batched: schedules and phases follow
+          first: int [], iterations that the state has already made. It must not be batched: schedules and phases follow
             it.
           iterations: how many to go on for; None for all that are left of `self.iterations` after `first` (then an
             int).

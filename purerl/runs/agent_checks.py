@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 
 from purerl import configs, registry
 from purerl.errors import PurerlError
-from purerl.loops import in_graph
+from purerl.loops.train import init_run_state, iterate
 from purerl.runs.plan import Plan
 from purerl.types import Agent, Clock, Environment, EnvSpec, Metric, PyTree, TimeStep
 
@@ -45,12 +46,20 @@ def _trace(name: str, update: Callable[..., Any], spec: EnvSpec, on_host: bool, 
         check_metrics(name, found[1])
         return found
 
-    agent: Agent = registry.agent(name)._replace(update=checked)
+    def acting(*args: Any) -> Any:
+        found = act(*args)
+        if not isinstance(found, tuple) or len(found) != 3:
+            raise PurerlError(f"agent '{name}': act must return (action, memory, extras), not {_kind(found)}")
+        return found
+
+    act = registry.agent(name).act
+    check_signature(name, "act", act, ("config", "spec", "state", "memory", "inputs", "keys", "clock", "explore"))
+    check_signature(name, "update", update, ("config", "spec", "state", "rollout", "key", "clock"))
+    agent: Agent = registry.agent(name)._replace(act=acting, update=checked)
     environment = _stand_in(spec, on_host)
 
     def iteration(config: Any, key: Any, clock: Clock) -> Any:
-        state = in_graph.init_run_state(agent, environment, config, key)
-        return in_graph.iterate(agent, environment, config, state, clock)
+        return iterate(agent, environment, config, init_run_state(agent, environment, config, key), clock)
 
     try:
         config = jax.tree.map(lambda _: jax.ShapeDtypeStruct((), jnp.float32), config)
@@ -74,6 +83,14 @@ def _stand_in(spec: EnvSpec, on_host: bool) -> Environment:
         return state, TimeStep(observation(), jnp.float32(0), no, no, final, life_lost)
 
     return Environment(spec, lambda key: (jnp.int32(0), observation()), step)
+
+
+def check_signature(agent: str, name: str, function: Callable[..., Any], arguments: tuple[str, ...]) -> None:
+    """Raises PurerlError unless a function of an agent can be called with these arguments, in this order."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        raise PurerlError(f"agent '{agent}': {name} must take ({', '.join(arguments)}): {error}") from error
 
 
 def check_metrics(agent: str, metrics: Any) -> None:

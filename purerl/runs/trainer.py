@@ -36,7 +36,7 @@ class Member:
 
 
 def make_loop(the_plan: Plan) -> in_graph.InGraphLoop | host.HostLoop:
-    """The loop that suits the environment: in the graph, or on a pool of host games."""
+    """The loop that suits the environment: in the graph, or on a pool on the host."""
     agent = registry.agent(the_plan.agent)
     family, env_id = registry.environment(the_plan.env)
     if not registry.is_host(family):
@@ -48,7 +48,7 @@ def make_loop(the_plan: Plan) -> in_graph.InGraphLoop | host.HostLoop:
 
 
 def close(loop: in_graph.InGraphLoop | host.HostLoop) -> None:
-    """Ends the games of a host loop."""
+    """Closes the pool of a host loop."""
     pool = getattr(loop, "pool", None)
     if pool is not None:
         pool.close()
