@@ -390,3 +390,31 @@ def test_plans_of_older_runs_have_no_imports():
     assert Plan.from_dict(values).imports == ()
     with pytest.raises(PurerlError, match="damaged"):
         Plan.from_dict(values | {"imports": [{"unknown": 1}]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"act": lambda config, spec, state, observation, keys, clock, explore: None},
+            "act must take .*memory, inputs",
+        ),
+        ({"update": lambda config, spec, state, rollout, key: None}, "update must take .*key, clock"),
+        ({"act": lambda config, spec, state, memory, inputs, keys, clock, explore: (keys, None)}, "act must return"),
+    ],
+)
+def test_an_agent_of_another_signature_is_told_so(changes, message):
+    import types
+
+    from purerl import registry
+    from purerl.errors import PurerlError
+    from purerl.runs import agent_checks
+    from purerl.runs.plan import make_plan
+
+    agent = registry.agent("ppo")._replace(name="changed", **changes)
+    plan = make_plan("ppo", "gymnax/CartPole-v1")
+    spec = registry.env_spec(plan.env, plan.options)
+    patched = types.SimpleNamespace(agent=lambda name: agent)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PurerlError, match=message):
+        patch.setattr(agent_checks, "registry", patched)
+        agent_checks._trace.__wrapped__("changed", agent.update, spec, False, plan.config)
