@@ -131,7 +131,8 @@ def _claim(kind: str, name: str, taken: Container[str]) -> None:
     """
     module = sys._getframe(2).f_globals.get("__name__", "__main__")
     if name in taken and _origins.get((kind, name)) != module:
-        raise PurerlError(f"the {kind} name '{name}' is taken; choose another one")
+        by = _origins.get((kind, name), "an installed package")
+        raise PurerlError(f"the {kind} name '{name}' is taken by {by}; choose another one")
     _origins[kind, name] = module
 
 
