@@ -299,7 +299,7 @@ def test_record_writes_one_frame_a_step(run, tmp_path):
     ("values", "part"),
     [
         ({"out": "x.avi"}, r"'\.avi'"),
-        ({"steps": 0}, "video of 0 steps"),
+        ({"steps": 0}, "a video cannot have 0 steps"),
         ({"frames_per_second": 60.0, "steps": 2}, "50"),
     ],
 )
