@@ -217,14 +217,14 @@ def test_continuous_actions_are_not_sticky():
 def test_the_flag_on_the_command_line(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
 
-    def train(*args, **fields):
-        asked.append(fields["env_options"])
+    def train_plan(plan, *args, **fields):
+        asked.append(plan.options.repeat_action_probability)
         return SimpleNamespace(folder=tmp_path / "nothing")  # whose curve cannot be drawn, which is no failure
 
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(training, "train_plan", train_plan)
     asked, line = [], "train dqn gymnax/Breakout-MinAtar --env.repeat-action-probability"
     assert main.main([*line.split(), "0.1"]) == 0
-    assert asked == [{"repeat_action_probability": 0.1}]
+    assert asked == [0.1]
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     assert main.main([*line.split(), "1"]) == 2
