@@ -104,22 +104,9 @@ def _replay(found: dict[str, Any]) -> str:
     )
 
 
-def _lanes(found: dict[str, Any]) -> str:
-    agents = {name: row for name, row in found.items() if isinstance(row, dict)}
-    return ", ".join(
-        f"{name} {row['map_over_vmap']:.2f}x ({row['map_steps_per_second']:,.0f} steps/s)"
-        for name, row in agents.items()
-    )
-
-
 _SPEEDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "ppo-minatar": ("PPO on Breakout-MinAtar against rejax 0.1.3, same sizes, taking turns", _against_rejax),
-    "pure-train": (
-        "the same as a pure function, `jit(vmap(train))` on one device, against rejax 0.1.3's",
-        _against_rejax,
-    ),
     "dqn-cartpole": ("DQN on CartPole against rejax 0.1.3, same sizes, taking turns", _against_rejax),
-    "lanes": ("8 seeds, `--lanes map` against `--lanes vmap`", _lanes),
     "sweep": (
         "8 learning rates x 8 seeds of PPO on Breakout-MinAtar, 204,800 steps each: one sweep against 64 processes one "
         "after another, compiling included",
