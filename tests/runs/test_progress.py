@@ -141,7 +141,7 @@ def test_summary_table(capsys):
         "steps per seed": "1,000,000",
         "compile time": "12.3 s",
         "training time": "100.0 s",
-        "speed": "41,234 steps/s, seeds together",
+        "speed": "41,234 steps/s, all seeds",
         "final return, IQM": "7.5",
         "final return, mean": "7.25",
         "final return, per seed": "7, -",
