@@ -106,7 +106,9 @@ def train(name: str, folder: Path) -> dict[str, Any]:
 
     agent, env, updates, config = RUNS[name]
     steps = updates * config["num_envs"] * config["rollout_length"]
-    run = purerl.train(agent, env, seeds=2, seed=3, steps=steps, config=config, out=folder, log_every=2, quiet=True)
+    run = purerl.train(
+        agent, env, seeds=2, seed=3, steps=steps, config=config, out=folder, log_every=2, lanes="vmap", quiet=True
+    )
     return {
         "rows": rows_of(folder),
         "params": [fingerprint(run.state.agent.params, lane) for lane in range(2)],
@@ -121,7 +123,7 @@ def train_sweep(folder: Path) -> dict[str, Any]:
     config = {name: value for name, value in _PPO.items() if name != "learning_rate"}
     purerl.sweep(
         "ppo", GYMNAX, grid="learning_rate=1e-4,1e-3;discount=.9,.99", seeds=2, seed=3, steps=512, config=config,
-        out=folder, log_every=2, quiet=True,
+        out=folder, log_every=2, lanes="vmap", quiet=True,
     )  # fmt: skip
     found = {"rows": [], "params": []}
     for cell in sorted((folder / "cells").iterdir()):

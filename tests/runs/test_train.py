@@ -56,10 +56,10 @@ class Stopping:
     def __init__(self, monkeypatch, iteration):
         advance = Trainer._advance
 
-        def stopping(trainer, state, started):
+        def stopping(trainer, state):
             if trainer.iteration == iteration:
                 raise Killed
-            return advance(trainer, state, started)
+            return advance(trainer, state)
 
         monkeypatch.setattr(Trainer, "_advance", stopping)
 
