@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from purerl import rng
+from purerl import configs, rng
 from purerl.loops import collect, episodes
 from purerl.types import Agent, Array, Clock, Environment, Metric, Rollout, RunState
 
@@ -115,11 +115,9 @@ class Train:
 
 def make_train(agent: Agent, environment: Environment, config: Any, iterations: int) -> Train:
     """The Train of an agent in an environment. `config` has plain numbers or arrays in its traced fields."""
-    arrays = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    for field in dataclasses.fields(config):
-        if field.metadata.get("pytree_node", True):
-            arrays[field.name] = jnp.asarray(arrays[field.name], jnp.float32)
-    return Train(agent, environment, _sweepable(type(config))(**arrays), iterations)
+    arrays = configs.traced(config)
+    fields = {field.name: getattr(arrays, field.name) for field in dataclasses.fields(arrays)}
+    return Train(agent, environment, _sweepable(type(config))(**fields), iterations)
 
 
 @functools.cache
@@ -127,7 +125,7 @@ def _sweepable(cls: type) -> type:
     """A config class whose `replace` broadcasts all traced fields to the leading axes of the new ones."""
 
     def replace(self: Any, **changes: Any) -> Any:
-        traced = [f.name for f in dataclasses.fields(self) if f.metadata.get("pytree_node", True)]
+        traced = configs.traced_fields(type(self))
         values = {name: jnp.asarray(changes.get(name, getattr(self, name)), jnp.float32) for name in traced}
         shape = jnp.broadcast_shapes(*(value.shape for value in values.values()))
         values = {name: jnp.broadcast_to(value, shape) for name, value in values.items()}
