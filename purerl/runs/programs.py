@@ -212,8 +212,7 @@ def _lanes(plan: Plan, needed: int) -> int:
     """The number of lanes of a program, rounded up so that it can be sharded evenly over all devices."""
     if registry.is_host(registry.environment(plan.env)[0]):
         return needed
-    devices = min(jax.device_count(), needed)
-    return math.ceil(needed / devices) * devices
+    return sharding.spread_evenly(needed)
 
 
 def together(plans: Sequence[Plan], lanes: int, varying: Sequence[str]) -> Plan:
