@@ -30,53 +30,65 @@ from purerl.types import Agent, Array, Clock, EnvSpec, Inputs, Metric, Rollout, 
 class Config:
     """Sizes and constants from appendix A of the paper; those marked "code" are only in the released code."""
 
-    num_envs: int = static(256, help="environments of one seed (the paper: 4 workers of 64)")
-    rollout_length: int = static(256, help="steps of each environment between updates")
-    policy_iterations: int = static(32, help="N_pi, policy phases before each auxiliary phase")
-    policy_epochs: int = static(1, help="E_pi, passes of the policy loss over each rollout")
-    value_epochs: int = static(1, help="E_V, passes of the value loss over each rollout")
-    auxiliary_epochs: int = static(6, help="E_aux, passes of the auxiliary phase over its buffer; 0 for none")
-    num_minibatches: int = static(8, help="gradient steps in one pass over a rollout")
+    num_envs: int = static(256, help="parallel environments per seed (paper: 4 workers of 64)")
+    rollout_length: int = static(256, help="steps per environment between updates")
+    policy_iterations: int = static(32, help="N_pi: policy iterations before each auxiliary phase")
+    policy_epochs: int = static(1, help="E_pi: policy epochs per rollout")
+    value_epochs: int = static(1, help="E_V: value epochs per rollout")
+    auxiliary_epochs: int = static(6, help="E_aux: epochs over the auxiliary buffer; 0: no auxiliary phase")
+    num_minibatches: int = static(8, help="minibatches (gradient steps) per epoch over a rollout")
     final_auxiliary_phase: bool = static(
-        True, help="an auxiliary phase due at the run's very last iteration is run (code: the run ends before it)"
+        True, help="run the auxiliary phase that is due at the run's last iteration (the released code ends before it)"
     )
-    auxiliary_minibatches: int = static(16, help="gradient steps in one auxiliary pass, for each rollout in the buffer")
+    auxiliary_minibatches: int = static(
+        16, help="minibatches (gradient steps) per auxiliary epoch, for each rollout in the buffer"
+    )
     architecture: Literal["dual", "detach", "shared"] = static(
-        "dual", help="two networks, or one (with its true value detached or not)"
+        "dual", help="two networks, one whose true value is detached from the torso, or one without that"
     )
     objective: Literal["clip", "kl"] = static(
-        "clip", help="clipped surrogate, or ratio with a KL penalty (section 3.5)"
+        "clip", help="clipped surrogate objective, or the ratio with a KL penalty (section 3.5)"
     )
-    normalize_advantages: Literal["rollout", "none"] = static("rollout", help="over the whole rollout (code)")
-    scale_rewards: advantages.RewardScaling = static("per-rollout", help="divide rewards by the std of their return")
-    time_limit_is_terminal: bool = static(True, help="a time-out ends the game instead of being bootstrapped")
-    anneal_learning_rate: bool = static(False, help="policy-phase step size linearly to 0 over the run")
-    anneal_auxiliary_learning_rate: bool = static(False, help="auxiliary step size linearly to 0 over the run")
-    network: torsos.TorsoName = static("auto", help="torso; auto chooses by the observations")
-    channels: tuple[int, ...] = static((16, 32, 32), help="channels of the IMPALA stacks")
-    hidden: tuple[int, ...] = static((64, 64), help="widths of the MLP")
-    activation: Literal["tanh", "relu"] = static("tanh", help="of the MLP")
-    initializer: initializers.InitializerName = static("normed", help="weights at the start (code)")
-    pooling: layers.PoolingName = static("torch", help="padding convention of IMPALA's max-pooling (code)")
+    normalize_advantages: Literal["rollout", "none"] = static(
+        "rollout", help="normalize advantages to mean 0 and std 1 over the rollout (code)"
+    )
+    scale_rewards: advantages.RewardScaling = static(
+        "per-rollout", help="divide rewards by the running standard deviation of the return"
+    )
+    time_limit_is_terminal: bool = static(True, help="treat a time-out as terminal instead of bootstrapping")
+    anneal_learning_rate: bool = static(
+        False, help="anneal the policy phase's learning rate linearly to 0 over the run"
+    )
+    anneal_auxiliary_learning_rate: bool = static(
+        False, help="anneal the auxiliary learning rate linearly to 0 over the run"
+    )
+    network: torsos.TorsoName = static("auto", help="torso network; auto chooses by the observation shape")
+    channels: tuple[int, ...] = static((16, 32, 32), help="channels of the IMPALA network's blocks")
+    hidden: tuple[int, ...] = static((64, 64), help="hidden sizes of the MLP")
+    activation: Literal["tanh", "relu"] = static("tanh", help="activation of the MLP")
+    initializer: initializers.InitializerName = static("normed", help="weight initialization (code)")
+    pooling: layers.PoolingName = static(
+        "torch", help="padding of IMPALA's max pooling: as TensorFlow (SAME) or as PyTorch (code)"
+    )
     dtype: Literal["float32", "bfloat16"] = static(
-        "float32", help="of the networks' arithmetic; parameters are float32"
+        "float32", help="compute dtype of the networks; parameters stay float32"
     )
     auxiliary_memory: offload.Memory = static(
-        "device", help="where the frames of the auxiliary buffer live: 12 KB a Procgen step"
+        "device", help="memory that holds the auxiliary buffer's frames (12 KB per Procgen step)"
     )
-    learning_rate: float = traced(5e-4, help="Adam step size of the policy phase")
-    auxiliary_learning_rate: float = traced(5e-4, help="Adam step size of the auxiliary phase")
+    learning_rate: float = traced(5e-4, help="Adam learning rate of the policy phase")
+    auxiliary_learning_rate: float = traced(5e-4, help="Adam learning rate of the auxiliary phase")
     adam_epsilon: float = traced(1e-8, help="Adam epsilon (code)")
-    max_grad_norm: float = traced(float("inf"), help="global norm to clip gradients to; inf for none (code)")
-    discount: float = traced(0.999, help="gamma")
-    gae_lambda: float = traced(0.95, help="lambda of GAE")
-    clip: float = traced(0.2, help="clip range of the probability ratio")
-    kl_coefficient: float = traced(1.0, help="beta_pi, weight of the penalty of objective kl")
-    entropy_coefficient: float = traced(0.01, help="beta_S, weight of the entropy bonus")
-    value_coefficient: float = traced(1.0, help="weight of the value loss, itself half a squared error")
-    clone_coefficient: float = traced(1.0, help="beta_clone, weight of the KL term of the auxiliary phase")
-    reward_discount: float = traced(0.99, help="discount in reward scaling (code; not gamma)")
-    reward_clip: float = traced(10.0, help="largest scaled reward (code)")
+    max_grad_norm: float = traced(float("inf"), help="clip gradients to this global norm; inf: no clipping (code)")
+    discount: float = traced(0.999, help="discount factor gamma")
+    gae_lambda: float = traced(0.95, help="lambda of generalized advantage estimation (GAE)")
+    clip: float = traced(0.2, help="clip range of the policy ratio")
+    kl_coefficient: float = traced(1.0, help="beta_pi: weight of the KL penalty, with objective kl")
+    entropy_coefficient: float = traced(0.01, help="beta_S: weight of the entropy bonus")
+    value_coefficient: float = traced(1.0, help="weight of the value loss (half the squared error)")
+    clone_coefficient: float = traced(1.0, help="beta_clone: weight of the auxiliary phase's KL term")
+    reward_discount: float = traced(0.99, help="discount of the return that scales rewards (code; not gamma)")
+    reward_clip: float = traced(10.0, help="clip scaled rewards to +-this (code)")
 
 
 @struct.dataclass

@@ -24,44 +24,55 @@ from purerl.types import Agent, Array, Clock, EnvSpec, Inputs, Metric, Rollout, 
 class Config:
     """Sizes and constants. Source: the released baseline (train-procgen, baselines ppo2)."""
 
-    num_envs: int = static(64, help="environments of one seed")
-    rollout_length: int = static(256, help="steps of each environment between updates")
-    num_epochs: int = static(3, help="passes over each rollout")
-    num_minibatches: int = static(8, help="gradient steps in one pass")
-    shuffle: Literal["transitions", "environments"] = static("transitions", help="what a minibatch is drawn from")
-    normalize_advantages: Literal["minibatch", "rollout", "none"] = static("minibatch", help="scope of normalisation")
-    clip_values: bool = static(True, help="clipped value loss of the Baselines code")
-    scale_rewards: advantages.RewardScaling = static("per-step", help="divide rewards by the std of their return")
-    time_limit_is_terminal: bool = static(True, help="a time-out ends the game instead of being bootstrapped")
-    anneal_learning_rate: bool = static(False, help="linearly to 0 over the run")
-    optimizer: optimizers.AdamName = static("adam", help="adam-tensorflow has TensorFlow 1's epsilon, as Baselines")
-    network: torsos.TorsoName = static("auto", help="torso; auto chooses by the observations")
-    share_torso: bool = static(True, help="one torso for policy and value")
+    num_envs: int = static(64, help="parallel environments per seed")
+    rollout_length: int = static(256, help="steps per environment between updates")
+    num_epochs: int = static(3, help="epochs: passes over each rollout")
+    num_minibatches: int = static(8, help="minibatches (gradient steps) per epoch")
+    shuffle: Literal["transitions", "environments"] = static(
+        "transitions", help="a minibatch is a random subset of transitions, or of whole environments"
+    )
+    normalize_advantages: Literal["minibatch", "rollout", "none"] = static(
+        "minibatch", help="normalize advantages to mean 0 and std 1 over a minibatch or over the rollout"
+    )
+    clip_values: bool = static(True, help="clip the value loss as OpenAI Baselines does (range: value_clip)")
+    scale_rewards: advantages.RewardScaling = static(
+        "per-step", help="divide rewards by the running standard deviation of the return"
+    )
+    time_limit_is_terminal: bool = static(True, help="treat a time-out as terminal instead of bootstrapping")
+    anneal_learning_rate: bool = static(False, help="anneal the learning rate linearly to 0 over the run")
+    optimizer: optimizers.AdamName = static(
+        "adam", help="adam, or adam-tensorflow (epsilon placed as in TensorFlow 1, which Baselines uses)"
+    )
+    network: torsos.TorsoName = static("auto", help="torso network; auto chooses by the observation shape")
+    share_torso: bool = static(True, help="policy and value share one torso")
     recurrent: recurrent.RecurrentName = static(
-        "none", help="gru: memory after each torso; minibatches are then whole environments, replayed from their memory"
+        "none",
+        help="gru: a GRU after each torso; minibatches are then whole environments, unrolled from their first memory",
     )
-    recurrent_size: int = static(128, help="units of each recurrent core")
-    channels: tuple[int, ...] = static((16, 32, 32), help="channels of the IMPALA stacks")
-    hidden: tuple[int, ...] = static((64, 64), help="widths of the MLP")
-    activation: Literal["tanh", "relu"] = static("tanh", help="of the MLP")
-    initializer: initializers.InitializerName = static("glorot", help="weights at the start")
-    pooling: layers.PoolingName = static("tensorflow", help="padding convention of IMPALA's max-pooling")
+    recurrent_size: int = static(128, help="hidden units of each GRU")
+    channels: tuple[int, ...] = static((16, 32, 32), help="channels of the IMPALA network's blocks")
+    hidden: tuple[int, ...] = static((64, 64), help="hidden sizes of the MLP")
+    activation: Literal["tanh", "relu"] = static("tanh", help="activation of the MLP")
+    initializer: initializers.InitializerName = static("glorot", help="weight initialization")
+    pooling: layers.PoolingName = static(
+        "tensorflow", help="padding of IMPALA's max pooling: as TensorFlow (SAME) or as PyTorch"
+    )
     dtype: Literal["float32", "bfloat16"] = static(
-        "float32", help="of the networks' arithmetic; parameters are float32"
+        "float32", help="compute dtype of the networks; parameters stay float32"
     )
-    learning_rate: float = traced(5e-4, help="Adam step size")
+    learning_rate: float = traced(5e-4, help="Adam learning rate")
     adam_epsilon: float = traced(1e-5, help="Adam epsilon")
-    max_grad_norm: float = traced(0.5, help="global norm to clip gradients to; inf for none")
-    discount: float = traced(0.999, help="gamma")
-    gae_lambda: float = traced(0.95, help="lambda of GAE")
-    clip: float = traced(0.2, help="clip range of the probability ratio")
-    value_clip: float = traced(0.2, help="clip range of the value, with clip_values")
+    max_grad_norm: float = traced(0.5, help="clip gradients to this global norm; inf: no clipping")
+    discount: float = traced(0.999, help="discount factor gamma")
+    gae_lambda: float = traced(0.95, help="lambda of generalized advantage estimation (GAE)")
+    clip: float = traced(0.2, help="clip range of the policy ratio")
+    value_clip: float = traced(0.2, help="clip range of the value loss, if clip_values")
     entropy_coefficient: float = traced(0.01, help="weight of the entropy bonus")
-    value_coefficient: float = traced(0.5, help="weight of the value loss, itself half a squared error")
+    value_coefficient: float = traced(0.5, help="weight of the value loss (half the squared error)")
     reward_discount: float = traced(
-        0.99, help="discount in reward scaling (not gamma: see the spec of the released curves)"
+        0.99, help="discount of the return that scales rewards; 0.99 in the released code, not gamma"
     )
-    reward_clip: float = traced(10.0, help="largest scaled reward")
+    reward_clip: float = traced(10.0, help="clip scaled rewards to +-this")
 
 
 @struct.dataclass

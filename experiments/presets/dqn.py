@@ -48,14 +48,14 @@ PRESETS: dict[str, Preset] = {
         config=MINATAR,
     ),
     "minatar-small": Preset(
-        steps=1_000_000, source="ours: minatar with an MLP of 64-64, for CPUs", config=MINATAR_SMALL
+        steps=1_000_000, source="purerl's own: minatar with a 64-64 MLP, for CPUs", config=MINATAR_SMALL
     ),
     "classic": Preset(
-        default_for=("*",), steps=200_000, source="ours, for CartPole and games of its size", config=CLASSIC
+        default_for=("*",), steps=200_000, source="purerl's own, for CartPole and similar control tasks", config=CLASSIC
     ),
     "quick": Preset(
         steps=16_000,
-        source="ours: the whole algorithm on a small scale, on two CPU cores in minutes",
+        source="purerl's own: the whole algorithm at small scale, minutes on two CPU cores",
         config=QUICK,
     ),
 }

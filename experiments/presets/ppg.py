@@ -14,14 +14,14 @@ PRESETS: dict[str, Preset] = {
     "procgen-easy": Preset(
         steps=25_000_000,
         default_for=("procgen/*",),
-        source="as procgen-hard with one worker of 64 environments: four times as many auxiliary steps a frame",
+        source="procgen-hard with one worker of 64 environments, so four times as many auxiliary steps per frame",
         config={"num_envs": 64},
         env={"distribution_mode": "easy"},
     ),
     "minatar": Preset(
         steps=2_000_000,
         default_for=("*-MinAtar",),
-        source="ours: the MinAtar settings of ppo, N_pi = 8 rollouts of 64 x 128",
+        source="purerl's own: the MinAtar settings of ppo, with N_pi = 8 rollouts of 64 x 128",
         config={
             **MINATAR,
             "policy_iterations": 8,
@@ -37,7 +37,7 @@ PRESETS: dict[str, Preset] = {
     "classic": Preset(
         steps=500_000,
         default_for=("*",),
-        source="ours, for CartPole and games of its size",
+        source="purerl's own, for CartPole and similar control tasks",
         config={
             **CLASSIC,
             "policy_iterations": 8,
@@ -52,7 +52,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "quick": Preset(
         steps=100_000,
-        source="ours: the whole algorithm on a small network, to see a learning curve on two CPU cores in minutes",
+        source="purerl's own: the whole algorithm with a small network, a learning curve in minutes on two CPU cores",
         config={
             "num_envs": 64,
             "rollout_length": 64,

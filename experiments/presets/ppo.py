@@ -28,7 +28,7 @@ PRESETS: dict[str, Preset] = {
     "classic": Preset(
         steps=500_000,
         default_for=("*",),
-        source="ours, for CartPole and games of its size",
+        source="purerl's own, for CartPole and similar control tasks",
         config={
             **CLASSIC,
             "num_epochs": 4,

@@ -47,7 +47,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "rainbow-2018": Preset(
         steps=50_000_000,
-        source="Hessel et al. 2018, constants as in DQN Zoo; no-op starts, no sticky actions, a lost life is an end. "
+        source="Hessel et al. 2018, constants as in DQN Zoo; no-op starts, no sticky actions, a lost life is terminal. "
         "Frames differ from DQN Zoo's: 0 to 30 no-ops (1 to 30 there), luma before the maximum of two frames (after), "
         "area resize (bilinear), the stack is blanked at a lost life (kept)",
         config={
@@ -75,18 +75,18 @@ PRESETS: dict[str, Preset] = {
     ),
     "minatar-small": Preset(
         steps=1_000_000,
-        source="ours: minatar with an MLP of 64-64, for CPUs",
+        source="purerl's own: minatar with a 64-64 MLP, for CPUs",
         config={**MINATAR_SMALL, "support_max": 20.0, "reward_clip": float("inf")},
     ),
     "classic": Preset(
         steps=200_000,
         default_for=("*",),
-        source="ours, for CartPole and games of its size",
+        source="purerl's own, for CartPole and similar control tasks",
         config={**CLASSIC, "support_max": 100.0},
     ),
     "quick": Preset(
         steps=16_000,
-        source="ours: the whole algorithm on a small scale, on two CPU cores in minutes",
+        source="purerl's own: the whole algorithm at small scale, minutes on two CPU cores",
         config=QUICK,
     ),
 }
