@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
+import sys
+import types
 import urllib.error
+from collections.abc import Iterator
 from typing import Any
 
-import gymnax
 import jax
 import jax.numpy as jnp
 from flax import struct
-from gymnax.environments import spaces
 
 from purerl import rng
 from purerl.errors import PurerlError
 from purerl.types import Array, Environment, EnvSpec, TimeStep
+
+
+@contextlib.contextmanager
+def _imported_at_first_use(*names: str) -> Iterator[None]:
+    """Modules that are imported within are imported for real only when an attribute of theirs is used."""
+    stand_ins = {name: types.ModuleType(name) for name in names if name not in sys.modules}
+    for name, module in stand_ins.items():
+        module.__getattr__ = lambda attribute, name=name: getattr(importlib.import_module(name), attribute)
+    sys.modules |= stand_ins
+    try:
+        yield
+    finally:
+        for name in stand_ins:
+            del sys.modules[name]
+
+
+# gymnax imports them to draw some of its games, and they are most of the time that its own import takes.
+with _imported_at_first_use("seaborn", "matplotlib.pyplot"):
+    import gymnax
+    from gymnax.environments import spaces
 
 # A plain installation has it: `purerl doctor` calls purerl broken without it.
 CORE = True

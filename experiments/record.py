@@ -104,14 +104,27 @@ def _replay(found: dict[str, Any]) -> str:
     )
 
 
+def _lanes(found: dict[str, Any]) -> str:
+    return "; ".join(
+        f"{agent} {rates['map_over_vmap']:.2f}x ({rates['map_steps_per_second']:,.0f} steps/s)"
+        for agent, rates in found.items()
+        if isinstance(rates, dict)
+    )
+
+
 _SPEEDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "ppo-minatar": ("PPO on Breakout-MinAtar against rejax 0.1.3, same sizes, taking turns", _against_rejax),
+    "pure-train": (
+        "`jit(vmap(train))` of make_train against rejax 0.1.3's, PPO on Breakout-MinAtar, one device, taking turns",
+        _against_rejax,
+    ),
     "dqn-cartpole": ("DQN on CartPole against rejax 0.1.3, same sizes, taking turns", _against_rejax),
     "sweep": (
         "8 learning rates x 8 seeds of PPO on Breakout-MinAtar, 204,800 steps each: one sweep against 64 processes one "
         "after another, compiling included",
         lambda found: f"{found['ratio']:.2f}x ({found['sweep_seconds']:.0f} s, {found['processes_seconds']:.0f} s)",
     ),
+    "lanes": ("8 seeds by `--lanes map` (a CPU's default) against `--lanes vmap`, taking turns", _lanes),
     "replay": ("prioritized replay, add 8 + draw 32 + change 32, against flashbax 0.1.3", _replay),
     "procgen-pool": (
         "Procgen pool, frames landing on the (CPU) device, against bare libenv with as many threads a group",

@@ -6,6 +6,7 @@ run compiles exactly one program whatever its length, and metrics come back as s
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,9 @@ def make_chunk(
     num_iterations more, and its metrics {name: Metric [S]} summed over them. The three counters are int32 [].
     """
 
+    # Traced once, although the loops below call it for its shapes as well; inline, so the program is the same without.
+    one_lane = jax.jit(functools.partial(iterate, agent, environment), inline=True)
+
     def several(advance: Callable, state: RunState, iteration: Array, total: Array, num_iterations: Array):
         """num_iterations of advance(state, clock) -> (state, metrics), the metrics summed."""
 
@@ -45,15 +49,12 @@ def make_chunk(
         return jax.lax.fori_loop(0, num_iterations, one_iteration, (state, sums))
 
     def side_by_side(config: Any, run_state: RunState, *counters: Array):
-        batched = jax.vmap(
-            lambda c, s, clock: iterate(agent, environment, c, s, clock),
-            in_axes=(lane_ways.config_axes(config), 0, None),
-        )
+        batched = jax.vmap(one_lane, in_axes=(lane_ways.config_axes(config), 0, None))
         return several(lambda states, clock: batched(config, states, clock), run_state, *counters)
 
     def one_by_one(config: Any, run_state: RunState, *counters: Array):
         def whole_chunk(config: Any, state: RunState):
-            return several(lambda s, clock: iterate(agent, environment, config, s, clock), state, *counters)
+            return several(lambda s, clock: one_lane(config, s, clock), state, *counters)
 
         return lane_ways.one_by_one(whole_chunk, config, run_state)
 
