@@ -20,9 +20,6 @@ import pytest
 
 # pytest-xdist's workers inherit what the first process wrote below: the user's own flags travel beside it.
 _XLA_FLAGS = os.environ.setdefault("PURERL_TESTS_XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
-# The older code generator compiles in two thirds of the time. The golden runs' bits were recorded with the default one.
-if importlib.metadata.version("jaxlib").startswith("0.10.") and os.environ.get("PURERL_GOLDEN") != "exact":
-    _XLA_FLAGS = f"{_XLA_FLAGS} --xla_cpu_use_fusion_emitters=false".strip()
 
 # All of this must be in place before the first `import jax`.
 os.environ["XLA_FLAGS"] = f"{_XLA_FLAGS} --xla_force_host_platform_device_count=2".strip()
@@ -37,6 +34,7 @@ os.environ["MPLBACKEND"] = "agg"
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
+from jax._src import compiler  # noqa: E402
 
 from purerl import configs, registry  # noqa: E402
 from purerl.types import EnvSpec, Inputs, Rollout  # noqa: E402
@@ -46,11 +44,31 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 _DISABLE_OPTIMIZATIONS = jax.config.read("jax_disable_most_optimizations")
 
 
+# XLA's older code generator for CPUs takes little more than half the time. But the bits of a function then depend on
+# the program around it. jaxlib 0.10 has it; JAX has no public way to choose it after the start.
+_QUICK = {"xla_cpu_use_fusion_emitters": False} if importlib.metadata.version("jaxlib").startswith("0.10.") else {}
+_quick: dict[str, bool] = {}
+_get_compile_options = compiler.get_compile_options
+
+
+def _quick_compile_options(*args: Any, env_options_overrides: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+    return _get_compile_options(*args, env_options_overrides=_quick | (env_options_overrides or {}), **kwargs)
+
+
+compiler.get_compile_options = _quick_compile_options
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and jax.default_backend() == "cpu":
         pytest.skip("needs an accelerator, and JAX has none here")
     optimized = item.get_closest_marker("optimized") is not None
     jax.config.update("jax_disable_most_optimizations", _DISABLE_OPTIMIZATIONS and not optimized)
+    _quick.clear()
+    if not optimized and item.get_closest_marker("same_bits") is None:
+        _quick.update(_QUICK)
+    # What tests give to the commands that they start, which see the devices that a user's would see.
+    own = " ".join(f"--{name}={value}".lower() for name, value in _quick.items())
+    os.environ["PURERL_TESTS_COMMAND_XLA_FLAGS"] = f"{_XLA_FLAGS} {own}".strip()
 
 
 @pytest.fixture
@@ -170,11 +188,8 @@ def run_cli(tmp_path: Path) -> Callable[..., CliResult]:
         *arguments: object, cwd: Path = tmp_path, env: dict[str, str] | None = None, timeout: float = 600
     ) -> CliResult:
         environment = os.environ | {"COLUMNS": "120", "NO_COLOR": "1", "PYTHONFAULTHANDLER": "1"} | (env or {})
-        # The command sees the devices that a user's would see.
         if "XLA_FLAGS" not in (env or {}):
-            environment.pop("XLA_FLAGS")
-            if _XLA_FLAGS:
-                environment["XLA_FLAGS"] = _XLA_FLAGS
+            environment["XLA_FLAGS"] = environment["PURERL_TESTS_COMMAND_XLA_FLAGS"]
         done = subprocess.run(
             [sys.executable, "-m", "purerl", *map(str, arguments)],
             cwd=cwd,

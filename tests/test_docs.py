@@ -21,8 +21,6 @@ from purerl.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-# conftest's own flag comes last; what stands before it is the user's.
-_CONFTEST_FLAG = "--xla_force_host_platform_device_count=2"
 _BLOCK = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^\n]+?) -->\n+)?^```(?P<language>[^\n]*)\n(?P<text>.*?)^```[ \t]*$", re.M | re.S
 )
@@ -75,11 +73,9 @@ def help_of(*words: str) -> str:
 
 def _run(command: list[str], folder: Path, text: str | None = None) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"COLUMNS": "120", "NO_COLOR": "1", "PYTHONFAULTHANDLER": "1"}
-    # The command that is documented, and the devices that a user's would see (as in conftest's run_cli).
+    # The command that is documented, and the flags that conftest's run_cli gives it.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
-    flags = environment.pop("XLA_FLAGS", "").removesuffix(_CONFTEST_FLAG).strip()
-    if flags:
-        environment["XLA_FLAGS"] = flags
+    environment["XLA_FLAGS"] = environment["PURERL_TESTS_COMMAND_XLA_FLAGS"]
     return subprocess.run(
         command,
         cwd=folder,
@@ -120,7 +116,13 @@ def test_there_are_pages() -> None:
         assert text.count("<!-- not run:") == sum(b.reason is not None for b in blocks(text)), page.name
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=page.stem, marks=[pytest.mark.same_bits] if page.stem == "determinism" else [])
+        for page in PAGES
+    ],
+)
 def test_the_blocks_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None:
     for number, block in enumerate(blocks(page.read_text())):
         where = f"{page.name}, line {block.line}"

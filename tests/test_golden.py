@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.same_bits
+
 FILE = Path(__file__).parent / "data" / "golden.json"
 EXACT = os.environ.get("PURERL_GOLDEN") == "exact"
 RELATIVE, ABSOLUTE = 2e-3, 2e-4

@@ -60,6 +60,7 @@ def test_resume_is_exact_with_a_full_replay(agent, tiny, tmp_path, monkeypatch):
     assert int(whole.state.agent.optimizer[1][0].count[0]) == (8 * 24 - 32) // 4
 
 
+@pytest.mark.same_bits
 @pytest.mark.parametrize("agent", ["dqn", "rainbow"])
 @pytest.mark.parametrize("how", ["map", "vmap"])
 def test_lane_is_the_solo_run(agent, how, advanced):

@@ -160,7 +160,8 @@ def test_a_million_frames_take_7_gb_and_are_all_found():
         pytest.skip(f"needs 12 GB of memory, and {available / 1e9:.1f} GB are available")
     done = subprocess.run(
         [sys.executable, __file__],
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"},  # runs longer than it compiles
+        env=os.environ
+        | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"},  # runs longer than it compiles
         capture_output=True,
         text=True,
         timeout=600,

@@ -1,5 +1,7 @@
 """Every gymnax id keeps the contract of `types.Environment`."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import gymnax
@@ -246,6 +248,7 @@ def test_unknown_names_get_the_nearest(name, message):
         registry.environment(name)
 
 
+@pytest.mark.same_bits
 def test_observations_can_be_hidden():
     """Every third observation of an episode is shown, its first one included; the others are zeros. The game is the
     same.
@@ -265,3 +268,16 @@ def test_observations_can_be_hidden():
         np.testing.assert_array_equal(shown.observation, seen.observation if age % 3 == 0 else jnp.zeros(4))
     with pytest.raises(PurerlError, match="at least 1"):
         family.make("CartPole-v1", family.Options(show_every=0))
+
+
+def test_what_only_draws_is_imported_when_something_is_drawn():
+    """A run starts a second and a half sooner; a game that gymnax draws with seaborn can still be drawn."""
+    script = (
+        "import sys, purerl.envs.gymnax\n"
+        "assert not {'seaborn', 'matplotlib.pyplot', 'scipy.stats', 'pandas'} & sys.modules.keys()\n"
+        "from gymnax.environments.misc import pong\n"
+        "assert len(pong.sns.color_palette('cubehelix', 3)) == 3 and callable(pong.plt.subplots)\n"
+        "import seaborn\n"
+        "assert seaborn.__spec__ is not None and seaborn.utils"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -10,6 +10,8 @@ import purerl
 from purerl.loops import lanes
 from purerl.runs.policy import open_run
 
+pytestmark = pytest.mark.same_bits
+
 PIXELS = {"network": "nature", "num_envs": 4, "rollout_length": 16, "num_minibatches": 2}
 RUNS = {
     "ppo": ("ppo", "gymnax/CartPole-v1", 50_000, {}),

@@ -14,6 +14,8 @@ from purerl.envs.hosted import HostedPool
 from purerl.loops import in_graph
 from purerl.loops.host import HostLoop
 
+pytestmark = pytest.mark.same_bits
+
 # Adam's epsilon is large enough that a gradient of rounding errors does not become a whole step.
 COMMON = {
     "network": "mlp",
@@ -141,6 +143,21 @@ def test_adding_seeds_compiles_one_program_whatever_their_number(lanes, config_o
         return count(jax.make_jaxpr(loop._chunk)(config, state, i, i, i).jaxpr)
 
     assert equations(4) == equations(16) > 500
+
+
+@pytest.mark.parametrize("lanes", ["map", "vmap"])
+def test_the_agent_is_traced_once(lanes, config_of):
+    """Not once more for the shapes of the metrics, and of what a loop over lanes carries: tracing takes seconds."""
+    agent, traces = registry.agent("ppo"), []
+
+    def update(*args):
+        traces.append(args)
+        return agent.update(*args)
+
+    loop, config = in_graph.InGraphLoop(agent._replace(update=update), environment(), lanes), config_of("ppo")
+    i = jax.ShapeDtypeStruct((), jnp.int32)
+    loop._chunk.trace(config, jax.eval_shape(loop._init, config, rng.seed_keys(0, 4)), i, i, i)
+    assert len(traces) == 1
 
 
 def test_metrics_are_sums_over_the_chunk(config_of):

@@ -19,6 +19,7 @@ from purerl.runs.summary import final_returns
 from purerl.runs.train import train
 from purerl.runs.trainer import Trainer
 
+pytestmark = pytest.mark.same_bits
 CARTPOLE = "gymnax/CartPole-v1"
 
 
