@@ -82,7 +82,7 @@ def test_help_of_training_shows_all_fields_with_the_presets_values(capsys):
     for field in dataclasses.fields(config):
         assert f"--{field.name.replace('_', '-')}" in said
         assert " ".join(field.metadata["help"].split()) in said
-    assert "--num-envs INT environments of one seed (default: 16)" in said  # ppo's own default is 64
+    assert "--num-envs INT parallel environments per seed (default: 16)" in said  # ppo's own default is 64
     assert "--clip-values, --no-clip-values" in said
     assert "--env.max-steps INT" in said and "Time limit of an episode" in said
     assert "--resume continue" in said and "--no-resume" not in said
