@@ -145,6 +145,11 @@ class Feedback:
         return {name: None if x is None else x[lanes] for name, x in self.arrays.items()}
 
 
+def beside(run_state: RunState, tree: PyTree) -> PyTree:
+    """A tree on the device of a run, committed to it: JAX compiles once more for arrays that it may move."""
+    return jax.device_put(tree, run_state.key.sharding)
+
+
 class HostLoop:
     """Advances a run on a pool. Holds the pool, the rollout buffers and the compiled functions; no learning state.
 
@@ -179,7 +184,8 @@ class HostLoop:
 
     def init(self, config: Any, keys: Array) -> RunState:
         """RunState [S, ...] of a fresh run; resets the pool."""
-        return self._make(config, keys).replace(inputs=self._first_inputs())
+        run_state = jax.tree.map(lambda x: jax.device_put(x, x.sharding), self._make(config, keys))
+        return run_state.replace(inputs=beside(run_state, self._first_inputs()))
 
     def _init_run_state(self, config: Any, key: Array) -> RunState:
         """The state of one seed before its first iteration; its inputs are placeholders until the pool is reset."""
@@ -202,7 +208,7 @@ class HostLoop:
         if self.agent.on_env_restart is not None:
             state = jax.vmap(lambda s: self.agent.on_env_restart(config, s, jnp.int32(iteration)))(state)
         tracker = jax.tree.map(lambda x: jnp.stack([x] * self.pool.num_seeds), episodes.init_tracker(num_envs))
-        return run_state.replace(agent=state, inputs=self._first_inputs(), episodes=tracker)
+        return run_state.replace(agent=state, inputs=beside(run_state, self._first_inputs()), episodes=tracker)
 
     def _first_inputs(self) -> Inputs:
         first = [jax.tree.map(np.copy, self._walk.first_inputs(group)) for group in range(self.pool.num_groups)]
@@ -294,7 +300,7 @@ class HostLoop:
         )
         sizes = (config.rollout_length, self.pool.num_envs)
         row = Buffer(inputs.observation, action, extras)
-        return jax.tree.map(lambda x: jnp.zeros((x.shape[0], *sizes, *x.shape[2:]), x.dtype), row)
+        return beside(state, jax.tree.map(lambda x: jnp.zeros((x.shape[0], *sizes, *x.shape[2:]), x.dtype), row))
 
     def _act_and_store(self, config, agent_state, key, memory, buffer, inputs, t, first, clock):
         """Acts for one group [S, n] at step t and writes what it saw and did into the buffer's columns from `first`."""

@@ -67,9 +67,9 @@ def largest_difference(a, b):
     return max(jax.tree.leaves(jax.tree.map(lambda x, y: float(np.abs(x - y).max()), a, b)))
 
 
-@pytest.mark.parametrize("agent", ["ppo", "ppg"])
-@pytest.mark.parametrize("lanes", ["map", "vmap"])
-@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(
+    ("agent", "lanes", "groups"), [("ppo", "map", 2), ("ppo", "vmap", 1), ("ppg", "map", 1), ("ppg", "vmap", 2)]
+)
 def test_host_cartpole_equals_in_graph_cartpole(agent, lanes, groups, config_of):
     """The signature test: the same parameters after 4 updates (a cycle of auxiliary phases included), two seeds."""
     keys, config = rng.seed_keys(0, 2), config_of(agent)
@@ -83,6 +83,24 @@ def test_host_cartpole_equals_in_graph_cartpole(agent, lanes, groups, config_of)
     for name in ("episode_return", "episode_length"):
         np.testing.assert_array_equal(metrics[0][name].total, expected_metrics[0][name].total)
         assert metrics[0][name].count.sum() > 0
+
+
+def test_acting_on_the_host_compiles_once_for_each_place_of_its_inputs(config_of):
+    """Once for rows from the pool, and once for the first rows of a rollout, which are on the device already."""
+    compiled = []
+
+    def listener(event, start, end, fun_name="", **_):
+        if event.endswith("backend_compile_duration") and "_act_and_store" in fun_name:
+            compiled.append(fun_name)
+
+    keys = rng.seed_keys(0, 2)
+    with HostedPool(environment(), keys, num_envs=4, num_groups=2) as pool:
+        jax.monitoring.register_event_time_span_listener(listener)
+        try:
+            run(HostLoop(registry.agent("ppo"), pool, "vmap"), config_of("ppo"), keys, 3, chunk=1)
+        finally:
+            jax.monitoring.unregister_event_time_span_listener(listener)
+    assert len(compiled) == 2, compiled
 
 
 @pytest.mark.parametrize("agent", ["ppo", "ppg"])

@@ -193,7 +193,7 @@ def test_a_longer_run_continues_a_finished_one(tmp_path, run):
 
 
 def test_a_second_start_uses_the_compilation_cache(tmp_path, run, config_of):
-    """In two processes with a cache folder of their own, the second compiles nothing that took half a second."""
+    """In two processes with a cache folder of their own, the second compiles nothing that took a fifth of a second."""
     script = (
         "import purerl, sys, json; run = purerl.train('ppo', 'gymnax/CartPole-v1', steps=64, out=sys.argv[1],"
         "quiet=True,"
