@@ -8,6 +8,7 @@ return curves, thinned to at most 100 points per seed.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
 from collections.abc import Callable
@@ -16,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from purerl import configs
 from purerl.report import plots
 from purerl.runs import files, run_folder, sinks
+from purerl.runs.plan import Plan, make_plan
 
 POINTS = 100
 
@@ -49,6 +52,17 @@ def record(folder: Path, name: str, results: Path) -> Path:
     return path
 
 
+def changes(header: dict[str, Any]) -> list[str]:
+    """The settings in a run's config.json that its preset, as it is today, does not have: ["recurrent gru", ...]."""
+    mine = Plan.from_dict(header)
+    base = make_plan(mine.agent, mine.env, preset=mine.preset)
+    pairs = [(configs.to_dict(plan.config), dataclasses.asdict(plan.options)) for plan in (mine, base)]
+    found = []
+    for prefix, now, then in zip(("", "env."), *pairs, strict=True):
+        found += [f"{prefix}{name.replace('_', '-')} {value}" for name, value in now.items() if value != then[name]]
+    return found
+
+
 def table(results: Path) -> str:
     """The recorded runs of a folder as a Markdown table."""
     lines = [
@@ -62,8 +76,11 @@ def table(results: Path) -> str:
         summary, final = kept["summary"], kept["summary"]["final_return"]
         seeds = [x for x in final["per_seed"] if x is not None]
         device = summary["device"]
+        what = ", ".join(
+            [f"{summary['agent']} {summary['env']}", f"preset {summary['preset']}", *changes(kept["config"])]
+        )
         lines.append(
-            f"| {summary['agent']} {summary['env']}, preset {summary['preset']} | {summary['steps']:,} | {len(seeds)} "
+            f"| {what} | {summary['steps']:,} | {len(seeds)} "
             f"| {final['iqm']:.1f}, {final['mean']:.1f} ({min(seeds):.1f} to {max(seeds):.1f}) "
             f"| {device['count']} x {device['kind']} | [JSON](experiments/results/{path.name}), "
             f"[curve](experiments/results/{path.stem}.png) |"

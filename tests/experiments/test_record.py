@@ -18,6 +18,7 @@ def test_a_recorded_run_keeps_its_numbers(tmp_path):
     kept = json.loads(path.read_text())
     assert kept["summary"]["final_return"]["per_seed"] == run.summary["final_return"]["per_seed"]
     assert kept["config"]["config"]["num_envs"] == 4
+    assert record.changes(kept["config"]) == ["num-envs 4", "rollout-length 64", "num-minibatches 2"]
     assert set(kept["curves"]) == {"0", "1"}
     assert kept["curves"]["0"]["step"][-1] == 2048
     assert (tmp_path / "results" / "name.png").exists()
