@@ -73,7 +73,8 @@ RUNS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "rainbow": ("rainbow", GYMNAX, 12, _DQN | _FULL),
     "rainbow-pro": ("rainbow-pro", GYMNAX, 12, _DQN | {"proximal_coefficient": 0.1}),
     "ppo-procgen": ("ppo", PROCGEN, 2, _PPO | _PIXELS | {"optimizer": "adam"}),
-    "ppg-procgen": ("ppg", PROCGEN, 2, _PPG | _PIXELS | {"architecture": "detach"}),
+    # With the default epsilon of Adam, the rounding of gradients near zero becomes whole steps.
+    "ppg-procgen": ("ppg", PROCGEN, 2, _PPG | _PIXELS | {"architecture": "detach", "adam_epsilon": 1e-4}),
     "dqn-atari": ("dqn", ATARI, 6, _DQN | {"network": "nature"}),
     "rainbow-atari": ("rainbow", ATARI, 6, _DQN | {"network": "nature"}),
 }
