@@ -162,8 +162,7 @@ CASES = {
 }
 
 
-# The value of a later reward; full Rainbow estimates it as Rainbow does.
-@pytest.mark.parametrize("name", [name for name in CASES if name != "full-rainbow"])
+@pytest.mark.parametrize("name", CASES)
 def test_discounted_action_values(name):
     agent, overrides = CASES[name]
     found = TrainedOnValues(agent, "discount", **overrides)
