@@ -10,8 +10,6 @@ import purerl
 from purerl.loops import lanes
 from purerl.runs.policy import open_run
 
-pytestmark = pytest.mark.same_bits
-
 PIXELS = {"network": "nature", "num_envs": 4, "rollout_length": 16, "num_minibatches": 2}
 RUNS = {
     "ppo": ("ppo", "gymnax/CartPole-v1", 50_000, {}),
@@ -35,6 +33,7 @@ def assert_same_bits(together, lane, alone):
         np.testing.assert_array_equal(of_lane[lane], of_solo[0], err_msg=jax.tree_util.keystr(path))
 
 
+@pytest.mark.same_bits
 # The long run as a user compiles it; for the others it would only take longer to compile.
 @pytest.mark.parametrize("name", [pytest.param("ppo", marks=pytest.mark.optimized), *[n for n in RUNS if n != "ppo"]])
 def test_a_lane_is_its_solo_run(name, tmp_path):
@@ -51,6 +50,7 @@ def test_a_lane_is_its_solo_run(name, tmp_path):
     assert finals[0][1] == finals[1][0]
 
 
+@pytest.mark.same_bits
 def test_a_cell_of_a_sweep_is_its_solo_run(tmp_path):
     config = {"num_envs": 8, "rollout_length": 32, "num_minibatches": 2}
     how = {"steps": 8 * 32 * 6, "quiet": True, "lanes": "map"}

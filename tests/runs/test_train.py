@@ -19,7 +19,6 @@ from purerl.runs.summary import final_returns
 from purerl.runs.train import train
 from purerl.runs.trainer import Trainer
 
-pytestmark = pytest.mark.same_bits
 CARTPOLE = "gymnax/CartPole-v1"
 
 
@@ -102,6 +101,7 @@ def test_resume_on_procgen_is_exact(tmp_path, monkeypatch, run):
     assert_same_bits(whole.state, resumed.state)
 
 
+@pytest.mark.same_bits
 def test_a_killed_process_can_be_resumed(tmp_path, run, config_of):
     """SIGKILL at some moment of a run that saves with every row; what is left loads and finishes."""
     # Not annealed, because the runs below are planned to be shorter than the killed one.
@@ -126,6 +126,7 @@ def test_a_killed_process_can_be_resumed(tmp_path, run, config_of):
     assert_same_bits(whole.state.agent.params, resumed.state.agent.params)
 
 
+@pytest.mark.same_bits
 def test_a_lane_on_procgen_equals_its_solo_run(tmp_path, run):
     """Two seeds of real games in one pool equal the two single runs, up to rounding; other seeds differ clearly."""
     pytest.importorskip("cffi", reason="procgen is not installed")
@@ -212,6 +213,7 @@ def test_a_second_start_uses_the_compilation_cache(tmp_path, run, config_of):
     assert second["compile_seconds"] < first["compile_seconds"]
 
 
+@pytest.mark.same_bits
 @pytest.mark.parametrize("env", [CARTPOLE, "procgen/bigfish"])
 def test_auxiliary_buffer_in_host_memory_gives_the_same_run_and_resumes(tmp_path, env, monkeypatch, run):
     config = {"network": "mlp", "hidden": (8,)}
