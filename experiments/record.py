@@ -106,6 +106,14 @@ def _against_rejax(found: dict[str, Any]) -> str:
     )
 
 
+def _pure_train(found: dict[str, Any]) -> str:
+    spread = found["seeds_8_on_all_devices"]
+    return (
+        f"{_against_rejax(found)}; with the keys of 8 spread over both devices, for both libraries, "
+        f"{spread['ratio']:.2f}x ({spread['purerl_steps_per_second']:,.0f})"
+    )
+
+
 def _pool(found: dict[str, Any]) -> str:
     games = [game for game in found.values() if isinstance(game, dict)]
     ratios, speeds = sorted(game["ratio"] for game in games), sorted(game["pool"] for game in games)
@@ -133,7 +141,7 @@ _SPEEDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "ppo-minatar": ("PPO on Breakout-MinAtar against rejax 0.1.3, same sizes, taking turns", _against_rejax),
     "pure-train": (
         "`jit(vmap(train))` of make_train against rejax 0.1.3's, PPO on Breakout-MinAtar, one device, taking turns",
-        _against_rejax,
+        _pure_train,
     ),
     "dqn-cartpole": ("DQN on CartPole against rejax 0.1.3, same sizes, taking turns", _against_rejax),
     "sweep": (

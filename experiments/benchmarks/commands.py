@@ -2,7 +2,7 @@
 
 | name          | measures                                                                                           |
 | ppo-minatar   | PPO on Breakout-MinAtar against rejax 0.1.3 (its environment is made first), 1 and 8 vmapped seeds |
-| pure-train    | the same as a pure function: jit(vmap(train)) of ours and of rejax on one device                   |
+| pure-train    | the same as a pure function: jit(vmap(train)) of ours and of rejax, on one device and on all       |
 | dqn-cartpole  | DQN on CartPole against rejax 0.1.3, 1 and 8 vmapped seeds                                         |
 | lanes         | 8 seeds, lanes one after the other (map) against one batch (vmap): PPO, PPG, DQN and Rainbow       |
 | minatar-seeds | Rainbow on Breakout-MinAtar: how steps/s grow with 1, 4, 16 and 64 vmapped seeds                   |
@@ -98,14 +98,17 @@ class Measured:
 
 
 class PureTrain(Measured):
-    """`jax.jit(jax.vmap(train))`, as a user of `purerl.make_train` writes it, some iterations a call."""
+    """`jax.jit(jax.vmap(train))`, as a user of `purerl.make_train` writes it, some iterations a call; `spread` puts an
+    equal share of the keys on each device.
+    """
 
     cycle, learning_starts, iterations_per_call = 4, 4, 4
 
-    def __init__(self, agent: str, env: str, seeds: int, preset: str, config: dict[str, Any]):
+    def __init__(self, agent: str, env: str, seeds: int, preset: str, config: dict[str, Any], spread: bool):
         train = make_train(agent, env, preset=preset, steps=10**9, **config)
         self.steps_per_iteration = train.config.num_envs * train.config.rollout_length * seeds
-        self.state = jax.jit(jax.vmap(train.init))(rng.seed_keys(0, seeds))
+        keys = rng.seed_keys(0, seeds)
+        self.state = jax.jit(jax.vmap(train.init))(sharding.place(keys, sharding.seed_mesh(seeds)) if spread else keys)
         self._train = jax.jit(jax.vmap(lambda s: train.run(s, iterations=self.iterations_per_call)), donate_argnums=0)
         started = time.perf_counter()
         self.advance(self.iterations_per_call)
@@ -126,11 +129,14 @@ def ppo_minatar(repeats: int, seconds: float) -> dict[str, Any]:
 
 def pure_train(repeats: int, seconds: float) -> dict[str, Any]:
     """`jax.jit(jax.vmap(train))` of `purerl.make_train` and of rejax 0.1.3 taking turns, both as their users write it:
-    one program on one device, PPO on Breakout-MinAtar.
+    PPO on Breakout-MinAtar, one program on one device, and with the keys of 8 seeds spread over all devices.
     """
     ours = {"agent": "ppo", "env": "gymnax/Breakout-MinAtar", "preset": "minatar", "config": PPO_FAIR}
-    targets = {"target_ratio": {"seeds_1": 1.3, "seeds_8": 1.7}}
-    return targets | _against_rejax(ours, {"algorithm": "ppo"}, repeats, seconds, make=PureTrain)
+    result = {"target_ratio": {"seeds_1": 1.3, "seeds_8": 1.7}}
+    result |= _against_rejax(ours | {"spread": False}, {"algorithm": "ppo"}, repeats, seconds, make=PureTrain)
+    theirs = {"algorithm": "ppo", "devices": jax.device_count()}
+    spread = _against_rejax(ours | {"spread": True}, theirs, repeats, seconds, make=PureTrain, numbers=(8,))
+    return result | {"seeds_8_on_all_devices": spread["seeds_8"]}
 
 
 def dqn_cartpole(repeats: int, seconds: float) -> dict[str, Any]:
@@ -143,11 +149,16 @@ def dqn_cartpole(repeats: int, seconds: float) -> dict[str, Any]:
 
 
 def _against_rejax(
-    ours: dict[str, Any], theirs: dict[str, Any], repeats: int, seconds: float, make: Callable[..., Measured] = Measured
+    ours: dict[str, Any],
+    theirs: dict[str, Any],
+    repeats: int,
+    seconds: float,
+    make: Callable[..., Measured] = Measured,
+    numbers: Sequence[int] = (1, 8),
 ) -> dict[str, Any]:
-    """1 and 8 vmapped seeds of both; the ratio is the median of each repeat's own."""
+    """Some numbers of vmapped seeds of both; the ratio is the median of each repeat's own."""
     result: dict[str, Any] = {"config": ours["config"]}
-    for seeds in (1, 8):
+    for seeds in numbers:
         run = make(seeds=seeds, **ours)
         run.advance(run.learning_starts)
         iterations = run.iterations_for(seconds)
