@@ -93,11 +93,13 @@ def main() -> None:
 
     jax.config.update("jax_num_cpu_devices", args.devices)
     algorithm = make_algorithm(args)
-    seeds = jax.sharding.NamedSharding(jax.make_mesh((args.devices,), ("seeds",)), jax.sharding.PartitionSpec("seeds"))
+    mesh = jax.make_mesh((args.devices,), ("seeds",), axis_types=(jax.sharding.AxisType.Auto,))
+    seeds = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("seeds"))
     keys = jax.device_put(jax.random.split(jax.random.PRNGKey(0), args.num_seeds), seeds)
-    train_state = jax.jit(jax.vmap(algorithm.init_state))(keys)
+    train_state = jax.jit(jax.vmap(algorithm.init_state), out_shardings=seeds)(keys)
     began = time.perf_counter()
-    train = jax.jit(jax.vmap(lambda state: algorithm.train(train_state=state)[0])).lower(train_state).compile()
+    train = jax.jit(jax.vmap(lambda state: algorithm.train(train_state=state)[0]), out_shardings=seeds)
+    train = train.lower(train_state).compile()
     compiled = time.perf_counter()
     train_state = jax.block_until_ready(train(train_state))
     compile_seconds = compiled - began
