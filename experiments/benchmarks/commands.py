@@ -1,11 +1,11 @@
 """`purerl bench`: what is fast, measured side by side in one run, as JSON (medians of several repeats).
 
 | name          | measures                                                                                           |
-| ppo-minatar   | PPO on Breakout-MinAtar against rejax 0.1.3 (its environment is made first), 1 and 8 vmapped seeds |
+| ppo-minatar   | PPO on Breakout-MinAtar against rejax 0.1.3 (its environment is made first), 1 and 8 seeds         |
 | pure-train    | the same as a pure function: jit(vmap(train)) of ours and of rejax, on one device and on all       |
-| dqn-cartpole  | DQN on CartPole against rejax 0.1.3, 1 and 8 vmapped seeds                                         |
+| dqn-cartpole  | DQN on CartPole against rejax 0.1.3, 1 and 8 seeds                                                 |
 | lanes         | 8 seeds, lanes one after the other (map) against one batch (vmap): PPO, PPG, DQN and Rainbow       |
-| minatar-seeds | Rainbow on Breakout-MinAtar: how steps/s grow with 1, 4, 16 and 64 vmapped seeds                   |
+| minatar-seeds | Rainbow on Breakout-MinAtar: how steps/s grow with 1, 4, 16 and 64 seeds                           |
 | procgen-pool  | the Procgen pool with frames landing on the device, against bare libenv                            |
 | atari-pool    | the Atari pool with frames landing on the device, against bare ale-py                              |
 | ppg-procgen   | PPG on Procgen end to end: steps/s, and where the wall time goes                                   |
@@ -156,7 +156,7 @@ def _against_rejax(
     make: Callable[..., Measured] = Measured,
     numbers: Sequence[int] = (1, 8),
 ) -> dict[str, Any]:
-    """Some numbers of vmapped seeds of both; the ratio is the median of each repeat's own."""
+    """Some numbers of seeds of both; the ratio is the median of each repeat's own."""
     result: dict[str, Any] = {"config": ours["config"]}
     for seeds in numbers:
         run = make(seeds=seeds, **ours)
@@ -202,7 +202,7 @@ def lanes(repeats: int, seconds: float) -> dict[str, Any]:
 
 
 def minatar_seeds(repeats: int, seconds: float) -> dict[str, Any]:
-    """Rainbow on Breakout-MinAtar with 1, 4, 16 and 64 vmapped seeds: how the steps of all seeds together grow. On a
+    """Rainbow on Breakout-MinAtar with 1, 4, 16 and 64 seeds: how the steps of all seeds together grow. On a
     CPU with the small network of preset minatar-small.
     """
     preset = "minatar-small" if jax.default_backend() == "cpu" else "minatar"

@@ -1,4 +1,4 @@
-"""Speed against vmapped seeds on this machine: total steps per second, compile time and memory. Not from a paper."""
+"""Speed against the number of seeds on this machine: steps per second of all, compile time and memory. Not from a paper."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _draw(data: dict[str, Any]) -> Drawing:
         for colour, (agent, points) in zip(plots.COLOURS, data["measured"].items(), strict=False):
             values = [point[quantity] * unit for point in points.values()]
             one.plot([int(seeds) for seeds in points], values, "o-", color=colour, label=agent)
-        plots.dress(one, "vmapped seeds", name)
+        plots.dress(one, "seeds", name)
         one.set_xscale("log", base=2)
         places = [int(seeds) for seeds in next(iter(data["measured"].values()))]
         one.set_xticks(places, [str(place) for place in places])
@@ -104,7 +104,7 @@ FIGURES = (
     Figure(
         name="performance/seeds",
         paper="none",
-        about="total steps per second, compile time and memory against vmapped seeds",
+        about="total steps per second, compile time and memory against the number of seeds",
         cells=_no_cells,
         protocol=dict.fromkeys(SEEDS, "Breakout-MinAtar, learning; median of repeats that follow each other"),
         draw=_draw,

@@ -146,7 +146,7 @@ class Feedback:
 
 
 def beside(run_state: RunState, tree: PyTree) -> PyTree:
-    """A tree on the device of a run, committed to it: JAX compiles once more for arrays that it may move."""
+    """A tree on the device of a run, committed to it as the run is (see `HostLoop.placed`)."""
     return jax.device_put(tree, run_state.key.sharding)
 
 
@@ -179,12 +179,12 @@ class HostLoop:
         return num_seeds
 
     def placed(self, run_state: RunState) -> RunState:
-        """A RunState [S, ...] where this loop wants it: as it is."""
-        return run_state
+        """A RunState [S, ...] committed to where it is: JAX compiles once more for arrays that it may move."""
+        return jax.tree.map(lambda x: jax.device_put(x, x.sharding), run_state)
 
     def init(self, config: Any, keys: Array) -> RunState:
         """RunState [S, ...] of a fresh run; resets the pool."""
-        run_state = jax.tree.map(lambda x: jax.device_put(x, x.sharding), self._make(config, keys))
+        run_state = self.placed(self._make(config, keys))
         return run_state.replace(inputs=beside(run_state, self._first_inputs()))
 
     def _init_run_state(self, config: Any, key: Array) -> RunState:
