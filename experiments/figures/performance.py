@@ -1,4 +1,4 @@
-"""Speed against the number of seeds on this machine: steps per second of all, compile time and memory. Not from a paper."""
+"""Speed against the number of seeds on this machine: steps per second, compile time and memory. Not from a paper."""
 
 from __future__ import annotations
 
