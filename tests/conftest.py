@@ -46,9 +46,12 @@ _DISABLE_OPTIMIZATIONS = jax.config.read("jax_disable_most_optimizations")
 
 
 # XLA's older code generator for CPUs takes little more than half the time. But the bits of a function then depend on
-# the program around it. jaxlib 0.10 has it; JAX has no public way to choose it after the start.
-_QUICK = {"xla_cpu_use_fusion_emitters": False} if importlib.metadata.version("jaxlib").startswith("0.10.") else {}
-_quick: dict[str, bool] = {}
+# the program around it. Parts compiled side by side are more work in all, and pytest-xdist has the other cores busy.
+# jaxlib 0.10 has these options; JAX has no public way to choose them after the start.
+_IN_ONE_PART = {"xla_cpu_parallel_codegen_split_count": 1}
+_QUICK = {"xla_cpu_use_fusion_emitters": False}
+_HAS_OPTIONS = importlib.metadata.version("jaxlib").startswith("0.10.")
+_quick: dict[str, bool | int] = {}
 _get_compile_options = compiler.get_compile_options
 
 
@@ -65,8 +68,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     optimized = item.get_closest_marker("optimized") is not None
     jax.config.update("jax_disable_most_optimizations", _DISABLE_OPTIMIZATIONS and not optimized)
     _quick.clear()
-    if not optimized and item.get_closest_marker("same_bits") is None:
-        _quick.update(_QUICK)
+    if _HAS_OPTIONS and not optimized:
+        _quick.update(_IN_ONE_PART if item.get_closest_marker("same_bits") else _IN_ONE_PART | _QUICK)
     # What tests give to the commands that they start, which see the devices that a user's would see.
     own = " ".join(f"--{name}={value}".lower() for name, value in _quick.items())
     os.environ["PURERL_TESTS_COMMAND_XLA_FLAGS"] = f"{_XLA_FLAGS} {own}".strip()
