@@ -65,7 +65,7 @@ RUNS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "ppg-dual": ("ppg", GYMNAX, 5, _PPG),
     "ppg-detach": ("ppg", GYMNAX, 4, _PPG | {"architecture": "detach"}),
     "ppg-shared": ("ppg", GYMNAX, 4, _PPG | {"architecture": "shared"}),
-    "ppg-kl": ("ppg", GYMNAX, 4, _PPG | {"objective": "kl"}),
+    "ppg-kl": ("ppg", GYMNAX, 4, _PPG | {"objective": "kl", "adam_epsilon": 1e-4}),
     "ppg-two-optimizers": ("ppg", GYMNAX, 4, _PPG | {"policy_epochs": 2, "value_epochs": 1}),
     "dqn": ("dqn", GYMNAX, 12, _DQN | {"double": True}),
     "dqn-pro": ("dqn-pro", GYMNAX, 12, _DQN | {"proximal_coefficient": 0.1}),

@@ -8,7 +8,6 @@ dtypes (bool, integers, floats) are cast.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -128,6 +127,9 @@ MinAtarCNN = functools.partial(PlainCNN, layers=((16, 3, 1),), hidden=128)
 class MLP(nn.Module):
     """Dense layers on flattened observations: [..., *shape] to [..., hidden[-1]].
 
+    They work on one batch axis, because XLA's CPU products are slower with more: a gradient step of PPG on 64-64 MLPs
+    took up to 1.4 times as long.
+
     Attributes:
       hidden: widths.
       activation: "tanh" or "relu", after every layer.
@@ -148,13 +150,13 @@ class MLP(nn.Module):
             setattr(self, f"dense{i}", dense)
 
     def __call__(self, observation: Array) -> Array:
-        return self.rest(self.activate(self.dense0(self.flatten(observation))))
+        x, batch = self.flatten(observation)
+        return self.rest(self.activate(self.dense0(x))).reshape(*batch, self.hidden[-1])
 
-    def flatten(self, observation: Array) -> Array:
-        """Observations [..., *shape] as vectors [..., size]."""
-        x = to_float(observation, self.dtype)
-        batch, event = x.shape[: x.ndim - self.observation_rank], x.shape[x.ndim - self.observation_rank :]
-        return x.reshape(*batch, math.prod(event))
+    def flatten(self, observation: Array) -> tuple[Array, tuple[int, ...]]:
+        """Observations [..., *shape] as vectors [B, size], and their leading axes."""
+        x, batch = flat_batch(to_float(observation, self.dtype), self.observation_rank)
+        return x.reshape(x.shape[0], -1), batch
 
     def activate(self, x: Array) -> Array:
         """The activation function."""
@@ -188,10 +190,10 @@ class TorsoPair(nn.Module):
             return first(observation), second(observation)
         weights = [module.variables["params"] for module in (first, second)]
         kernel, bias = (jnp.concatenate([w["dense0"][part] for w in weights], axis=-1) for part in ("kernel", "bias"))
-        x = first.flatten(observation)
-        bias = bias.astype(first.dtype).reshape(*[1] * (x.ndim - 1), -1)
-        both = first.activate(x @ kernel.astype(first.dtype) + bias)
-        return first.rest(both[..., : first.hidden[0]]), second.rest(both[..., first.hidden[0] :])
+        x, batch = first.flatten(observation)
+        both = first.activate(x @ kernel.astype(first.dtype) + bias.astype(first.dtype)[None])
+        halves = first.rest(both[:, : first.hidden[0]]), second.rest(both[:, first.hidden[0] :])
+        return tuple(x.reshape(*batch, x.shape[-1]) for x in halves)
 
 
 # --- Choosing --------------------------------------------------------------------------------------------------------
