@@ -65,6 +65,7 @@ RUNS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "ppg-dual": ("ppg", GYMNAX, 5, _PPG),
     "ppg-detach": ("ppg", GYMNAX, 4, _PPG | {"architecture": "detach"}),
     "ppg-shared": ("ppg", GYMNAX, 4, _PPG | {"architecture": "shared"}),
+    # adam_epsilon: with the default one, the rounding of gradients near zero becomes whole steps.
     "ppg-kl": ("ppg", GYMNAX, 4, _PPG | {"objective": "kl", "adam_epsilon": 1e-4}),
     "ppg-two-optimizers": ("ppg", GYMNAX, 4, _PPG | {"policy_epochs": 2, "value_epochs": 1}),
     "dqn": ("dqn", GYMNAX, 12, _DQN | {"double": True}),
@@ -72,7 +73,6 @@ RUNS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "rainbow": ("rainbow", GYMNAX, 12, _DQN | _FULL),
     "rainbow-pro": ("rainbow-pro", GYMNAX, 12, _DQN | {"proximal_coefficient": 0.1}),
     "ppo-procgen": ("ppo", PROCGEN, 2, _PPO | _PIXELS | {"optimizer": "adam"}),
-    # With the default epsilon of Adam, the rounding of gradients near zero becomes whole steps.
     "ppg-procgen": ("ppg", PROCGEN, 2, _PPG | _PIXELS | {"architecture": "detach", "adam_epsilon": 1e-4}),
     "dqn-atari": ("dqn", ATARI, 6, _DQN | {"network": "nature"}),
     "rainbow-atari": ("rainbow", ATARI, 6, _DQN | {"network": "nature"}),

@@ -27,14 +27,14 @@ RUNS = {
 
 
 def assert_same_bits(together, lane, alone):
-    """One lane of a run's state against the only one of another's."""
-    mine, other = (jax.tree_util.tree_leaves_with_path(run.state.agent) for run in (together, alone))
+    """One lane of a run, what it has learned and what it sees now, against the only one of another."""
+    mine, other = (jax.tree_util.tree_leaves_with_path((r.state.agent, r.state.inputs)) for r in (together, alone))
     for (path, of_lane), (_, of_solo) in zip(mine, other, strict=True):
         np.testing.assert_array_equal(of_lane[lane], of_solo[0], err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.same_bits
 # The long run as a user compiles it; for the others it would only take longer to compile.
+@pytest.mark.same_bits
 @pytest.mark.parametrize("name", [pytest.param("ppo", marks=pytest.mark.optimized), *[n for n in RUNS if n != "ppo"]])
 def test_a_lane_is_its_solo_run(name, tmp_path):
     if name == "procgen":
