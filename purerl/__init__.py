@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from purerl.runs.evaluation import evaluate
     from purerl.runs.functions import load_policy, make_train
     from purerl.runs.plan import make_plan
+    from purerl.runs.resume import resume
     from purerl.runs.sweeps import sweep
     from purerl.runs.train import train
     from purerl.types import (
@@ -42,6 +43,7 @@ _NAMES = {
     "purerl.runs.evaluation": ("evaluate",),
     "purerl.runs.functions": ("load_policy", "make_train"),
     "purerl.runs.plan": ("make_plan",),
+    "purerl.runs.resume": ("resume",),
     "purerl.runs.sweeps": ("sweep",),
     "purerl.runs.train": ("train",),
     "purerl.types": (
@@ -71,6 +73,7 @@ __all__ = [
     "register_family",
     "register_figure",
     "register_preset",
+    "resume",
     "seed_keys",
     "static",
     "sweep",

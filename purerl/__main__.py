@@ -2,6 +2,6 @@
 
 import sys
 
-from purerl.cli.main import main
+from purerl.cli.start import main
 
 sys.exit(main())

@@ -186,6 +186,11 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def from_dict(cls: type, values: dict[str, Any], what: str) -> Any:
     """The inverse of `to_dict`, which also reads fields under their former names."""
+    return build(cls, from_plain(cls, values), what)
+
+
+def from_plain(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """{field: value} for `build`, from the values that `plain` made of them."""
     import numpy as np
 
     kinds = field_types(cls)
@@ -197,7 +202,7 @@ def from_dict(cls: type, values: dict[str, Any], what: str) -> Any:
             return np.asarray([restored(name, one) for one in value], np.float32)
         return float(value) if value in ("inf", "-inf") else value
 
-    return build(cls, {name: restored(name, value) for name, value in values.items()}, what)
+    return {name: restored(name, value) for name, value in values.items()}
 
 
 def plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -11,6 +12,18 @@ class PurerlError(Exception):
 
     The command line prints this line and exits with code 2. If it is raised for bad input, nothing has been written.
     """
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, SIGTERM or SIGHUP, after everything has been saved; its text says how to continue.
+
+    Attributes:
+      signal: the signal's number. The command line exits with code 128 + signal, as shells do.
+    """
+
+    def __init__(self, text: str = "interrupted", signal: int = signal.SIGINT):
+        super().__init__(text)
+        self.signal = int(signal)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -12,6 +12,7 @@
 | rainbow-atari | Rainbow on Atari end to end: steps/s, and where the wall time goes                                 |
 | sweep         | 8 learning rates x 8 seeds of PPO in one program, against 64 processes (a quarter of an hour)      |
 | replay        | prioritized replay, add 8 + draw 32 + change 32, against flashbax, at 10k and 1M items             |
+| faults        | not a speed: 180 kills and signals, and whether anything is lost or differs (half an hour)         |
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import jax
 
 from purerl import configs, rng
 from purerl.errors import PurerlError, nearest
-from purerl.experiments.benchmarks import baselines, pools, replays
+from purerl.experiments.benchmarks import baselines, faults, pools, replays
 from purerl.experiments.benchmarks import sweep as sweep_of_64
 from purerl.loops import sharding
 from purerl.runs import files, provenance
@@ -290,6 +291,11 @@ def sweep(repeats: int, seconds: float) -> dict[str, Any]:
     return sweep_of_64.sweep_64()
 
 
+def storm(repeats: int, seconds: float) -> dict[str, Any]:
+    """See `faults.storm`; its length is fixed."""
+    return faults.storm()
+
+
 BENCHMARKS = {
     "ppo-minatar": ppo_minatar,
     "pure-train": pure_train,
@@ -302,6 +308,7 @@ BENCHMARKS = {
     "rainbow-atari": rainbow_atari,
     "sweep": sweep,
     "replay": replay,
+    "faults": storm,
 }
 
 

@@ -10,6 +10,7 @@ NAME is a figure, or "all". A cell is one run of a figure, with all its seeds. `
 same command continues and gives the same results. smoke takes seconds and shows that everything works; small fits two
 CPU cores; paper is the full protocol.
 
+    FOLDER/<scale>/purerl.json      the marker of a folder that purerl writes into
     FOLDER/<scale>/cells/<cell>/    run folders, shared by the figures of a scale
     FOLDER/<scale>/<figure>.json    what was measured, with versions, device and commit
     FOLDER/<scale>/<figure>.png
@@ -21,6 +22,7 @@ import argparse
 import dataclasses
 import io
 import json
+import os
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -35,7 +37,7 @@ from purerl import registry, statistics
 from purerl.errors import PurerlError, nearest
 from purerl.loops import sharding
 from purerl.report import plots
-from purerl.runs import files, provenance, run_folder, user_modules
+from purerl.runs import files, ownership, provenance, run_folder, user_modules
 
 SCALES = ("smoke", "small", "paper")
 POINTS = 50
@@ -399,7 +401,9 @@ def main(words: Sequence[str]) -> int:
     chosen = list(known.values()) if given.name == "all" else [known[given.name]]
     sharding.one_cpu_device_per_core()
     if given.command == "run":
-        run(chosen, scale, given.folder, quiet=given.quiet)
+        with run_folder.held(given.folder / scale) as folder:
+            _claim(folder, chosen, scale)
+            run(chosen, scale, given.folder, quiet=given.quiet)
     for figure in chosen:
         if given.command == "cost":
             print(cost(figure, scale))
@@ -408,6 +412,22 @@ def main(words: Sequence[str]) -> int:
         if given.command in ("run", "verify"):
             print(report(figure, scale, given.folder))
     return 0
+
+
+def _claim(folder: Path, chosen: Sequence[Figure], scale: str) -> None:
+    """Marks the folder of a scale. Raises PurerlError if a file that this run would replace is not purerl's."""
+    for figure in chosen:
+        path = path_of(figure, scale, folder.parent)
+        image = path.with_suffix(".png")
+        if os.path.lexists(path):
+            try:
+                load(figure, scale, folder.parent)
+            except PurerlError:
+                raise PurerlError(f"{path} is damaged or not purerl's: remove it, or choose another --folder") from None
+        elif os.path.lexists(image):
+            raise PurerlError(f"{image} was not written by purerl: remove it, or choose another --folder")
+    if not ownership.is_marked(folder, ownership.FIGURES):
+        ownership.mark(folder, ownership.FIGURES, scale=scale)
 
 
 def _refuse(message: str) -> None:

@@ -1,7 +1,8 @@
 """The command `purerl`.
 
 It reads the command line, calls the library, and turns errors into one line and an exit code: 2 for errors that the
-user can fix, 130 for Ctrl-C. jax and tyro are imported only by the commands that need them.
+user can fix, 128 + signal for Ctrl-C (130), SIGTERM (143) and SIGHUP (129). jax and tyro are imported only by the
+commands that need them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 import errno
 import glob
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,13 +21,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from purerl import registry
 from purerl.cli import flags
 from purerl.cli.flags import Group, flag
-from purerl.errors import PurerlError, nearest
+from purerl.errors import Interrupted, PurerlError, nearest
 
 if TYPE_CHECKING:  # so that the help does not wait for jax
     from purerl.runs.plan import Settings
     from purerl.runs.recording import Recording
+    from purerl.runs.sweeps import Sweep
+    from purerl.runs.train import Run
 
-BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+BAD_INPUT, BROKEN_PIPE = 2, 141
 
 OVERVIEW = """\
 purerl: reinforcement learning that lives on the accelerator
@@ -34,6 +38,7 @@ usage: purerl COMMAND ...      (purerl COMMAND --help: details; purerl --version
 
   train AGENT ENV   train an agent; writes a run folder under runs/
   sweep AGENT ENV   train many settings together; writes a table, a ranking and a plot
+  resume DIR        continue a stopped run or sweep as it was begun
   eval DIR          play a fixed number of episodes with a trained agent; writes DIR/eval.json
   video DIR         a GIF or MP4 of a trained agent
   plot DIR...       learning curves of one run, or of several in one figure
@@ -67,9 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except SystemExit as done:  # from --help
         return done.code if isinstance(done.code, int) else 0
-    except KeyboardInterrupt:
-        print("purerl: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as stopped:
+        print(f"purerl: {stopped if isinstance(stopped, Interrupted) else 'interrupted'}", file=sys.stderr)
+        return 128 + getattr(stopped, "signal", signal.SIGINT)
     except BrokenPipeError:  # purerl list envs | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
@@ -163,19 +168,25 @@ def _train(words: list[str]) -> int:
 
         sharding.one_cpu_device_per_core()  # before the environment is imported: gymnax starts JAX
     asked = _training_command(words, "train", Group(_Train, _Train()), "Trains an agent.")
-    from purerl.report import plots
     from purerl.runs import train
 
     which = {name: value for name, value in asked.which.items() if name != "preset"}  # that one is in the settings
     the_plan = asked.settings.plan(**which, config=asked.config, env_options=asked.env_options)
     run = train.train_plan(the_plan, asked.recording, **asked.own, new_length="steps" in asked.which)
+    _draw_run(run, asked.own.get("quiet", False))
+    return 0
+
+
+def _draw_run(run: Run, quiet: bool) -> None:
+    """Draws the return of a finished run."""
+    from purerl.report import plots
+
     try:
         figure = str(plots.plot_run(run.folder))
     except PurerlError as error:  # a run that is too short to finish an episode has no curve; this is not an error
         figure = f"none: {error}"
-    if not asked.own.get("quiet"):
+    if not quiet:
         print(f"figure: {figure}")
-    return 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,16 +328,22 @@ def _sweep(words: list[str]) -> int:
         config=asked.config,
         env_options=asked.env_options,
     )
-    from purerl.report import sweep_plots
-
-    swept = [name for name in found.ranking[0] if name not in sweeps.RANKED]
-    sweep_plots.draw(found.ranking, swept, found.folder / "figures" / "sweep.png")
-    if not asked.own.get("quiet"):
-        _print_ranking(found)
+    _draw_sweep(found, asked.own.get("quiet", False))
     return 0
 
 
-def _print_ranking(found: Any) -> None:
+def _draw_sweep(found: Sweep, quiet: bool) -> None:
+    """Draws a finished sweep, and prints its ranking."""
+    from purerl.report import sweep_plots
+    from purerl.runs import sweeps
+
+    swept = [name for name in found.ranking[0] if name not in sweeps.RANKED]
+    sweep_plots.draw(found.ranking, swept, found.folder / "figures" / "sweep.png")
+    if not quiet:
+        _print_ranking(found)
+
+
+def _print_ranking(found: Sweep) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -355,6 +372,30 @@ def _print_ranking(found: Any) -> None:
         console.print(f"and {len(found.ranking) - shown} more in the file")
     for name in (sweeps.TABLE, sweeps.RANKING, "figures/sweep.png"):
         console.print(Text(f"file: {found.folder / name}"), soft_wrap=True)
+
+
+# --- resume ----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Resume:
+    steps: int | None = flag(None, "a new length of a run, environment steps of each seed", "N", "(default: its own)")
+    quiet: bool = flag(False, "no progress bar and no final table")
+
+
+def _resume(words: list[str]) -> int:
+    general = Group(_Resume, _Resume())
+    found, rest = flags.positionals(words, ("DIR",), [general], "purerl resume")
+    flags.require(found, ("DIR",), words, "purerl resume")
+    about = "Continues the run or the sweep in a folder exactly from its last checkpoint, with the flags that began it."
+    (given,) = flags.parse([general], rest, "purerl resume DIR", about)
+    from purerl.runs import resume
+    from purerl.runs.train import Run
+
+    done = resume.resume(found[0], **given)
+    draw = _draw_run if isinstance(done, Run) else _draw_sweep
+    draw(done, given.get("quiet", False))
+    return 0
 
 
 # --- eval and video --------------------------------------------------------------------------------------------------
@@ -530,53 +571,9 @@ def _report(words: list[str]) -> int:
 
 
 def _list(words: list[str]) -> int:
-    usage = "purerl list agents | purerl list envs [FAMILY] | purerl list presets [AGENT]"
-    if flags.wants_help(words):
-        print(
-            f"usage: {usage}\n\n  --import FILE   a Python file or module of your own, whose names are listed as well"
-        )
-        return 0
-    if not words or len(words) > 2:
-        raise PurerlError(f"list what? {usage}")
-    what, which = words[0], words[1] if len(words) > 1 else None
-    lists = {"agents": _list_agents, "envs": _list_envs, "presets": _list_presets}
-    if what not in lists:
-        raise PurerlError(f"there is no list of '{what}'.{nearest(what, lists)} Usage: {usage}")
-    if what == "agents" and which is not None:
-        raise PurerlError(f"unexpected '{which}': purerl list agents")
-    lists[what](which)
-    return 0
+    from purerl.cli import listing
 
-
-def _list_agents(_: str | None) -> None:
-    for name in registry.agent_names():
-        print(f"{name:12}{_first_line(registry.agent_module(name))}".rstrip())
-
-
-def _first_line(module: str) -> str:
-    """The first line of a module's docstring, read without importing the module (and jax with it); "" for none."""
-    import ast
-    from importlib.util import find_spec
-
-    spec = find_spec(module)
-    if spec is None or not spec.origin:
-        return ""
-    text = ast.get_docstring(ast.parse(Path(spec.origin).read_text())) or ""
-    return text.partition("\n")[0]
-
-
-def _list_envs(family: str | None) -> None:
-    for name in registry.family_names() if family is None else [family]:
-        for env_id in registry.family(name).names():
-            print(f"{name}/{env_id}")
-
-
-def _list_presets(agent: str | None) -> None:
-    if agent is not None:
-        registry.agent(agent)  # raises for an unknown name, but not for an agent without presets
-    for name in registry.preset_agents() if agent is None else [agent]:
-        for preset, chosen in registry.presets_of(name).items():
-            print(f"{name:12}{preset:16}{chosen.steps:>12,} steps  {chosen.source}")
+    return listing.main(words)
 
 
 def _doctor(words: list[str]) -> int:
@@ -601,6 +598,7 @@ def _bench(words: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "sweep": _sweep,
+    "resume": _resume,
     "eval": _eval,
     "video": _video,
     "plot": _plot,

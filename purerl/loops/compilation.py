@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
+import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
+
+# A disk with less space cannot take a program.
+_LEAST_SPACE = 2**20
+# JAX warns once for each program that it could not store or load; it compiles it then, so nothing is lost.
+_CACHE_WARNING = "Error (writing|reading) persistent compilation cache entry"
 
 
 def cache_folder() -> Path:
@@ -18,10 +26,26 @@ def cache_folder() -> Path:
 
 
 def enable_cache() -> None:
-    """Turns JAX's persistent compilation cache on, unless the user has set a folder of their own (or "" for none)."""
-    if jax.config.jax_compilation_cache_dir is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    """Turns JAX's persistent compilation cache on, unless the user has set a folder of their own (or "" for none).
+
+    If the folder cannot be written, a line on stderr says so and nothing is cached.
+    """
+    if jax.config.jax_compilation_cache_dir is not None or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0" * _LEAST_SPACE)
+    except OSError as error:
+        reason = error.strerror or error
+        print(
+            f"purerl: programs are not cached: {folder}: {reason} ($PURERL_CACHE names another folder)", file=sys.stderr
+        )
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    warnings.filterwarnings("ignore", _CACHE_WARNING, UserWarning)
 
 
 @contextlib.contextmanager

@@ -46,7 +46,12 @@ FORMAT = 1
 _INDEX, _INDEX_CRC, _ARRAYS = "index.json", "index.json.crc32", "arrays"
 _TEMPORARY, _DELETED = ".saving-", ".deleting-"
 _PIECE = 2**28  # bytes
-_NAME = re.compile(r"(\d+)(?:\.(\d+))?")  # iteration, and a serial number if that iteration was saved again
+_NAME = re.compile(r"(\d{8,})(?:\.(\d+))?")  # iteration, and a serial number if that iteration was saved again
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a folder is a checkpoint, complete or not: purerl may delete it."""
+    return path.name.startswith((_TEMPORARY, _DELETED)) or bool(_NAME.fullmatch(path.name) and (path / _INDEX).exists())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +163,19 @@ class Checkpoints:
         leaves = [_rebuild(arrays.pop(n, None), shape, leaf) for (n, (_, _, shape)), (_, leaf) in pairs]
         return jax.tree.unflatten(treedef, leaves)
 
+    def read_arrays(self, iteration: int | None = None) -> dict[str, np.ndarray]:
+        """Returns {path such as "run.agent.params.kernel": values} of the newest checkpoint, or of the given one.
+
+        Typed PRNG keys come as their numbers. The errors are those of `restore`.
+        """
+        path = self._path(iteration)
+        index = self._index(path)
+        damage = _damage(path, index)
+        if damage:
+            raise PurerlError(self._damage_message(path, damage))
+        leaves = dict(enumerate(index["leaves"]))
+        return {leaves[number][0]: values for number, values in self._read_arrays(path, leaves).items()}
+
     def close(self) -> None:
         """Frees what orbax holds. Safe to call twice."""
         if self._orbax is not None:
@@ -228,7 +246,7 @@ class Checkpoints:
         newest = {iteration: path for iteration, _, path in found}
         kept = [newest[iteration] for iteration in sorted(newest)[-self._keep :]]
         for _, _, path in found:
-            if path not in kept:
+            if path not in kept and is_checkpoint(path):
                 deleted = path.with_name(_DELETED + path.name)
                 os.rename(path, deleted)
                 shutil.rmtree(deleted, ignore_errors=True)

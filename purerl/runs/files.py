@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from purerl.errors import PurerlError
+from purerl.runs import interrupts
 
 # --- files -----------------------------------------------------------------------------------------------------------
 
@@ -32,7 +33,12 @@ def write_file(path: str | os.PathLike, data: bytes) -> None:
     """Writes `data` to `path` atomically; it is on disk when this returns. Raises PurerlError as write_json does."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.purerl-tmp")
-    with writing(path):
+
+    def remove_temporary() -> None:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+    with writing(path), interrupts.cleaning_up(remove_temporary):
         try:
             with open(temporary, "wb") as file:
                 file.write(data)
@@ -40,8 +46,7 @@ def write_file(path: str | os.PathLike, data: bytes) -> None:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+            remove_temporary()
             raise
         _sync_folder(path.parent)
 

@@ -51,6 +51,12 @@ class Plan:
         """Updates in the whole run."""
         return self.steps // self.steps_per_iteration
 
+    def with_steps(self, steps: int) -> Plan:
+        """The plan with another length, rounded up to whole iterations. Raises PurerlError if it is less than 1."""
+        if steps < 1:
+            raise PurerlError(f"steps = {steps} must be at least 1")
+        return dataclasses.replace(self, steps=-(-steps // self.steps_per_iteration) * self.steps_per_iteration)
+
     def to_dict(self) -> dict[str, Any]:
         """The part of config.json that `from_dict` reads back."""
         return {

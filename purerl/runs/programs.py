@@ -10,12 +10,12 @@ written to disk before training starts, so that a restart uses the same programs
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import math
 import os
-import shutil
 import typing
 import warnings
 from collections.abc import Sequence
@@ -26,17 +26,19 @@ import jax
 import numpy as np
 
 from purerl import configs, registry
-from purerl.errors import PurerlError, nearest
+from purerl.errors import Interrupted, PurerlError, nearest
 from purerl.loops import compilation, host, in_graph, sharding
-from purerl.runs import agent_checks, evaluation, files, run_folder, user_modules
+from purerl.runs import agent_checks, evaluation, files, interrupts, lock, ownership, run_folder, user_modules
 from purerl.runs.plan import Plan, difference, header, seed_keys, update_header
 from purerl.runs.recording import Recording
 from purerl.runs.trainer import Member, Trainer, close, make_loop
 
-PROGRAM, _REMOVED = "program.json", ".finished-"
+PROGRAM = "program.json"
 Engine = Literal["local", "ray"]
 # The default share of the free memory that a program may use.
 SHARE_OF_MEMORY = 0.8
+# How long an interrupted sweep waits for Ray's workers.
+_SECONDS_TO_SAVE = 120
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,15 +82,32 @@ def run(
       resumed_by: the command that a user sees after Ctrl-C.
 
     Raises:
-      PurerlError: a folder that holds another run, a cell too large for the memory, a full disk, no Ray.
+      PurerlError: a folder that holds another run or is in use, a cell too large for the memory, a full disk, no Ray.
       KeyboardInterrupt: Ctrl-C, after everything has been saved.
     """
     work = Path(work)
     check([cell.plan for cell in cells], engine)
     compilation.enable_cache()
-    waiting = {cell.folder.resolve(): cell for cell in cells if not is_finished(cell)}
     if len({cell.folder.resolve() for cell in cells}) < len(cells):
         raise PurerlError("two cells have the same folder: give each its own")
+    with run_folder.held(work):
+        programs = _programs_for(cells, work, max_memory, cells_per_program)
+        if engine == "ray":
+            _train_on_ray(programs, resumed_by)
+            return
+        with interrupts.deferred() as stop:
+            for i, path in enumerate(programs):
+                part = f" (program {i + 1} of {len(programs)})" if len(programs) > 1 else ""
+                train_program(path, quiet=quiet, part=part, resumed_by=resumed_by)
+                if stop and i + 1 < len(programs):
+                    raise Interrupted(f"stopped and saved; continue with: {resumed_by}", stop.signal)
+
+
+def _programs_for(
+    cells: Sequence[Cell], work: Path, max_memory: int | None, cells_per_program: int | None
+) -> list[Path]:
+    """The folders of the programs that train the unfinished cells: those that exist already, and new ones."""
+    waiting = {cell.folder.resolve(): cell for cell in cells if not is_finished(cell)}
     programs = []
     for path, members in _unfinished_programs(work).items():
         mine = members.keys() & waiting.keys()
@@ -99,13 +118,7 @@ def run(
             programs.append(path)
         elif all((folder / run_folder.SUMMARY).exists() for folder in members):
             _remove(path)  # finished, but its process was killed before it removed the folder
-    programs += _pack(list(waiting.values()), work, max_memory, cells_per_program)
-    if engine == "ray":
-        _train_on_ray(programs)
-        return
-    for i, path in enumerate(programs):
-        part = f" (program {i + 1} of {len(programs)})" if len(programs) > 1 else ""
-        train_program(path, quiet=quiet, part=part, resumed_by=resumed_by)
+    return programs + _pack(list(waiting.values()), work, max_memory, cells_per_program)
 
 
 def check(plans: Sequence[Plan], engine: str) -> None:
@@ -145,8 +158,6 @@ def _check_same_run(cell: Cell, stored: Plan) -> None:
 
 def _unfinished_programs(work: Path) -> dict[Path, dict[Path, Plan]]:
     """{folder of an unfinished program: {folder of a cell: its plan}}."""
-    for left_over in work.glob(f"{_REMOVED}*"):
-        shutil.rmtree(left_over, ignore_errors=True)
     return {
         path.parent: {
             (path.parent / cell["folder"]).resolve(): Plan.from_dict(cell["plan"])
@@ -157,10 +168,14 @@ def _unfinished_programs(work: Path) -> dict[Path, dict[Path, Plan]]:
 
 
 def _remove(path: Path) -> None:
-    """Removes the folder of a finished program. It is renamed first, so a kill leaves no partial program folder."""
-    with files.writing(path):
-        moved = path.rename(path.with_name(_REMOVED + path.name))
-        shutil.rmtree(moved)
+    """Removes what purerl wrote into the folder of a finished program, the program.json last: after a kill, the next
+    `run` finds it and removes the rest.
+    """
+    if ownership.is_marked(path, ownership.PROGRAM):
+        ownership.remove(path, ownership.PROGRAM)
+    else:  # of a version of purerl that made no markers
+        with files.writing(path):
+            path.rename(path.with_name(f".finished-{path.name}"))
 
 
 def _pack(cells: Sequence[Cell], work: Path, max_memory: int | None, cells_per_program: int | None) -> list[Path]:
@@ -182,6 +197,7 @@ def _pack(cells: Sequence[Cell], work: Path, max_memory: int | None, cells_per_p
     for path, (part, lanes, varying) in zip(paths, packed, strict=True):
         with files.writing(path):
             path.mkdir(parents=True, exist_ok=True)
+        ownership.mark(path, ownership.PROGRAM)
         members = [{"folder": os.path.relpath(cell.folder, path), "plan": cell.plan.to_dict()} for cell in part]
         how = {"lanes": lanes, "varying": varying, **part[0].recording.to_dict()}
         files.write_json(path / PROGRAM, {"cells": members, **how})
@@ -313,15 +329,19 @@ def train_program(path: str | os.PathLike, *, quiet: bool = True, part: str = ""
     members = [Member(Plan.from_dict(cell["plan"]), path / cell["folder"]) for cell in program["cells"]]
     members = [Member(member.plan, Path(os.path.normpath(member.folder))) for member in members]
     the_plan = together([member.plan for member in members], program["lanes"], program["varying"])
-    loop = _loop(the_plan)
-    try:
-        recording = Recording.from_dict(program)
+    recording = Recording.from_dict(program)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lock.hold(path, inside_others=True))
+        for member in members:
+            lock.refuse_if_held(member.folder)
+        loop = _loop(the_plan)
+        stack.callback(close, loop)
         evaluations = evaluation.make_evaluations(the_plan, recording)
         for member in members:
             if run_folder.holds_run(member.folder):
                 update_header(member.folder, member.plan)
             else:
-                run_folder.create(member.folder, header(member.plan))
+                run_folder.create(member.folder, header(member.plan) | {"recording": recording.to_dict()})
         Trainer(
             the_plan,
             members,
@@ -335,9 +355,9 @@ def train_program(path: str | os.PathLike, *, quiet: bool = True, part: str = ""
             resumed_by=resumed_by,
             stop_at_nan=False,
         ).run()
-    finally:
-        close(loop)
-    _remove(path)
+        _remove(path)
+    with contextlib.suppress(OSError):
+        path.rmdir()  # the lock was still in it
 
 
 @functools.lru_cache(maxsize=1)
@@ -361,8 +381,8 @@ def _import_ray() -> Any:
     return ray
 
 
-def _train_on_ray(programs: Sequence[Path]) -> None:
-    """Runs each program on a Ray cluster, and waits for all of them."""
+def _train_on_ray(programs: Sequence[Path], resumed_by: str) -> None:
+    """Runs each program on a Ray cluster, and waits for all of them. A signal lets them save and stop."""
     ray = _import_ray()
     started = not ray.is_initialized()
     if started:
@@ -377,8 +397,17 @@ def _train_on_ray(programs: Sequence[Path]) -> None:
         else:
             needs = {"num_cpus": min(node.get("CPU", 1) for node in nodes)}
         task = ray.remote(_train_in_ray_worker).options(max_retries=3, **needs)
-        waiting = [task.remote(str(path.resolve())) for path in programs]
-        problems = [problem for problem in ray.get(waiting) if problem]
+        with interrupts.deferred() as stop:
+            stop.at_once = False
+            waiting = started_tasks = [task.remote(str(path.resolve())) for path in programs]
+            while waiting and not stop:
+                _, waiting = ray.wait(waiting, timeout=0.5)
+            if stop:
+                for one in waiting:
+                    ray.cancel(one)  # as Ctrl-C in the worker
+                ray.wait(waiting, num_returns=len(waiting), timeout=_SECONDS_TO_SAVE)
+                raise Interrupted(f"stopped; continue with: {resumed_by}", stop.signal)
+        problems = [problem for problem in ray.get(started_tasks) if problem]
     finally:
         if started:
             ray.shutdown()

@@ -1,10 +1,12 @@
 """The run folder: its files, and the checks before writing into it.
 
-    config.json     the whole config and environment_report(), written once, before anything else
+    purerl.json     the marker: purerl wrote this folder, and may delete its own files in it (see ownership)
+    config.json     the whole config and environment_report(), written before anything else
     metrics.jsonl   one row per log period and seed (see sinks)
     summary.json    written at the end
     eval.json       written by `purerl eval`
     checkpoints/    figures/    tensorboard/
+    .purerl-lock    while a process writes into the folder (see lock)
 
 Every file is written under a temporary name and then renamed, so that a kill or a full disk leaves the old file or the
 new one, never a partial file. Nothing is ever unpickled.
@@ -15,16 +17,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from purerl.errors import PurerlError, nearest
-from purerl.runs import files
+from purerl.runs import files, interrupts, lock, ownership
 
 CONFIG, METRICS, SUMMARY, EVALUATION = "config.json", "metrics.jsonl", "summary.json", "eval.json"
 CHECKPOINTS, FIGURES, TENSORBOARD, REPORT = "checkpoints", "figures", "tensorboard", "report.html"
-# The files that purerl writes into a run folder. --overwrite removes only these.
+# The names that purerl uses in a run folder. If one of them exists without a config.json, it belongs to somebody else.
 OWNED = (CONFIG, METRICS, SUMMARY, EVALUATION, CHECKPOINTS, FIGURES, TENSORBOARD, REPORT)
 # A config.json without these keys is not purerl's (many tools use that file name).
 REQUIRED_KEYS = ("agent", "env", "seeds")
@@ -33,12 +36,61 @@ REQUIRED_KEYS = ("agent", "env", "seeds")
 # --- the folder ------------------------------------------------------------------------------------------------------
 
 
-def create(folder: str | os.PathLike, config: dict, resume: bool = False, overwrite: bool = False) -> Path:
-    """Creates the folder of a run, with its config.json, and returns it.
+@contextlib.contextmanager
+def held(folder: str | os.PathLike) -> Iterator[Path]:
+    """Holds a folder for this process within the block, and creates it first if it is missing.
 
-    With `resume`, the folder must already hold a run, and nothing is changed. With `overwrite`, the files of the old
-    run are removed first, but only those in OWNED. Otherwise a folder that holds a run is an error. After an error,
-    folders that were created here are removed.
+    Folders that were created here are removed again if they are empty at the end, also if a signal ends the process.
+
+    Raises PurerlError if another process writes into the folder, on a full disk, or without permission.
+    """
+    folder = Path(folder)
+    with files.writing(folder):
+        made = _make_folders(folder)
+
+    def remove_empty() -> None:
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+    try:
+        with interrupts.cleaning_up(remove_empty), lock.hold(folder):
+            yield folder
+    finally:
+        remove_empty()
+
+
+@contextlib.contextmanager
+def undone_if_nothing_is_learned(folder: Path, kind: str, has_rows: Callable[[], bool]) -> Iterator[None]:
+    """Removes a new folder's files again if the block fails, or if a signal ends the process, before the first row of
+    metrics: nothing is lost then, and the same command works again.
+    """
+
+    def undo() -> None:
+        if ownership.is_marked(folder, kind) and not has_rows():
+            ownership.remove(folder, kind)
+
+    try:
+        with interrupts.cleaning_up(undo):
+            yield
+    except BaseException:
+        with contextlib.suppress(PurerlError, OSError):
+            undo()
+        raise
+
+
+def has_rows(folder: Path) -> bool:
+    """Whether a run has written metrics."""
+    path = folder / METRICS
+    return path.is_file() and path.stat().st_size > 0
+
+
+def create(folder: str | os.PathLike, config: dict, resume: bool = False, overwrite: bool = False) -> Path:
+    """Creates the folder of a run, with its marker and its config.json, and returns it.
+
+    With `resume`, the folder must already hold a run, and nothing is changed. With `overwrite`, purerl's own files of
+    the old run are removed first; the others stay, and a line on stderr names them. Otherwise a folder that holds a run
+    is an error. After an error, folders that were created here are removed.
 
     Raises:
       PurerlError: one of the above, existing files that are not purerl's, a full disk, no permission.
@@ -53,9 +105,16 @@ def create(folder: str | os.PathLike, config: dict, resume: bool = False, overwr
         made = _make_folders(folder)
         try:
             if found:
-                _remove_outputs(folder)
+                stays = ownership.remove(folder, ownership.RUN, keep_record=True)
+                if stays:
+                    print(f"purerl: {ownership.name_the_rest(folder, stays)}", file=sys.stderr)
+            else:
+                ownership.mark(folder, ownership.RUN)
             files.write_json(folder / CONFIG, config)
         except BaseException:
+            if not found:
+                with contextlib.suppress(OSError):
+                    (folder / ownership.MARKER).unlink(missing_ok=True)
             for path in made:
                 with contextlib.suppress(OSError):
                     path.rmdir()
@@ -67,6 +126,7 @@ def check(folder: str | os.PathLike, resume: bool = False, overwrite: bool = Fal
     """Whether the folder holds a run. Raises PurerlError if that conflicts with `resume` and `overwrite`."""
     if resume and overwrite:
         raise PurerlError("--resume continues a run and --overwrite deletes it: choose one of them")
+    folder = Path(folder)
     found = holds_run(folder)
     if resume and not found:
         raise PurerlError(f"there is no run to resume in {folder}; leave out --resume to start one")
@@ -74,6 +134,8 @@ def check(folder: str | os.PathLike, resume: bool = False, overwrite: bool = Fal
         raise PurerlError(
             f"{folder} already holds a run: --resume continues it, --overwrite deletes it, another --out keeps it"
         )
+    if found and overwrite:
+        ownership.check(folder, ownership.RUN, OWNED)
     return found
 
 
@@ -89,6 +151,9 @@ def holds_run(folder: str | os.PathLike) -> bool:
         if not _is_config(files.read_json(path)):
             raise PurerlError(f"{path} was not written by purerl; choose another folder (--out)")
         return True
+    other = ownership.read_marker(folder) if folder.is_dir() else None
+    if other is not None and other["purerl"] != ownership.RUN:
+        raise PurerlError(f"{folder} holds a {other['purerl']} of purerl, not a run; choose another folder (--out)")
     foreign = [name for name in OWNED if os.path.lexists(folder / name)]
     if foreign:
         raise PurerlError(f"{folder} is not a run, but has its own '{foreign[0]}'; choose another folder (--out)")
@@ -138,21 +203,3 @@ def _make_folders(folder: Path) -> list[Path]:
                 path.rmdir()
         raise
     return made
-
-
-def _remove_outputs(folder: Path) -> None:
-    """Removes a run's outputs, except its config.json.
-
-    The config.json stays until the new one replaces it, so that after a kill the folder still counts as a run. A link
-    is removed, never its target.
-    """
-    for name in OWNED:
-        path = folder / name
-        if name == CONFIG or not os.path.lexists(path):
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    for left_over in folder.glob(".*.purerl-tmp"):  # of a process that was killed while it wrote
-        left_over.unlink()

@@ -3,6 +3,7 @@
 Cell: one setting of a sweep, trained with all its seeds in one run folder. `programs.run` trains the cells in as few
 programs as their static fields and the memory allow. A sweep's folder:
 
+    purerl.json         the marker: purerl wrote this folder (see ownership)
     sweep.json          what was asked for, and every cell's values
     cells/<cell>/       the run folders
     table.csv           one row for each cell and seed
@@ -11,11 +12,14 @@ programs as their static fields and the memory allow. A sweep's folder:
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
+import functools
 import io
 import math
-import shutil
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +31,8 @@ from purerl import statistics as stats
 from purerl.errors import PurerlError
 from purerl.loops import sharding
 from purerl.loops.lanes import Lanes
-from purerl.runs import evaluation, files, programs, provenance, run_folder, sinks, user_modules
-from purerl.runs.plan import Plan, settings
+from purerl.runs import evaluation, files, ownership, programs, provenance, run_folder, sinks, user_modules
+from purerl.runs.plan import Plan, Settings, settings
 from purerl.runs.recording import Recording
 from purerl.runs.search_space import ENVIRONMENT, settings_of
 
@@ -116,15 +120,10 @@ def sweep(
     if resume and out is not None:
         user_modules.restore_from(Path(out) / SWEEP)
     recording = Recording(log_every, checkpoint_seconds, eval_every, eval_episodes, eval_env_options)
-    base = settings(agent, env, preset)
     tried = settings_of(agent, env, grid, random, samples, search_seed)
     memory = programs.parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory
-    planned = []
-    for setting in tried:
-        options = {name.removeprefix(ENVIRONMENT): v for name, v in setting.items() if name.startswith(ENVIRONMENT)}
-        fields = {name: value for name, value in setting.items() if not name.startswith(ENVIRONMENT)}
-        over = base.named(config) | fields, (env_options or {}) | options
-        planned.append(base.plan(seeds=seeds, seed=seed, steps=steps, config=over[0], env_options=over[1], lanes=lanes))
+    which = {"seeds": seeds, "seed": seed, "steps": steps, "lanes": lanes}
+    planned = _planned(settings(agent, env, preset), tried, config or {}, env_options or {}, which)
     evaluation.make_evaluations(planned[0], recording)
     programs.check(planned, engine)
     first = planned[0]
@@ -142,17 +141,72 @@ def sweep(
             name: value for name, value in configs.to_dict(first.options).items() if ENVIRONMENT + name not in tried[0]
         },
     }
-    _begin(folder, asked, [one.to_dict() for one in first.imports], resume, overwrite)
+    how = {"max_memory": memory, "cells_per_program": cells_per_program, "engine": engine}
+    _check(folder, asked, resume, overwrite)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(run_folder.held(folder))
+        if resume:
+            _update_imports(folder)
+        else:
+            learned = functools.partial(_has_rows, folder)
+            stack.enter_context(run_folder.undone_if_nothing_is_learned(folder, ownership.SWEEP, learned))
+            imports = [one.to_dict() for one in first.imports]
+            also = {"imports": imports, "how": how | {"lanes": lanes, "recording": recording.to_dict()}}
+            _begin(folder, asked | also, overwrite)
+        return _train(folder, planned, recording, quiet=quiet, **how)
+
+
+def resume(folder: str | Path, *, quiet: bool = False) -> Sweep:
+    """Continues the sweep in a folder as it was begun. Errors as in `sweep`."""
+    user_modules.refuse_while_importing("purerl.resume")
+    sharding.one_cpu_device_per_core()
+    folder = Path(folder)
+    user_modules.restore_from(folder / SWEEP)
+    stored = load(folder)
+    try:
+        base = settings(stored["agent"], stored["env"], stored["preset"])
+        config = configs.from_plain(type(base.config()), stored["config"])
+        tried = [configs.from_plain(type(base.config()), setting) for setting in stored["cells"]]
+        how, seeds = dict(stored["how"]), stored["seeds"]
+        recording = Recording.from_dict(how.pop("recording"))
+        which = {"seeds": len(seeds), "seed": seeds[0], "steps": stored["steps"], "lanes": how.pop("lanes")}
+        planned = _planned(base, tried, config, stored["env_options"], which)
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        raise PurerlError(
+            f"{folder / SWEEP} is damaged or of another purerl version ({type(error).__name__}: {error}): "
+            "continue with the command that began the sweep, and --resume"
+        ) from error
+    programs.check(planned, how["engine"])
+    with run_folder.held(folder):
+        _update_imports(folder)
+        return _train(folder, planned, recording, quiet=quiet, **how)
+
+
+def _planned(
+    base: Settings,
+    tried: Sequence[dict[str, Any]],
+    config: dict[str, Any],
+    env_options: dict[str, Any],
+    which: dict[str, Any],
+) -> list[Plan]:
+    """The plan of each setting in `tried`, whose values replace those of `config` and `env_options`."""
+    planned = []
+    for setting in tried:
+        options = {name.removeprefix(ENVIRONMENT): v for name, v in setting.items() if name.startswith(ENVIRONMENT)}
+        fields = {name: value for name, value in setting.items() if not name.startswith(ENVIRONMENT)}
+        planned.append(base.plan(config=base.named(config) | fields, env_options=env_options | options, **which))
+    return planned
+
+
+def _train(folder: Path, planned: Sequence[Plan], recording: Recording, **how: Any) -> Sweep:
+    """Trains the cells of a sweep that are left."""
     width = max(3, len(str(len(planned) - 1)))
     names = [f"{i:0{width}d}" for i in range(len(planned))]
     programs.run(
         [programs.Cell(plan, folder / CELLS / name, recording) for name, plan in zip(names, planned, strict=True)],
         folder / PROGRAMS,
-        max_memory=memory,
-        cells_per_program=cells_per_program,
-        engine=engine,
-        quiet=quiet,
-        resumed_by=f"--resume: {folder}",
+        resumed_by=f"purerl resume {shlex.quote(str(folder))}",
+        **how,
     )
     return collect(folder)
 
@@ -162,23 +216,24 @@ def default_folder(plan: Plan) -> Path:
     return Path("runs") / f"sweep-{plan.agent}-{plan.env.replace('/', '-')}-{plan.preset}"
 
 
-def _begin(folder: Path, asked: dict[str, Any], imports: list[dict[str, Any]], resume: bool, overwrite: bool) -> None:
-    """Creates the sweep's folder, or checks that an existing one holds the same sweep."""
+def holds_sweep(folder: Path) -> bool:
+    """Whether a sweep's sweep.json is in the folder."""
+    return (folder / SWEEP).is_file()
+
+
+def _check(folder: Path, asked: dict[str, Any], resume: bool, overwrite: bool) -> None:
+    """Raises PurerlError if a sweep in the folder conflicts with `resume` and `overwrite`, or is another one."""
     if resume and overwrite:
         raise PurerlError("--resume continues a sweep and --overwrite deletes it: choose one of them")
-    found = (folder / SWEEP).is_file()
-    if not found:
+    if not holds_sweep(folder):
         if resume:
             raise PurerlError(f"there is no sweep to resume in {folder}; leave out --resume to start one")
-        run_folder.check(folder)  # a sweep must not be written into a run folder
         foreign = [name for name in OWNED if (folder / name).exists()]
-        if foreign:
+        if foreign and ownership.read_marker(folder) is None and not run_folder.holds_run(folder):
             raise PurerlError(f"{folder} is not a sweep, but has its own '{foreign[0]}'; choose another folder (--out)")
+        run_folder.check(folder)  # a sweep must not be written into a run folder
     elif overwrite:
-        with files.writing(folder):
-            for name in OWNED[1:]:
-                path = folder / name
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        ownership.check(folder, ownership.SWEEP, OWNED)
     elif not resume:
         raise PurerlError(
             f"{folder} already holds a sweep: --resume continues it, --overwrite deletes it, another --out keeps it"
@@ -188,13 +243,30 @@ def _begin(folder: Path, asked: dict[str, Any], imports: list[dict[str, Any]], r
         for name in asked:
             if stored.get(name) != files.parse_json(files.to_json(asked[name]), name):
                 raise PurerlError(f"--resume: {name} differs from the sweep in {folder}; use its original value")
-        now = [one.to_dict() for one in user_modules.restore(user_modules.read(stored.get("imports", [])))]
-        if stored.get("imports", []) != now:
-            files.write_json(folder / SWEEP, stored | {"imports": now})
-        return
-    with files.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / SWEEP, asked | {"imports": imports, "environment": provenance.environment_report()})
+
+
+def _update_imports(folder: Path) -> None:
+    """Notes in a resumed sweep that the user's modules have changed."""
+    stored = load(folder)
+    now = [one.to_dict() for one in user_modules.restore(user_modules.read(stored.get("imports", [])))]
+    if stored.get("imports", []) != now:
+        files.write_json(folder / SWEEP, stored | {"imports": now})
+
+
+def _begin(folder: Path, content: dict[str, Any], overwrite: bool) -> None:
+    """Writes the marker and the sweep.json of a new sweep, in place of an old one with `overwrite`."""
+    if overwrite and holds_sweep(folder):
+        stays = ownership.remove(folder, ownership.SWEEP, keep_record=True)
+        if stays:
+            print(f"purerl: {ownership.name_the_rest(folder, stays)}", file=sys.stderr)
+    else:
+        ownership.mark(folder, ownership.SWEEP)
+    files.write_json(folder / SWEEP, content | {"environment": provenance.environment_report()})
+
+
+def _has_rows(folder: Path) -> bool:
+    """Whether any of a sweep's cells has written metrics."""
+    return any(run_folder.has_rows(cell) for cell in folder.glob(f"{CELLS}/*"))
 
 
 def load(folder: str | Path) -> dict[str, Any]:

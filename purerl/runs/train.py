@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 from purerl.errors import PurerlError
 from purerl.loops import compilation, sharding
 from purerl.loops.lanes import Lanes
-from purerl.runs import agent_checks, progress, run_folder, sinks, user_modules
+from purerl.runs import agent_checks, ownership, progress, run_folder, sinks, user_modules
 from purerl.runs.evaluation import make_evaluations
 from purerl.runs.plan import Plan, default_folder, difference, header, make_plan, update_header, with_lanes
 from purerl.runs.recording import Recording
@@ -122,10 +125,17 @@ def train_plan(
     sinks.check_sinks(log)
     agent_checks.check_agent(the_plan)
     compilation.enable_cache()
-    loop = make_loop(the_plan)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(run_folder.held(folder))
+        run_folder.check(folder, resume=resume, overwrite=overwrite)  # again: nobody else can change it now
+        loop = make_loop(the_plan)
+        stack.callback(close, loop)
         evaluations = make_evaluations(the_plan, recording)
-        run_folder.create(folder, header(the_plan), resume=resume, overwrite=overwrite)
+        if not resume:
+            learned = functools.partial(run_folder.has_rows, folder)
+            stack.enter_context(run_folder.undone_if_nothing_is_learned(folder, ownership.RUN, learned))
+        content = header(the_plan) | {"recording": recording.to_dict(), "log": list(log)}
+        run_folder.create(folder, content, resume=resume, overwrite=overwrite)
         if resume:  # its length and the user's modules may have changed
             update_header(folder, the_plan)
         trainer = Trainer(
@@ -139,11 +149,9 @@ def train_plan(
             evaluations=evaluations,
             quiet=quiet,
             label=f"{the_plan.agent} {the_plan.env}",
-            resumed_by=f"--resume: {folder}",
+            resumed_by=f"purerl resume {shlex.quote(str(folder))}",
         )
         (summary,), state = trainer.run()
-    finally:
-        close(loop)
     if not quiet:
         progress.summary_table(summary)
     return Run(folder, summary, state)

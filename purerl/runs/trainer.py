@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import signal
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +13,9 @@ import jax
 import numpy as np
 
 from purerl import configs, registry
-from purerl.errors import PurerlError
+from purerl.errors import Interrupted, PurerlError
 from purerl.loops import host, in_graph, lanes
-from purerl.runs import files, progress, provenance, run_folder, sinks
+from purerl.runs import files, interrupts, progress, provenance, run_folder, sinks
 from purerl.runs.evaluation import Evaluations
 from purerl.runs.plan import Plan, seed_keys
 from purerl.runs.recording import Recording
@@ -65,7 +63,7 @@ class Trainer:
       checkpoints: folder of the program's checkpoints.
       resume: continue from the newest of them, if there is any.
       label: what the progress bar says.
-      resumed_by: what a user who interrupts is told to do.
+      resumed_by: the command that continues an interrupted run.
       recording: how often rows are written and checkpoints made.
       log, quiet: as in `train`.
       evaluations: None for none.
@@ -99,7 +97,6 @@ class Trainer:
         self.saving = Saving(checkpoints, loop, self.config, num_seeds, num_lanes)
         self.timing = Timing()
         self.iteration = 0
-        self.stop_requested = False
         ends = np.cumsum([len(member.plan.seeds) for member in self.members])
         self.lanes = [
             slice(int(end) - len(member.plan.seeds), int(end)) for member, end in zip(members, ends, strict=True)
@@ -110,23 +107,14 @@ class Trainer:
 
         Raises:
           PurerlError: NaN or infinity, a full disk, a broken checkpoint.
-          KeyboardInterrupt: Ctrl-C, after everything has been saved.
+          Interrupted (a KeyboardInterrupt): Ctrl-C, SIGTERM or SIGHUP, after everything has been saved.
         """
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        previous = signal.signal(signal.SIGINT, self._on_interrupt) if in_main_thread else None
         try:
-            with self.saving.checkpoints:
-                state = self._train(self._begin())
+            with interrupts.deferred() as stop, self.saving.checkpoints:
+                state = self._train(self._begin(), stop)
                 return self._finish(state), self.saving.of_seeds(state)
         finally:
             self.timing.watch.stop()
-            if previous is not None:
-                signal.signal(signal.SIGINT, previous)
-
-    def _on_interrupt(self, *_: object) -> None:
-        if self.stop_requested:
-            raise KeyboardInterrupt
-        self.stop_requested = True
 
     def _begin(self) -> RunState:
         """The state to continue from."""
@@ -140,7 +128,7 @@ class Trainer:
                 sinks.truncate_rows(member.folder / run_folder.METRICS, self.iteration)
         return state
 
-    def _train(self, state: RunState) -> RunState:
+    def _train(self, state: RunState, stop: interrupts.Stop) -> RunState:
         """All log periods that are left: rows to the sinks, checkpoints when they are due."""
         saved_at = time.perf_counter()
         with contextlib.ExitStack() as stack:
@@ -149,19 +137,29 @@ class Trainer:
                 progress.Progress(self.plan.steps, self.label, enabled=False if self.quiet else None)
             )
             while self.iteration < self.plan.iterations:
+                if stop and stop.at_once:
+                    raise Interrupted("interrupted before the first row of metrics", stop.signal)
                 state, rows = self._advance(state)
+                stop.at_once = False
+                self._look_for_folders()
                 for own, of_member in zip(self.lanes, writers, strict=True):
                     for writer in of_member:
                         writer.write(rows[own])
                 self._show(bar, rows)
                 due = time.perf_counter() - saved_at >= self.checkpoint_seconds
-                if due or self.stop_requested or self.iteration == self.plan.iterations:
+                if due or stop or self.iteration == self.plan.iterations:
                     self.saving.save(self.iteration, state, self.plan, self.timing.spent())
                     saved_at = time.perf_counter()
-                if self.stop_requested and self.iteration < self.plan.iterations:
-                    print(f"Stopped and saved at iteration {self.iteration}. Continue with {self.resumed_by}")
-                    raise KeyboardInterrupt
+                if stop and self.iteration < self.plan.iterations:
+                    saved = f"stopped and saved at iteration {self.iteration}"
+                    raise Interrupted(f"{saved}; continue with: {self.resumed_by}", stop.signal)
         return state
+
+    def _look_for_folders(self) -> None:
+        """Raises PurerlError if a folder is gone: an open file lives on without a name, and takes rows for nothing."""
+        for member in self.members:
+            if not (member.folder / run_folder.CONFIG).exists():
+                raise PurerlError(f"{member.folder} was removed or renamed while the run wrote into it: train again")
 
     def _open_sinks(self, stack: contextlib.ExitStack, member: Member) -> list[sinks.Sink]:
         opened = sinks.open_sinks(["jsonl", *self.log], member.folder, member.plan.to_dict())

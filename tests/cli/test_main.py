@@ -12,10 +12,8 @@ import math
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
@@ -565,27 +563,12 @@ def test_plot_says_where_the_figure_is(capsys, copied, empty_folder):
     refused(capsys, f"plot {copied} --y episode_retrun", "Did you mean 'episode_return'?")
 
 
-# --- signals and pipes -----------------------------------------------------------------------------------------------
+# --- interrupts and pipes --------------------------------------------------------------------------------------------
 
 
 def start(*words: object, **kwargs) -> subprocess.Popen:
     command = [sys.executable, "-m", "purerl", *map(str, words)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
-
-
-def test_ctrl_c_saves_and_says_how_to_go_on(empty_folder):
-    steps = 10**9
-    with start(*f"{CARTPOLE} {TINY} --steps {steps} --log-every 20 --out run".split()) as process:
-        rows = empty_folder / "run" / "metrics.jsonl"
-        give_up = time.monotonic() + 120
-        while not (rows.exists() and rows.stat().st_size) and process.poll() is None and time.monotonic() < give_up:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "--resume" in out + err and "Traceback" not in err
-    saved = [path.name for path in (empty_folder / "run" / "checkpoints").iterdir()]
-    assert saved and all(int(name) % 20 == 0 for name in saved)
 
 
 def test_an_interrupt_before_training_is_130(capsys, monkeypatch):

