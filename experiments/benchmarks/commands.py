@@ -88,7 +88,7 @@ class Measured:
             started = time.perf_counter()
             self.advance(tried)
             spent = time.perf_counter() - started
-            if spent > seconds / 10:
+            if spent > seconds / 2:  # not less: a call of many lanes has a fixed cost, the copy of their replays
                 return max(1, round(tried / self.cycle * seconds / spent)) * self.cycle
             tried *= 4
 

@@ -27,6 +27,13 @@ from purerl.runs.checkpoint import Checkpoints
 PPO = "--num-envs 8 --rollout-length 32 --num-minibatches 2 --hidden 32x32"
 RAINBOW = "--preset minatar --num-envs 4 --learning-starts 400 --replay-size 4000 --batch-size 16"
 PPG = "--preset quick --num-envs 16 --policy-iterations 2 --auxiliary-epochs 1 --env.num-levels 10"
+# Whoever starts this in the background of a script has it ignore signals, and the processes that it starts as well.
+_LISTENS = """
+import os, signal, sys
+for number in (signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, "-m", "purerl", *sys.argv[1:]])
+"""
 # Columns that differ from run to run.
 _TIMES = ("wall_time", "steps_per_second")
 _LEFT_OVERS = ("**/.*purerl-tmp", "**/.saving-*", "**/.deleting-*", "**/.purerl-lock", "**/programs/*")
@@ -63,7 +70,7 @@ class Target:
             words = ["resume", str(folder)]
         else:
             words = [*self.begin.split(), "--out", str(folder)]
-        return [sys.executable, "-m", "purerl", *words, "--quiet"]
+        return [sys.executable, "-c", _LISTENS, *words, "--quiet"]
 
 
 _OFTEN = "--log-every 10 --checkpoint-seconds 0.3"

@@ -81,9 +81,7 @@ def check(folder: Path, kind: str, names: Iterable[str]) -> None:
         )
     for name in names:
         if (folder / name).is_symlink():
-            raise PurerlError(
-                f"{folder / name} is a link, not purerl's own: remove it, or choose another --out"
-            )
+            raise PurerlError(f"{folder / name} is a link, not purerl's own: remove it, or choose another --out")
 
 
 # --- removing --------------------------------------------------------------------------------------------------------

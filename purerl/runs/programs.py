@@ -341,7 +341,7 @@ def train_program(path: str | os.PathLike, *, quiet: bool = True, part: str = ""
             if run_folder.holds_run(member.folder):
                 update_header(member.folder, member.plan)
             else:
-                run_folder.create(member.folder, header(member.plan) | {"recording": recording.to_dict()})
+                run_folder.create(member.folder, header(member.plan) | {"recording": recording.to_dict(), "log": []})
         Trainer(
             the_plan,
             members,

@@ -467,7 +467,7 @@ def test_a_run_from_the_command_line(run_cli, empty_folder):
     config = json.loads((folder / "config.json").read_text())
     assert config["config"]["hidden"] == [8] and config["config"]["learning_rate"] == 1e-3  # the preset's
     assert {path.name for path in folder.iterdir()} == {
-        "checkpoints", "config.json", "figures", "metrics.jsonl", "summary.json"
+        "checkpoints", "config.json", "figures", "metrics.jsonl", "purerl.json", "summary.json"
     }  # fmt: skip
     assert (folder / "figures" / "return.png").stat().st_size > 1000
 
