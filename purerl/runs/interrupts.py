@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from purerl.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SHOW_CURSOR = b"\x1b[?25h"
+_SECOND_REQUEST = 0.5  # seconds after the first
 
 
 class Stop:
@@ -36,18 +38,23 @@ class Stop:
     at_once: bool = True
 
     def __init__(self) -> None:
+        self._asked_at = 0.0
         # Where output goes that nobody can see once the terminal has hung up.
         self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]
 
     def ask(self, number: int) -> None:
         """Asks with that signal."""
-        self.signal = number
+        self.signal, self._asked_at = number, time.monotonic()
         if number == signal.SIGHUP:  # writing to the terminal would now fail
             for stream in self._terminals:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
     def __bool__(self) -> bool:
         return self.signal is not None
+
+    def is_urgent(self) -> bool:
+        """Whether a signal that comes now is a second request. The command `timeout` sends each one twice at once."""
+        return bool(self) and time.monotonic() - self._asked_at > _SECOND_REQUEST
 
 
 _deferring: list[Stop] = []
@@ -79,10 +86,15 @@ def deferred() -> Iterator[Stop]:
 
 
 def _on_signal(number: int, _: object) -> None:
-    if any(_deferring):
+    if any(stop.is_urgent() for stop in _deferring):
         raise Interrupted(signal=number)
-    for stop in _deferring:
-        stop.ask(number)
+    _ask_all(number)
+
+
+def _ask_all(number: int) -> None:
+    for stop in list(_deferring):
+        if not stop:
+            stop.ask(number)
 
 
 @contextlib.contextmanager
@@ -129,10 +141,9 @@ def _wait_for_signals(reading: int) -> None:
                 continue
             if all(stop.at_once for stop in _deferring):
                 _leave(number, b"interrupted")
-            if any(_deferring):
+            if any(stop.is_urgent() for stop in _deferring):
                 _leave(number, b"stopped without saving; the last checkpoint is kept")
-            for stop in list(_deferring):
-                stop.ask(number)
+            _ask_all(number)
 
 
 def _leave(number: int, why: bytes) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from purerl.runs import sinks
+from purerl.runs import interrupts, sinks
 
 TINY = "--num-envs 4 --rollout-length 16 --num-minibatches 2 --num-epochs 1 --hidden 8"
 TRAIN = f"train ppo gymnax/CartPole-v1 {TINY} --steps 1000000000 --log-every 20"
@@ -48,23 +48,23 @@ def size_of(path: Path) -> int:
 
 
 def test_signals_save_and_say_how_to_continue(tmp_path):
-    """SIGTERM, SIGHUP and Ctrl-C in turn, each continued with `purerl resume`; a second process is refused."""
+    """SIGTERM, then `purerl resume` and Ctrl-C, then resumed until the folder vanishes (and without a cache)."""
     folder = tmp_path / "run"
     rows, words, saved = folder / "metrics.jsonl", [*TRAIN.split(), "--out", folder], 0
-    for sent, code in ((signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)):
+    for sent, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         size = size_of(rows)
         with start(*words) as process:
             wait_for(lambda size=size: size_of(rows) > size, process)
             if sent == signal.SIGTERM:
-                for flag in ("--resume", "--overwrite"):
-                    with start(*TRAIN.split(), "--out", folder, flag) as second:
-                        _, refused = second.communicate(timeout=60)
-                    assert second.returncode == 2 and refused.count("\n") == 1, refused
-                    assert f"{folder} is in use by process {process.pid} on" in refused
+                with start(*TRAIN.split(), "--out", folder, "--overwrite") as second:
+                    _, refused = second.communicate(timeout=60)
+                assert second.returncode == 2 and refused.count("\n") == 1, refused
+                assert f"{folder} is in use by process {process.pid} on" in refused
             process.send_signal(sent)
+            process.send_signal(sent)  # as the command `timeout` does
             _, err = process.communicate(timeout=60)
         assert process.returncode == code, err
-        (iteration,) = {max(int(path.name) for path in folder.glob("checkpoints/0*"))}
+        iteration = max(int(path.name) for path in folder.glob("checkpoints/0*"))
         assert last_line(err) == (
             f"purerl: stopped and saved at iteration {iteration}; continue with: purerl resume {folder}"
         )
@@ -72,6 +72,46 @@ def test_signals_save_and_say_how_to_continue(tmp_path):
         assert [row["iteration"] for row in sinks.read_rows(rows)] == list(range(20, iteration + 1, 20))
         saved, words = iteration, ["resume", folder]
     assert not (folder / ".purerl-lock").exists()
+
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    size = size_of(rows)
+    with start("resume", folder, "--quiet", env=os.environ | {"PURERL_CACHE": str(tmp_path / "cache")}) as process:
+        wait_for(lambda: size_of(rows) > size, process)
+        folder.rename(tmp_path / "moved")
+        _, err = process.communicate(timeout=60)
+    no_cache, gone = err.splitlines()
+    assert process.returncode == 2 and no_cache.startswith("purerl: programs are not cached: ")
+    assert f"{folder} was removed or renamed while the run wrote into it" in gone and not folder.exists()
+
+
+HANGS_UP = """
+import os, signal, time
+from purerl.runs import interrupts
+interrupts.watch()
+with interrupts.deferred() as stop:
+    stop.at_once = False
+    os.kill(os.getpid(), signal.SIGHUP)
+    while not stop:
+        time.sleep(0.01)
+    print("saved", stop.signal, flush=True)
+os.kill(os.getpid(), signal.SIGHUP)
+time.sleep(60)
+"""
+
+
+def test_a_terminal_that_hangs_up():
+    """SIGHUP as the others: it asks while there is something to save, and ends the process at once otherwise."""
+    listens = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n{HANGS_UP}"
+    done = subprocess.run([sys.executable, "-c", listens], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (129, "saved 1\n", "purerl: interrupted\n")
+
+
+def test_handlers_of_a_users_program_come_back():
+    with interrupts.deferred() as stop:
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_ctrl_c_in_the_first_seconds_is_one_line_and_leaves_nothing(tmp_path):
@@ -90,16 +130,6 @@ def test_ctrl_c_in_the_first_seconds_is_one_line_and_leaves_nothing(tmp_path):
             assert "continue with" in err
             shutil.rmtree(folder)
         assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_that_vanishes_ends_the_run(tmp_path):
-    folder = tmp_path / "run"
-    with start(*TRAIN.split(), "--out", folder) as process:
-        wait_for(lambda: size_of(folder / "metrics.jsonl"), process)
-        folder.rename(tmp_path / "moved")
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 2 and "was removed or renamed while the run wrote into it" in last_line(err)
-    assert "Traceback" not in err and not folder.exists()
 
 
 FILLS_THE_DISK = """
@@ -129,14 +159,6 @@ def test_a_full_disk_is_one_line_and_resume_works_after_it(tmp_path):
     assert full.count("\n") == 1 and full.startswith("purerl: error: cannot ")
     assert "disk" in full.lower() or "No space left on device" in full
     assert resumed.startswith("purerl: stopped and saved at iteration") and resumed.count("\n") == 1
-
-
-def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, run_cli):
-    (tmp_path / "cache").write_text("a file where the folder should be")
-    train = [*TRAIN.replace("1000000000", "1280").split(), "--out", tmp_path / "run", "--quiet"]
-    done = run_cli(*train, env={"PURERL_CACHE": str(tmp_path / "cache")})
-    assert done.code == 0
-    assert done.stderr.startswith("purerl: programs are not cached: ") and done.stderr.count("\n") == 1
 
 
 def test_resume_needs_a_folder(run_cli, tmp_path):
