@@ -21,12 +21,16 @@ from typing import Any
 
 import numpy as np
 
+from purerl.errors import PurerlError
 from purerl.runs import run_folder, sinks
 from purerl.runs.checkpoint import Checkpoints
 
-PPO = "--num-envs 8 --rollout-length 32 --num-minibatches 2 --hidden 32x32"
+PPO = "--num-envs 8 --rollout-length 32 --num-minibatches 2 --hidden 32 32"
 RAINBOW = "--preset minatar --num-envs 4 --learning-starts 400 --replay-size 4000 --batch-size 16"
-PPG = "--preset quick --num-envs 16 --policy-iterations 2 --auxiliary-epochs 1 --env.num-levels 10"
+PPG = (
+    "--preset quick --num-envs 8 --rollout-length 16 --policy-iterations 2 --auxiliary-epochs 1 --auxiliary-minibatches 2"
+    " --env.num-levels 10 --steps 8192 --log-every 2 --checkpoint-seconds 0.3"
+)
 # Whoever starts this in the background of a script has it ignore signals, and the processes that it starts as well.
 _LISTENS = """
 import os, signal, sys
@@ -77,7 +81,13 @@ _OFTEN = "--log-every 10 --checkpoint-seconds 0.3"
 TARGETS = (
     Target("ppo run", f"train ppo gymnax/CartPole-v1 {PPO} --seeds 2 --steps 1500000 {_OFTEN}", 30, 12, 12),
     Target("rainbow run", f"train rainbow gymnax/Breakout-MinAtar {RAINBOW} --steps 24000 {_OFTEN}", 25, 10, 8),
-    Target("ppg run on Procgen", f"train ppg procgen/coinrun {PPG} --steps 400000 --log-every 2", 25, 10, 8),
+    Target(
+        "ppg run on Procgen",
+        f"train ppg procgen/coinrun {PPG}",
+        25,
+        10,
+        8,
+    ),
     Target(
         "ppo sweep",
         f"sweep ppo gymnax/CartPole-v1 {PPO} --grid learning_rate=1e-3,3e-3;num_epochs=2,4 --steps 400000 {_OFTEN}",
@@ -129,14 +139,15 @@ class _Storm:
             share * self.target.terms
         )
         self.chance.shuffle(faults)
-        self._to_the_end(self.whole)
+        if not self._to_the_end(self.whole):
+            raise PurerlError(f"{self.target.name} does not run at all: {self.examples[-1]}")
         for _ in range(round(share * self.target.early)):
             self._early(self.chance.uniform(0.0, 5.0))
         for fault in faults:
             while not self._met(fault):  # it was finished before the fault
                 self._compare()
-        self._to_the_end(self.parts)
-        self._compare()
+        if self._to_the_end(self.parts):
+            self._compare()
         return {**self.counts, "seconds": round(time.monotonic() - began, 1), "examples": self.examples[:5]}
 
     def _start(self, folder: Path) -> subprocess.Popen:
@@ -144,11 +155,13 @@ class _Storm:
         words = self.target.command(folder, resume=record is not None)
         return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
-    def _to_the_end(self, folder: Path) -> None:
+    def _to_the_end(self, folder: Path) -> bool:
+        """Trains to the end; whether it got there."""
         with self._start(folder) as process:
             _, said = process.communicate()
         if process.returncode:
             self._count("lost", f"exit code {process.returncode}: {said}")
+        return process.returncode == 0
 
     def _met(self, fault: signal.Signals) -> bool:
         """Starts or continues the run and sends the fault at some moment; False if the run was finished before."""
