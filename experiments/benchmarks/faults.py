@@ -28,8 +28,8 @@ from purerl.runs.checkpoint import Checkpoints
 PPO = "--num-envs 8 --rollout-length 32 --num-minibatches 2 --hidden 32 32"
 RAINBOW = "--preset minatar --num-envs 4 --learning-starts 400 --replay-size 4000 --batch-size 16"
 PPG = (
-    "--preset quick --num-envs 8 --rollout-length 16 --policy-iterations 2 --auxiliary-epochs 1 --auxiliary-minibatches 2"
-    " --env.num-levels 10 --steps 8192 --log-every 2 --checkpoint-seconds 0.3"
+    "--preset quick --num-envs 8 --rollout-length 16 --policy-iterations 2 --auxiliary-epochs 1"
+    " --auxiliary-minibatches 2 --env.num-levels 10 --steps 8192 --log-every 2 --checkpoint-seconds 0.3"
 )
 # Whoever starts this in the background of a script has it ignore signals, and the processes that it starts as well.
 _LISTENS = """
