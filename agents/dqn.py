@@ -20,7 +20,7 @@ from purerl.errors import PurerlError
 from purerl.nn import initializers, layers, torsos
 from purerl.nn.q_network import QNetwork
 from purerl.ops import advantages, optimizers, value_learning
-from purerl.types import Agent, Array, Clock, EnvSpec, Inputs, Metric, Rollout, static, traced
+from purerl.types import Agent, Array, Clock, EnvSpec, Inputs, MatmulPrecision, Metric, Rollout, static, traced
 
 
 @struct.dataclass
@@ -52,6 +52,9 @@ class Config:
     activation: layers.ActivationName = static("relu", help="activation of the dense layers")
     initializer: initializers.InitializerName = static("glorot", help="weight initialization")
     dtype: layers.DTypeName = static("float32", help="compute dtype of the torso; parameters stay float32")
+    matmul_precision: MatmulPrecision = static(
+        "default", help="precision of float32 products; default: JAX's own, TF32 on recent GPUs; highest: float32"
+    )
     learning_rate: float = traced(6.25e-5, help="learning rate")
     optimizer_epsilon: float = traced(1.5e-4, help="epsilon of Adam or RMSProp")
     max_grad_norm: float = traced(float("inf"), help="clip gradients to this global norm; inf: no clipping")

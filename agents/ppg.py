@@ -23,7 +23,7 @@ from purerl import rng
 from purerl.buffers import offload
 from purerl.nn import heads, initializers, layers, torsos
 from purerl.ops import advantages, distributions, losses, minibatches, normalizers, optimizers
-from purerl.types import Agent, Array, Clock, EnvSpec, Inputs, Metric, Rollout, static, traced
+from purerl.types import Agent, Array, Clock, EnvSpec, Inputs, MatmulPrecision, Metric, Rollout, static, traced
 
 
 @struct.dataclass
@@ -72,6 +72,9 @@ class Config:
     )
     dtype: Literal["float32", "bfloat16"] = static(
         "float32", help="compute dtype of the networks; parameters stay float32"
+    )
+    matmul_precision: MatmulPrecision = static(
+        "default", help="precision of float32 products; default: JAX's own, TF32 on recent GPUs; highest: float32"
     )
     auxiliary_memory: offload.Memory = static(
         "device", help="memory that holds the auxiliary buffer's frames (12 KB per Procgen step)"

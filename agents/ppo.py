@@ -17,7 +17,7 @@ from flax import struct
 
 from purerl.nn import heads, initializers, layers, recurrent, torsos
 from purerl.ops import advantages, distributions, losses, minibatches, normalizers, optimizers
-from purerl.types import Agent, Array, Clock, EnvSpec, Inputs, Metric, Rollout, static, traced
+from purerl.types import Agent, Array, Clock, EnvSpec, Inputs, MatmulPrecision, Metric, Rollout, static, traced
 
 
 @struct.dataclass
@@ -59,6 +59,9 @@ class Config:
     )
     dtype: Literal["float32", "bfloat16"] = static(
         "float32", help="compute dtype of the networks; parameters stay float32"
+    )
+    matmul_precision: MatmulPrecision = static(
+        "default", help="precision of float32 products; default: JAX's own, TF32 on recent GPUs; highest: float32"
     )
     learning_rate: float = traced(5e-4, help="Adam learning rate")
     adam_epsilon: float = traced(1e-5, help="Adam epsilon")

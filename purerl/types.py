@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from flax import struct
 
 Array = jax.Array
 PyTree = Any
+MatmulPrecision = Literal["default", "high", "highest"]
 
 
 def static(default: Any = dataclasses.MISSING, *, help: str = "") -> Any:
@@ -252,7 +253,8 @@ class Clock:
     """The progress of the run. Never batched, so that a `lax.cond` on it stays a branch under vmap.
 
     Attributes:
-      iteration: int32 [], updates done so far. Environment steps are iteration * T * N; the host counts them in Python
+      iteration: int32 [], updates done so far. `iteration * T`, the steps of each environment, fits too: a longer run
+        is refused (`runs.plan`). Environment steps of all are iteration * T * N; the host counts them in Python
         integers, so they never overflow.
       total_iterations: int32 [], the run's planned length (for schedules).
     """
@@ -267,21 +269,28 @@ class Clock:
 
 @struct.dataclass
 class Metric:
-    """A masked mean that can be accumulated: a sum and the number of summed values, float32 []."""
+    """A masked mean that can be accumulated: a sum and the number of summed values.
+
+    The loops lose nothing of either over a run of any length (`loops.sums`).
+
+    Attributes:
+      total: float32 [].
+      count: int32 []; float32 for a sum of weights.
+    """
 
     total: Array
     count: Array
 
     def mean(self) -> Array:
         """float32 []; NaN if the count is 0."""
-        return self.total / self.count
+        return self.total / jnp.asarray(self.count, jnp.float32)
 
     @classmethod
     def of(cls, values: Array, mask: Array | None = None) -> Metric:
         """The metric of all `values` (any shape), or of those where `mask` (same shape) is true."""
         if mask is None:
-            return cls(jnp.sum(values, dtype=jnp.float32), jnp.float32(values.size))
-        return cls(jnp.sum(jnp.where(mask, values, 0), dtype=jnp.float32), jnp.sum(mask, dtype=jnp.float32))
+            return cls(jnp.sum(values, dtype=jnp.float32), jnp.int32(values.size))
+        return cls(jnp.sum(jnp.where(mask, values, 0), dtype=jnp.float32), jnp.sum(mask, dtype=jnp.int32))
 
 
 @struct.dataclass
@@ -317,7 +326,8 @@ class Agent(NamedTuple):
 
     Attributes:
       name: registry name.
-      Config: flax dataclass; has at least static `num_envs` and `rollout_length`.
+      Config: flax dataclass; has at least static `num_envs` and `rollout_length`. The loops also follow a static
+        `matmul_precision`, if there is one (see `loops.collect.products`).
       check: (config, spec) -> None; raises PurerlError for invalid sizes, before anything is built.
       init: (config, spec, key) -> State.
       act: (config, spec, state, memory [N, ...], inputs: Inputs [N, ...], keys [N], clock, explore) -> (action [N,

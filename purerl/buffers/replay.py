@@ -81,6 +81,8 @@ class Transitions:
 def check(size: int, num_envs: int, rollout_length: int, num_steps: int, spec: EnvSpec) -> None:
     """Raises PurerlError unless `size` transitions are a whole number of rollouts and can hold a window."""
     rollout = num_envs * rollout_length
+    if size > 2**31 - 1:
+        raise PurerlError(f"replay_size = {size} is too large: items are counted up to {2**31 - 1}")
     least = rollout * -(-(rollout_length + num_steps + spec.stacked_frames) // rollout_length)
     if size % rollout or size < least:
         near = max(least, round(size / rollout) * rollout)

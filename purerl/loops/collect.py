@@ -6,6 +6,7 @@ sees does not depend on who steps it.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import jax
@@ -13,6 +14,16 @@ import jax.numpy as jnp
 
 from purerl import rng
 from purerl.types import Agent, Array, Clock, Environment, EnvSpec, Inputs, PyTree, Rollout, RunState
+
+
+def products(config: Any) -> contextlib.AbstractContextManager[Any]:
+    """Within it, float32 products are traced with the precision that the config's `matmul_precision` asks for.
+
+    Everything of an agent that multiplies is traced within it. "default", and a config without the field, leave it to
+    JAX's own default, which is TF32 on Nvidia's GPUs since Ampere.
+    """
+    precision = getattr(config, "matmul_precision", "default")
+    return contextlib.nullcontext() if precision == "default" else jax.default_matmul_precision(precision)
 
 
 def first_memory(agent: Agent, config: Any, spec: EnvSpec, num_envs: int) -> PyTree:
@@ -39,7 +50,8 @@ def act(
         return jnp.where(inputs.is_first.reshape(-1, *[1] * (x.ndim - 1)), first, x)
 
     memory = jax.tree.map(reset, memory, begun)
-    return agent.act(config, spec, agent_state, memory, inputs, keys, clock, explore)
+    with products(config):
+        return agent.act(config, spec, agent_state, memory, inputs, keys, clock, explore)
 
 
 def begin(

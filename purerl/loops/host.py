@@ -18,7 +18,7 @@ import numpy as np
 from flax import struct
 
 from purerl import rng
-from purerl.loops import collect, episodes
+from purerl.loops import collect, episodes, sums
 from purerl.loops import lanes as lane_ways
 from purerl.loops.lanes import Lanes
 from purerl.loops.train import learn
@@ -169,6 +169,7 @@ class HostLoop:
         self._make = lane_ways.in_turn(self._init_run_state)
         self._act = jax.jit(self._act_and_store, donate_argnums=4)
         self._learn = jax.jit(self._learn_from, donate_argnums=1)
+        self._add = jax.jit(sums.add, donate_argnums=0)
         size = pool.num_envs // pool.num_groups
         self._slice = jax.jit(
             lambda tree, first: jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, size, axis=1), tree)
@@ -217,17 +218,20 @@ class HostLoop:
     def advance(
         self, config: Any, run_state: RunState, iteration: int, total_iterations: int, num_iterations: int
     ) -> tuple[RunState, dict[str, Metric]]:
-        """The run after num_iterations more, and metrics {name: Metric [S]} summed over them. Donates run_state."""
-        sums = None
+        """The run after num_iterations more, and metrics {name: Metric [S]} summed over them: numpy, float64 and int64.
+        Donates run_state, and waits for the end.
+        """
+        found: list[sums.Sums] = []
         total = jnp.int32(total_iterations)
         parts = [Part(*part) for part in split(config, run_state, self.pool.num_seeds, self.lanes)]
         for i in range(iteration, iteration + num_iterations):
             metrics = self._iterate(parts, jnp.int32(i), total)
-            sums = metrics if sums is None else jax.tree.map(jnp.add, sums, metrics)
+            found = found or [beside(parts[0].run_state, sums.zeros(of_part)) for of_part in metrics]
+            found = [self._add(*pair) for pair in zip(found, metrics, strict=True)]
         started = time.perf_counter()
-        jax.block_until_ready(sums)
+        jax.block_until_ready(found)
         self.seconds["device"] += time.perf_counter() - started
-        return join([part.run_state for part in parts]), join(sums)
+        return join([part.run_state for part in parts]), sums.read(join(found))
 
     def _iterate(self, parts: list[Part], iteration: Array, total: Array) -> list[dict[str, Metric]]:
         walk, length, began = self._walk, parts[0].config.rollout_length, time.perf_counter()

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from purerl.loops import lanes as lane_ways
-from purerl.loops import sharding
+from purerl.loops import sharding, sums
 from purerl.loops.lanes import Lanes
 from purerl.loops.train import init_run_state, iterate
 from purerl.types import Agent, Array, Clock, Environment, Metric, PyTree, RunState
@@ -28,9 +28,9 @@ def make_init(agent: Agent, environment: Environment) -> Callable[[Any, Array], 
 
 def make_chunk(
     agent: Agent, environment: Environment, lanes: Lanes = "auto"
-) -> Callable[[Any, RunState, Array, Array, Array], tuple[RunState, dict[str, Metric]]]:
+) -> Callable[[Any, RunState, Array, Array, Array], tuple[RunState, sums.Sums]]:
     """Jitted, donated (config, run_state [S, ...], iteration, total_iterations, num_iterations) -> the same run after
-    num_iterations more, and its metrics {name: Metric [S]} summed over them. The three counters are int32 [].
+    num_iterations more, and the Sums [S, ...] of its metrics over them. The three counters are int32 [].
     """
 
     # Traced once, although the loops below call it for its shapes as well; inline, so the program is the same without.
@@ -40,13 +40,12 @@ def make_chunk(
         """num_iterations of advance(state, clock) -> (state, metrics), the metrics summed."""
 
         def one_iteration(i: Array, carry: PyTree) -> PyTree:
-            state, sums = carry
+            state, found = carry
             state, metrics = advance(state, Clock(iteration + i, total))
-            return state, jax.tree.map(jnp.add, sums, metrics)
+            return state, sums.add(found, metrics)
 
         shapes = jax.eval_shape(lambda s: advance(s, Clock(iteration, total))[1], state)
-        sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return jax.lax.fori_loop(0, num_iterations, one_iteration, (state, sums))
+        return jax.lax.fori_loop(0, num_iterations, one_iteration, (state, sums.zeros(shapes)))
 
     def side_by_side(config: Any, run_state: RunState, *counters: Array):
         batched = jax.vmap(one_lane, in_axes=(lane_ways.config_axes(config), 0, None))
@@ -109,7 +108,10 @@ class InGraphLoop:
     def advance(
         self, config: Any, run_state: RunState, iteration: int, total_iterations: int, num_iterations: int
     ) -> tuple[RunState, dict[str, Metric]]:
-        """The run after num_iterations more, and metrics {name: Metric [S]} summed over them. Donates run_state."""
-        return self._chunk(
+        """The run after num_iterations more, and metrics {name: Metric [S]} summed over them: numpy, float64 and int64.
+        Donates run_state, and waits for the end.
+        """
+        run_state, found = self._chunk(
             config, run_state, jnp.int32(iteration), jnp.int32(total_iterations), jnp.int32(num_iterations)
         )
+        return run_state, sums.read(found)

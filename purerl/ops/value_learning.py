@@ -119,6 +119,9 @@ def check_periods(
         raise PurerlError(
             f"target_period = {target_period} must be a multiple of train_period = {train_period}: try {near}"
         )
+    most = (2**31 - 1) // (rollout // train_period) * train_period
+    if target_period > most:  # the gradient steps since the last copy are counted in an int32
+        raise PurerlError(f"target_period = {target_period} is too long: at most {most} with these sizes")
 
 
 def gradient_steps(
@@ -151,7 +154,7 @@ def gradient_steps(
     """
     owed = transitions // train_period
     per_copy = target_period // train_period
-    learning = clock.iteration >= learning_starts // transitions
+    learning = clock.iteration >= min(learning_starts // transitions, 2**31 - 1)  # an int32 is compared
     # Steps since the last target copy. Iterations are counted modulo the copy period, so that nothing overflows.
     before = (clock.iteration % per_copy) * owed
 
@@ -181,4 +184,4 @@ def next_target(due: Array, params: PyTree, target_params: PyTree) -> tuple[PyTr
     # A loop of 0 or 1 steps: a branch would copy the parameters every time, this copies them only when due.
     carry = target_params, jnp.zeros((), jnp.float32)
     target_params, distance = repeat(due.astype(jnp.int32), 1, renew, carry)
-    return target_params, Metric(distance, due.astype(jnp.float32))
+    return target_params, Metric(distance, due.astype(jnp.int32))

@@ -174,7 +174,8 @@ def evaluate_agent(
       PurerlError: impossible sizes, or episodes that do not end.
     """
     num_envs = plan.config.num_envs if num_envs is None else num_envs
-    limit = episodes * MOST_STEPS_PER_EPISODE if max_steps is None else max_steps
+    # The steps of an evaluation are counted in an int32 (random numbers are drawn for them).
+    limit = min(episodes * MOST_STEPS_PER_EPISODE if max_steps is None else max_steps, 2**31 - 1 - play.BLOCK_LENGTH)
     for name, value in (("episodes", episodes), ("num_envs", num_envs), ("max_steps", limit)):
         if value < 1:
             raise PurerlError(f"{name} = {value} must be at least 1")

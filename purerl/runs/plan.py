@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax
 from purerl import configs, registry, rng
 from purerl.errors import PurerlError, nearest
 from purerl.loops.lanes import Lanes, resolve
-from purerl.runs import files, provenance, run_folder, user_modules
+from purerl.runs import files, progress, provenance, run_folder, user_modules
 from purerl.runs.user_modules import Import
 
 
@@ -29,6 +30,7 @@ class Plan:
       steps: environment steps of each seed, a whole number of iterations.
       lanes: how the seeds run on their device, see `loops.lanes`.
       imports: the user's own modules that the run needs.
+      asked_steps: the steps before they were rounded up; None if they were whole iterations.
     """
 
     agent: str
@@ -40,6 +42,7 @@ class Plan:
     steps: int
     lanes: Lanes = "auto"
     imports: tuple[Import, ...] = ()
+    asked_steps: int | None = None
 
     @property
     def steps_per_iteration(self) -> int:
@@ -69,6 +72,7 @@ class Plan:
             "config": configs.to_dict(self.config),
             "env_options": configs.to_dict(self.options),
             "imports": [one.to_dict() for one in self.imports],
+            **({} if self.asked_steps is None else {"asked_steps": self.asked_steps}),
         }
 
     @classmethod
@@ -90,6 +94,7 @@ class Plan:
                 steps=values["steps"],
                 lanes=values.get("lanes", "vmap"),
                 imports=imports,
+                asked_steps=None if values.get("asked_steps") is None else int(values["asked_steps"]),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise PurerlError(
@@ -189,6 +194,8 @@ class Settings:
             raise PurerlError(f"unknown lanes '{lanes}'.{nearest(str(lanes), known)} Known: {', '.join(known)}")
         registry.agent(self.agent).check(built, registry.env_spec(self.env, options))
         per_iteration = built.num_envs * built.rollout_length
+        iterations = -(-steps // per_iteration)
+        _check_length(steps, iterations, built)
         parts = [
             ("agent", self.agent),
             ("environment", self.env.partition("/")[0]),
@@ -201,10 +208,35 @@ class Settings:
             config=built,
             options=options,
             seeds=tuple(range(seed, seed + seeds)),
-            steps=-(-steps // per_iteration) * per_iteration,
+            steps=iterations * per_iteration,
             lanes=lanes,
             imports=user_modules.needed(parts),
+            asked_steps=None if iterations * per_iteration == steps else steps,
         )
+
+
+def _check_length(steps: int, iterations: int, config: Any) -> None:
+    """Raises PurerlError for more steps of each environment than an int32 holds: the clock, the length of an episode,
+    a game's own step counter and the steps that random numbers are drawn for are all less than that.
+    """
+    most = (2**31 - 1) // config.rollout_length
+    if iterations > most:
+        raise PurerlError(
+            f"steps = {steps:,} is too long: a run counts up to 2**31 - 1 steps of each environment, so with "
+            f"num_envs = {config.num_envs} and rollout_length = {config.rollout_length} it has at most "
+            f"{most * config.num_envs * config.rollout_length:,} steps"
+        )
+
+
+def rounding(the_plan: Plan) -> str | None:
+    """What to tell a user whose steps were rounded up by more than a tenth; None if they were not."""
+    asked = the_plan.asked_steps
+    if asked is None or the_plan.steps <= 1.1 * asked:
+        return None
+    return (
+        f"{the_plan.steps:,} steps instead of {asked:,}: a run is a whole number of iterations of num_envs x "
+        f"rollout_length = {the_plan.steps_per_iteration:,} steps"
+    )
 
 
 def settings(agent: str, env: str, preset: str | None = None) -> Settings:
@@ -241,11 +273,40 @@ def header(the_plan: Plan) -> dict[str, Any]:
 
 
 def update_header(folder: Path, the_plan: Plan) -> None:
-    """Updates in a run's config.json what may change when it is resumed: its length and the user's modules."""
+    """Updates the length in a run's config.json, which may change when it is resumed."""
     stored, now = run_folder.load(folder)["config"], the_plan.to_dict()
-    changed = {name: now[name] for name in ("steps", "imports") if stored.get(name, []) != now[name]}
-    if changed:
-        files.write_json(folder / run_folder.CONFIG, stored | changed)
+    if stored["steps"] != now["steps"]:
+        length = {name: now.get(name) for name in ("steps", "asked_steps") if name in stored or name in now}
+        files.write_json(folder / run_folder.CONFIG, stored | length)
+
+
+def record_resumption(runs: Sequence[tuple[Path, Plan]], iteration: int) -> None:
+    """Notes with what each run goes on, if it is not what it was made with.
+
+    config.json then has the user's modules as they are now, and one more entry in "resumed": {"iteration": where it
+    goes on, "changed": {what: [before, now]}}. The screen says it in one line. A finished run does not go on.
+
+    Args:
+      runs: (folder, plan) of each.
+      iteration: that has been restored.
+    """
+    report, said = provenance.environment_report(), {}
+    for folder, the_plan in runs:
+        if iteration >= the_plan.iterations:
+            continue
+        stored, imports = run_folder.load(folder)["config"], the_plan.to_dict()["imports"]
+        before = provenance.entries(stored.get("resumed"))
+        changed = provenance.differences(stored.get("environment"), report, before)
+        modules = user_modules.changed(stored.get("imports", []), imports)
+        said |= changed
+        entry = {"iteration": iteration, "changed": changed | modules}
+        new = {"resumed": [*before, entry]} if entry["changed"] else {}
+        new |= {"imports": imports} if stored.get("imports", []) != imports else {}
+        if new:
+            files.write_json(folder / run_folder.CONFIG, stored | new)
+    if said:
+        listed = ", ".join(f"{name} {now} (was {was})" for name, (was, now) in said.items())
+        progress.note(f"resumed at iteration {iteration} with {listed}; results may differ from a run without a break")
 
 
 def difference(before: Plan, now: Plan) -> tuple[str, str] | None:

@@ -1,4 +1,4 @@
-"""What a run shows on the screen: a progress bar during training (stderr), a table at the end (stdout)."""
+"""What a run shows on the screen: notes and a progress bar during training (stderr), a table at the end (stdout)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ from rich.text import Text
 
 LINE_PERIOD_SECONDS = 10.0
 FRAME_PERIOD_SECONDS = 0.1
+
+
+def note(line: str) -> None:
+    """Says something on stderr that a user should know: one line."""
+    print(f"purerl: note: {line}", file=sys.stderr, flush=True)
 
 
 class Progress:

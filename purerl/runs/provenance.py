@@ -8,6 +8,7 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ def environment_report() -> dict[str, Any]:
       device: {"kind": such as "NVIDIA H200" or "cpu", "backend": "gpu", "cpu", ..., "count": devices of all processes};
       platform: operating system, processor type and C library, one line;
       cpu_count: logical cores of this machine;
+      xla_flags: the variable XLA_FLAGS, "" without one;
+      default_matmul_precision: JAX's own setting, which `matmul_precision` of a config replaces; None for its default;
       git_commit, git_dirty: of the git checkout that purerl is imported from; both None without one. Dirty means that a
         tracked file differs from the commit.
     """
@@ -40,9 +43,51 @@ def environment_report() -> dict[str, Any]:
         "device": {"kind": devices[0].device_kind, "backend": devices[0].platform, "count": len(devices)},
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "default_matmul_precision": jax.config.jax_default_matmul_precision,
         "git_commit": commit,
         "git_dirty": dirty,
     }
+
+
+def differences(
+    before: dict[str, Any] | None, now: dict[str, Any], resumed: Sequence[dict[str, Any]] = ()
+) -> dict[str, list[Any]]:
+    """{what: [before, now]} of all that results depend on and that differs between two `environment_report`s.
+
+    Args:
+      before: None, or a report of an older version, compares nothing that it does not have.
+      now: the other one.
+      resumed: entries {"changed": {what: [before, now]}} of changes since `before`.
+    """
+    known = _facts(before)
+    for entry in resumed:
+        known |= {name: value for name, (_, value) in entry["changed"].items() if name in known}
+    return {name: [known[name], value] for name, value in _facts(now).items() if name in known and known[name] != value}
+
+
+def entries(resumed: Any) -> list[dict[str, Any]]:
+    """The entries of "resumed" in a config.json, without damaged ones."""
+    return [
+        entry
+        for entry in (resumed if isinstance(resumed, list) else [])
+        if isinstance(entry, dict)
+        and isinstance(entry.get("changed"), dict)
+        and all(isinstance(pair, list) and len(pair) == 2 for pair in entry["changed"].values())
+    ]
+
+
+def _facts(report: Any) -> dict[str, Any]:
+    """The entries of an `environment_report` that results depend on, in one dict; none of something else."""
+    report = report if isinstance(report, dict) else {}
+    parts = {name: report[name] for name in ("versions", "device") if isinstance(report.get(name), dict)}
+    named = {"kind": "device", "count": "device_count"}
+    rest = ("git_commit", "git_dirty", "xla_flags", "default_matmul_precision")
+    return (
+        parts.get("versions", {})
+        | {new: value for name, new in named.items() if (value := parts.get("device", {}).get(name)) is not None}
+        | {name: report[name] for name in rest if name in report}
+    )
 
 
 def _version(package: str) -> str | None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from purerl.errors import PurerlError
 from purerl.loops import host, in_graph
 from purerl.loops import lanes as lane_ways
 from purerl.runs import checkpoint
+from purerl.runs.divergence import ADVICE, Divergence, named
 from purerl.runs.plan import Plan
 from purerl.types import Pool, RunState
 
@@ -21,17 +24,34 @@ class Saving:
     A program may have more lanes than seeds, so that all devices have as many. Checkpoints hold the seeds' lanes only:
     a run can be resumed on a machine with another number of devices.
 
+    Parameters and optimizer state are looked at before they are saved. A run with NaN or infinity in them is not saved,
+    so its newest checkpoint is always a good one. The checkpoint of a program that goes on without its diverged lanes
+    lists them in its metadata: {"diverged": [{"lane", "seed", "leaf"}]}, and so does that of each of its runs.
+
     Args:
       folder: of the checkpoints.
       loop: the program's loop.
       config: the program's config, its traced fields arrays of all lanes.
       num_seeds, num_lanes: of the program.
+      stop_at_nan: whether NaN or infinity in a lane is an error.
+
+    Attributes:
+      diverged: {lane: names of its leaves with NaN or infinity}, in the newest checkpoint.
     """
 
     def __init__(
-        self, folder: Path, loop: in_graph.InGraphLoop | host.HostLoop, config: Any, num_seeds: int, num_lanes: int
+        self,
+        folder: Path,
+        loop: in_graph.InGraphLoop | host.HostLoop,
+        config: Any,
+        num_seeds: int,
+        num_lanes: int,
+        *,
+        stop_at_nan: bool = True,
     ):
         self.checkpoints = checkpoint.Checkpoints(folder)
+        self.diverged: dict[int, list[str]] = {}
+        self._stop_at_nan, self._divergence = stop_at_nan, Divergence(loop.agent, loop.spec, config)
         self._loop, self._config, self._num_seeds, self._num_lanes = loop, config, num_seeds, num_lanes
 
     def of_seeds(self, state: RunState) -> RunState:
@@ -39,9 +59,40 @@ class Saving:
         return state if self._num_seeds == self._num_lanes else jax.tree.map(lambda x: x[: self._num_seeds], state)
 
     def save(self, iteration: int, state: RunState, plan: Plan, spent: dict[str, float]) -> None:
-        """Saves the whole program. Raises PurerlError as `Checkpoints.save`."""
-        tree = {"run": self.of_seeds(state), "pool": self._pool_state()}
-        self.checkpoints.save(iteration, tree, {"plan": plan.to_dict()} | spent)
+        """Saves the whole program. Raises PurerlError as `Checkpoints.save`, and for NaN or infinity in a run."""
+        run = self.of_seeds(state)
+        self.diverged = self.look(run)
+        if self.diverged and self._stop_at_nan:
+            lane, leaves = next(iter(self.diverged.items()))
+            raise PurerlError(
+                f"{named(leaves)} of seed {plan.seeds[lane]} became NaN or infinite by iteration {iteration}, which is "
+                f"not saved; {self.kept()}. {ADVICE}"
+            )
+        tree = {"run": run, "pool": self._pool_state()}
+        self.checkpoints.save(iteration, tree, {"plan": plan.to_dict()} | spent | self._marks(plan))
+
+    def look(self, run: RunState) -> dict[int, list[str]]:
+        """{lane: names of its leaves with NaN or infinity} of the seeds' lanes."""
+        return self._divergence.find(run.agent, run.key)
+
+    def kept(self) -> str:
+        """What is left of a run that must stop."""
+        iteration = self.checkpoints.latest()
+        return "no checkpoint was made yet" if iteration is None else f"the checkpoint of iteration {iteration} is kept"
+
+    def diverged_seeds(self, plan: Plan, lanes: slice) -> list[int]:
+        """The diverged seeds of a run of the program, in the newest checkpoint."""
+        return [mark["seed"] for mark in self._marks(plan, lanes).get("diverged", [])]
+
+    def _marks(self, plan: Plan, lanes: slice = slice(None)) -> dict[str, Any]:
+        """The metadata about diverged lanes, for the checkpoint of a plan's seeds, which are in these lanes."""
+        first = lanes.start or 0
+        marks = [
+            {"lane": lane - first, "seed": plan.seeds[lane - first], "leaf": named(leaves)}
+            for lane, leaves in self.diverged.items()
+            if 0 <= lane - first < len(plan.seeds)
+        ]
+        return {"diverged": marks} if marks else {}
 
     def save_member(
         self, folder: Path, iteration: int, state: RunState, lanes: slice, plan: Plan, spent: dict[str, float]
@@ -51,15 +102,23 @@ class Saving:
             return  # the run is the program
         tree = {"run": jax.tree.map(lambda x: x[lanes], state), "pool": self._pool_state(lanes)}
         with checkpoint.Checkpoints(folder) as checkpoints:
-            checkpoints.save(iteration, tree, {"plan": plan.to_dict()} | spent)
+            checkpoints.save(iteration, tree, {"plan": plan.to_dict()} | spent | self._marks(plan, lanes))
 
     def restore(self, state: RunState) -> tuple[int, RunState, dict[str, Any]]:
         """(iteration, RunState, metadata) of the newest checkpoint; `state`, a fresh one, if there is none.
 
-        A pool that cannot be restored begins new episodes. Raises PurerlError as `Checkpoints.restore`.
+        A pool that cannot be restored begins new episodes. Raises PurerlError as `Checkpoints.restore`, and for a run
+        that has diverged.
         """
         if self.checkpoints.latest() is None:
             return 0, state, {}
+        marks = self.checkpoints.read_metadata()[1].get("diverged", [])
+        if marks and self._stop_at_nan:
+            raise PurerlError(
+                f"the checkpoint in {self.checkpoints.folder.parent} cannot be continued: {told(marks)}. Train again "
+                "in another folder (--out), with other settings or without that seed"
+            )
+        self.diverged = {mark["lane"]: [mark["leaf"]] for mark in marks}
         pool_template = self._pool_state()
         if pool_template is not None:
             pool_template = {name: checkpoint.AnyShape(x.dtype) for name, x in pool_template.items()}
@@ -75,3 +134,8 @@ class Saving:
     def _pool_state(self, lanes: slice = slice(None)) -> dict[str, np.ndarray] | None:
         pool: Pool | None = getattr(self._loop, "pool", None)
         return None if pool is None else pool.state(lanes)
+
+
+def told(marks: Sequence[dict[str, Any]]) -> str:
+    """What the metadata of a checkpoint say about its diverged lanes, in some words."""
+    return "; ".join(f"seed {mark['seed']} diverged: {mark['leaf']} became NaN or infinite" for mark in marks)

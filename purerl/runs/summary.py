@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from purerl.runs.plan import Plan
 FINAL_SHARE = 0.1
 
 
-def summarize(plan: Plan, folder: Path, measured: dict[str, Any]) -> dict[str, Any]:
+def summarize(plan: Plan, folder: Path, measured: dict[str, Any], diverged: Collection[int] = ()) -> dict[str, Any]:
     """The summary of a run from its metric rows.
 
     Args:
       plan, folder: of the run.
       measured: what else to say: speed, memory, device.
+      diverged: seeds whose last parameters are known to be NaN or infinite; their rows may not show it yet.
     """
     rows = sinks.read_rows(folder / run_folder.METRICS)
     finals = final_returns(rows, plan.seeds, plan.steps)
@@ -32,13 +33,14 @@ def summarize(plan: Plan, folder: Path, measured: dict[str, Any]) -> dict[str, A
         "preset": plan.preset,
         "seeds": list(plan.seeds),
         "steps": plan.steps,
+        **({} if plan.asked_steps is None else {"asked_steps": plan.asked_steps}),
         "final_return": {
             "iqm": float(stats.interquartile_mean(np.array(known))) if known else None,
             "mean": float(np.mean(known)) if known else None,
             "per_seed": finals,
             "definition": f"mean of the episodes ending in the last {FINAL_SHARE:.0%} of the steps",
         },
-        "diverged_seeds": sorted({row["seed"] for row in rows if row.get("diverged")}),
+        "diverged_seeds": sorted({row["seed"] for row in rows if row.get("diverged")} | set(diverged)),
         **measured,
         "folder": str(folder),
     }

@@ -14,8 +14,9 @@ from purerl.errors import PurerlError
 from purerl.loops import compilation, sharding
 from purerl.loops.lanes import Lanes
 from purerl.runs import agent_checks, ownership, progress, run_folder, sinks, user_modules
+from purerl.runs.checkpoint import Checkpoints
 from purerl.runs.evaluation import make_evaluations
-from purerl.runs.plan import Plan, default_folder, difference, header, make_plan, update_header, with_lanes
+from purerl.runs.plan import Plan, default_folder, difference, header, make_plan, rounding, update_header, with_lanes
 from purerl.runs.recording import Recording
 from purerl.runs.trainer import Member, Trainer, close, make_loop
 from purerl.types import RunState
@@ -125,6 +126,8 @@ def train_plan(
     sinks.check_sinks(log)
     agent_checks.check_agent(the_plan)
     compilation.enable_cache()
+    if not quiet and (line := rounding(the_plan)):
+        progress.note(line)
     with contextlib.ExitStack() as stack:
         stack.enter_context(run_folder.held(folder))
         run_folder.check(folder, resume=resume, overwrite=overwrite)  # again: nobody else can change it now
@@ -151,18 +154,51 @@ def train_plan(
             label=f"{the_plan.agent} {the_plan.env}",
             resumed_by=f"purerl resume {shlex.quote(str(folder))}",
         )
-        (summary,), state = trainer.run()
+        if resume and (summary := _finished_summary(the_plan, folder)) is not None:
+            if not quiet:
+                progress.note(
+                    f"the run in {folder} is finished: to train on, ask for more than {the_plan.steps:,} --steps"
+                )
+            state = _last_state(trainer)
+        else:
+            (summary,), state = trainer.run()
     if not quiet:
         progress.summary_table(summary)
     return Run(folder, summary, state)
 
 
 def _resumed_plan(asked: Plan, folder: Path, new_length: bool) -> Plan:
-    """The stored plan, after a check that `asked` equals it; only the length may differ."""
+    """The stored plan, after a check that `asked` equals it; only the length may differ, down to what is done."""
     stored = Plan.from_dict(run_folder.load(folder)["config"])
     differs = difference(stored, dataclasses.replace(asked, steps=stored.steps))
     if asked.lanes not in ("auto", stored.lanes):
         differs = "lanes", f"was {stored.lanes}, is {asked.lanes}"
     if differs:
         raise PurerlError(f"--resume: {differs[0]} differs from the run in {folder}: {differs[1]}")
-    return dataclasses.replace(stored, steps=asked.steps) if new_length else stored
+    if not new_length:
+        return stored
+    done = (Checkpoints(folder / run_folder.CHECKPOINTS).latest() or 0) * stored.steps_per_iteration
+    if asked.steps < done:
+        raise PurerlError(
+            f"--resume: the run in {folder} already has {done:,} steps, and --steps asks for {asked.steps:,}: ask for "
+            "more, or leave --steps out"
+        )
+    return dataclasses.replace(stored, steps=asked.steps, asked_steps=asked.asked_steps)
+
+
+def _finished_summary(the_plan: Plan, folder: Path) -> dict[str, Any] | None:
+    """The summary.json of a run that has its whole length; None if it has not."""
+    summary = run_folder.load(folder)["summary"]
+    whole = summary is not None and summary.get("steps") == the_plan.steps
+    done = Checkpoints(folder / run_folder.CHECKPOINTS).latest()
+    return summary if whole and done == the_plan.iterations else None
+
+
+def _last_state(trainer: Trainer) -> RunState:
+    """The RunState [S, ...] of a finished run, read without writing anything."""
+    try:
+        with trainer.saving.checkpoints:
+            _, state, _ = trainer.saving.restore(trainer.loop.init(trainer.config, trainer.keys))
+            return trainer.saving.of_seeds(state)
+    finally:
+        trainer.timing.watch.stop()

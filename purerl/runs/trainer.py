@@ -16,8 +16,9 @@ from purerl import configs, registry
 from purerl.errors import Interrupted, PurerlError
 from purerl.loops import host, in_graph, lanes
 from purerl.runs import files, interrupts, progress, provenance, run_folder, sinks
+from purerl.runs.divergence import ADVICE, named
 from purerl.runs.evaluation import Evaluations
-from purerl.runs.plan import Plan, seed_keys
+from purerl.runs.plan import Plan, record_resumption, seed_keys
 from purerl.runs.recording import Recording
 from purerl.runs.saving import Saving
 from purerl.runs.summary import summarize
@@ -94,7 +95,7 @@ class Trainer:
         num_seeds = len(the_plan.seeds)
         num_lanes = loop.num_lanes(num_seeds)
         self.config, self.keys = lanes.pad(configs.traced(the_plan.config), seed_keys(the_plan), num_lanes)
-        self.saving = Saving(checkpoints, loop, self.config, num_seeds, num_lanes)
+        self.saving = Saving(checkpoints, loop, self.config, num_seeds, num_lanes, stop_at_nan=stop_at_nan)
         self.timing = Timing()
         self.iteration = 0
         ends = np.cumsum([len(member.plan.seeds) for member in self.members])
@@ -126,6 +127,7 @@ class Trainer:
         if self.resume:
             for member in self.members:
                 sinks.truncate_rows(member.folder / run_folder.METRICS, self.iteration)
+            record_resumption([(member.folder, member.plan) for member in self.members], self.iteration)
         return state
 
     def _train(self, state: RunState, stop: interrupts.Stop) -> RunState:
@@ -182,7 +184,10 @@ class Trainer:
             **provenance.peak_memory_bytes(),
             **provenance.environment_report(),
         }
-        summaries = [summarize(member.plan, member.folder, measured) for member in self.members]
+        summaries = [
+            summarize(member.plan, member.folder, measured, self.saving.diverged_seeds(member.plan, own))
+            for member, own in zip(self.members, self.lanes, strict=True)
+        ]
         for member, own, summary in zip(self.members, self.lanes, summaries, strict=True):
             folder = member.folder / run_folder.CHECKPOINTS
             self.saving.save_member(folder, self.iteration, state, own, member.plan, self.timing.earlier)
@@ -194,7 +199,6 @@ class Trainer:
         count = min(self.log_every, self.plan.iterations - self.iteration)
         before, compiled_before = time.perf_counter(), self.timing.watch.seconds
         state, sums = self.loop.advance(self.config, state, self.iteration, self.plan.iterations, count)
-        sums = jax.device_get(sums)
         seconds = time.perf_counter() - before - (self.timing.watch.seconds - compiled_before)
         self.iteration += count
         num_seeds = self.lanes[-1].stop
@@ -216,26 +220,27 @@ class Trainer:
             }
             for lane, seed in enumerate(self.plan.seeds[:num_seeds])
         ]
-        self._look_for_nan(rows)
+        self._look_for_nan(rows, state)
         if self.evaluations is not None:
             before_step = now - count * self.plan.steps_per_iteration
             returns = self.evaluations.returns(self.saving.of_seeds(state), before_step, now)
             rows = [row | {"evaluation_return": value} for row, value in zip(rows, returns, strict=False)]
         return state, rows
 
-    def _look_for_nan(self, rows: list[dict[str, Any]]) -> None:
-        for row in rows:
+    def _look_for_nan(self, rows: list[dict[str, Any]], state: RunState) -> None:
+        """Marks the rows of diverged lanes, or raises PurerlError: what is NaN or infinite, of which seed, and when."""
+        for lane, row in enumerate(rows):
             for name, value in list(row.items()):
                 if not isinstance(value, float) or np.isfinite(value):
                     continue
                 if not self.stop_at_nan:
                     row["diverged"] = True
                     continue
-                kept = self.saving.checkpoints.latest()
-                kept = "no checkpoint was made yet" if kept is None else f"the checkpoint of iteration {kept} is kept"
+                leaves = self.saving.look(self.saving.of_seeds(state)).get(lane)
+                learned = f"and so is {named(leaves)}" if leaves else "while its parameters are finite"
                 raise PurerlError(
-                    f"{name} of seed {row['seed']} is {value} at step {row['step']} (iteration {row['iteration']}); "
-                    f"{kept}. Try a smaller learning_rate, or --dtype float32"
+                    f"{name} of seed {row['seed']} is {value} at step {row['step']} (iteration {row['iteration']}), "
+                    f"{learned}; {self.saving.kept()}. {ADVICE}"
                 )
 
 

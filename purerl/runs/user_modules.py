@@ -256,6 +256,16 @@ def _import_again(stored: Import) -> list[Import]:
     return [dataclasses.replace(now, previous=(*stored.previous, was))]
 
 
+def changed(before: Sequence[dict[str, Any]], now: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """{file: [its sha256 before, now]} of the modules that differ between two lists of imports in config.json."""
+
+    def hashes(imports: Sequence[dict[str, Any]]) -> dict[str, str | None]:
+        return {Path(one["path"]).name if one.get("path") else one["module"]: one.get("sha256") for one in imports}
+
+    known = hashes(before)
+    return {name: [known[name], now] for name, now in hashes(now).items() if name in known and known[name] != now}
+
+
 def _replacement(path: Path) -> str | None:
     """The module from --import whose file has the same name as `path`; None if there is none."""
     for module in _asked.values():
