@@ -50,7 +50,7 @@ class Divergence:
         if self._excused is None:
             first = lane_ways.in_turn(lambda config, key: _not_finite(self._first_leaves(config, key)))
             self._excused = np.asarray(first(self._config, keys))
-        found &= ~self._excused
+        found = found & ~self._excused
         names = list(leaves)
         return {
             int(lane): [names[i] for i in np.flatnonzero(found[lane])] for lane in np.flatnonzero(found.any(axis=1))
