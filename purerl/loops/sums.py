@@ -1,6 +1,6 @@
 """Sums of metrics over any number of iterations, kept on the device without losing anything.
 
-A float32 sum of a million numbers of one sign is off by a percent, and a float32 count of ones stops at 16,777,216. So
+A float32 sum of a million tenths is off by a percent, and a float32 count of ones stops at 16,777,216. So
 numbers are summed in pairs of float32 (about 48 bits, after Dekker 1971 and Knuth), and counts as 64-bit integers in
 two words. The sums of all metrics are packed into four vectors: an addition costs a few operations, however many there
 are.
@@ -56,7 +56,7 @@ def add(sums: Sums, metrics: dict[str, Metric]) -> Sums:
     rounded = sums.total + x
     added = rounded - sums.total
     error = (sums.total - (rounded - added)) + (x - added)
-    rest = sums.rest + error
+    rest = jnp.where(jnp.isfinite(rounded), sums.rest + error, 0.0)
     total = rounded + rest
     low = sums.low + n.astype(jnp.uint32)
     carry = (low < sums.low).astype(jnp.uint32)

