@@ -82,8 +82,10 @@ def _converted(kind: Any, value: Any) -> Any:
     if origin in (int, float, bool, str, type(None), Path):
         return _plain(origin, value)
     if origin is dict or origin is collections.abc.Mapping:
-        fits = isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
-        return value if fits else _NO
+        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+            return _NO
+        of_values = inner[1] if len(inner) == 2 else Any
+        return _NO if any(_converted(of_values, one) is _NO for one in value.values()) else value
     if origin is collections.abc.Sequence:
         if isinstance(value, str | bytes) or not isinstance(value, Sequence):
             return _NO

@@ -226,6 +226,14 @@ def _any(value: Any, test: Callable[[Any], Any]) -> bool:
         return False
 
 
+def check_per_seed(config: Any, num_seeds: int) -> None:
+    """Raises PurerlError for an array in a config that has not one value for each seed."""
+    for name in traced_fields(type(config)):
+        value = getattr(config, name)
+        if getattr(value, "ndim", 0) and len(value) != num_seeds:
+            raise PurerlError(f"{name} has {len(value)} values for {num_seeds} seeds: give one, or one for each seed")
+
+
 def bounds_text(field: dataclasses.Field) -> str:
     """The bounds of a field for its help, such as " [0 to 1]"; "" for those that go without saying."""
     low, high, above = (field.metadata.get(one) for one in ("low", "high", "above"))

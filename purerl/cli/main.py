@@ -439,13 +439,13 @@ def _eval(words: list[str]) -> int:
 def _video(words: list[str]) -> int:
     about = "Writes a video of a trained agent (of the run's first seed)."
     folder, given, options = _run_folder_command(words, "video", Group(_Video, _Video()), about)
+    from purerl.cli import video
+
     seconds = given.pop("seconds", None)
     if seconds is not None:
         if "steps" in given:
             raise PurerlError("--steps and --seconds both set the length of the video: leave one out")
-        given["steps"] = round(seconds * given.get("frames_per_second", _Video().frames_per_second))
-    from purerl.cli import video
-
+        given["steps"] = video.steps_of(seconds, given.get("frames_per_second", _Video().frames_per_second))
     made = video.record(folder, **given, env_options=options)
     ended = f", {len(made['returns'])} episodes ended in them" if made["returns"] else ""
     print(f"wrote {made['path']}: {made['steps']} steps{ended}")

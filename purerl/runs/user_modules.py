@@ -24,7 +24,7 @@ from typing import Any
 
 from purerl import registry
 from purerl.errors import PurerlError, nearest
-from purerl.runs import provenance
+from purerl.runs import provenance, trust
 
 MAIN = "__main__"
 NOT_IMPORTABLE = "main script, not importable"
@@ -284,8 +284,13 @@ def restore_from(record: Path) -> None:
 def read(values: Any) -> list[Import]:
     """The imports listed in a JSON file. Raises PurerlError if they are damaged."""
     try:
-        return [Import.from_dict(one) for one in values]
-    except (TypeError, AttributeError) as error:
+        found = [Import.from_dict(one) for one in values]
+        for one in found:
+            texts = (one.what, one.module, one.path or "", one.sha256 or "", *one.registers)
+            if not all(isinstance(text, str) and "\0" not in text for text in texts):
+                raise TypeError("a name that is not text")
+        return found
+    except (TypeError, AttributeError, ValueError) as error:
         raise PurerlError(
             f"the imports in a run's config.json are damaged or of another purerl version ({error}): train again"
         ) from error
@@ -299,8 +304,13 @@ def _load_again(stored: Import, path: Path | None) -> str:
             "separate file, and add --import FILE"
         )
     if path is not None and path.is_file():
+        trust.check_code(path)
         return _load_file(path, str(path))
-    if importlib.util.find_spec(stored.module.partition(".")[0]) is not None:
+    top, _, rest = stored.module.partition(".")
+    spec = importlib.util.find_spec(top) if top.isidentifier() else None
+    if spec is not None:
+        for folder in spec.submodule_search_locations or [Path(spec.origin or "").parent]:
+            trust.check_code(Path(folder, *rest.split(".")).absolute())
         return _load_module(stored.module)
     name = path.name if path is not None else stored.what
     raise PurerlError(
