@@ -107,7 +107,8 @@ def _plain(kind: type, value: Any) -> Any:
         return _as_float(value) if isinstance(value, numbers.Real) else _NO
     if kind in (str, Path):
         text = os.fspath(value) if kind is Path and isinstance(value, os.PathLike) else value
-        return value if isinstance(text, str) and "\0" not in text else _NO
+        usable = isinstance(text, str) and "\0" not in text and (text or kind is str)
+        return value if usable else _NO
     return value if isinstance(value, kind) else _NO
 
 

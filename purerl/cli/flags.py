@@ -92,7 +92,7 @@ def parse(groups: Sequence[Group], words: Sequence[str], command: str, about: st
         values, arity = [*([value] if equals else []), *words[i + 1 : end]], _arity(one.kind)
         if arity == 0 and values:
             raise PurerlError(f"{written} takes no value: {_switch(one, known)} {rest}")
-        if arity == 1 and not values:
+        if arity == 1 and (not values or (one.kind in (str, str | None) and not values[0])):
             raise PurerlError(f"{written} needs a value {rest}")
         if arity == 1 and len(values) > 1:
             after = shown(" ".join(words[i : end - 1])).strip("'")

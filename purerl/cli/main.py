@@ -64,6 +64,8 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line (None for this process's own) and returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text of the terminal's encoding
     try:
         code = _run(words)
         sys.stdout.flush()  # so that a closed pipe raises here

@@ -39,6 +39,8 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 def write_file(path: str | os.PathLike, data: bytes) -> None:
     """Writes `data` to `path` atomically; it is on disk when this returns. Raises PurerlError as write_json does."""
     path = Path(path)
+    if not path.name or path.name == "..":
+        raise PurerlError(f"cannot write {path}: this is a folder; name a file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.purerl-tmp")
 
     def remove_temporary() -> None:

@@ -112,19 +112,25 @@ def file_name(name: str) -> bool:
 _RECORDS = {"config.json": ("agent", "env", "seeds"), "sweep.json": ("agent", "env", "cells")}
 
 
-def check_code(path: str | os.PathLike) -> None:
+def check_code(path: str | os.PathLike, folder: Path | None = None) -> None:
     """Raises PurerlError if a Python file, which a run's record names, came with a run: its folder could be anybody's.
 
-    Files outside of run and sweep folders were on this machine before, so the user has put them there.
+    Files elsewhere were on this machine before, so the user has put them there.
+
+    Args:
+      path: of the file.
+      folder: of the record, if it is not a run's or a sweep's (which are found by their own records).
     """
     if not os.path.isabs(path):
         raise PurerlError(f"this run needs the Python file {path}, and does not say where it is: add --import FILE")
-    for folder in Path(os.path.realpath(path)).parents:
-        if any(_is_record(folder / name, keys) for name, keys in _RECORDS.items()):
-            raise PurerlError(
-                f"this run would import {path}, which came with the run in {folder}: read that file, and if you trust "
-                f"it, add --import {path}"
-            )
+    inside = [folder] if folder is not None and is_inside(path, folder) else []
+    parents = Path(os.path.realpath(path)).parents
+    inside += [one for one in parents if any(_is_record(one / name, keys) for name, keys in _RECORDS.items())]
+    if inside:
+        raise PurerlError(
+            f"this run would import {path}, which came with the run in {inside[0]}: read that file, and if you trust "
+            f"it, add --import {path}"
+        )
 
 
 def _is_record(path: Path, keys: Iterable[str]) -> bool:
