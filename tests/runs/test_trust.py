@@ -212,10 +212,10 @@ def test_arrays_that_are_not_what_the_index_says(run, tmp_path):
 
         saved.save(1, {"x": np.zeros(3, np.float32)}, {})
         forge(tmp_path / "mine", lambda index: index["leaves"].__setitem__(0, ["x", "int32", [3]]))
-        with pytest.raises(PurerlError, match="the values of 'x' are not what index.json says"):
+        with pytest.raises(PurerlError, match=r"the values of 'x' are not what index\.json says"):
             saved.restore({"x": checkpoint.AnyShape(np.int32)})
         forge(tmp_path / "mine", lambda index: index["leaves"].__setitem__(0, ["x", "float32", [4]]))
-        with pytest.raises(PurerlError, match="the values of 'x' are not what index.json says"):
+        with pytest.raises(PurerlError, match=r"the values of 'x' are not what index\.json says"):
             saved.restore({"x": np.zeros(4, np.float32)})
     forge(run, swap)
     with pytest.raises(PurerlError, match="is of another run"):
