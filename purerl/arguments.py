@@ -130,4 +130,6 @@ def _wanted(kind: Any) -> str:
         return "a sequence" + (f" of {_wanted(inner[0])}" if inner and inner[0] is not Any else "")
     if origin is dict:
         origin = collections.abc.Mapping
+    if origin is collections.abc.Mapping and len(inner) == 2 and inner[1] is not Any:
+        return f"a dict from names to {_wanted(inner[1])}"
     return _WORDS.get(origin, getattr(origin, "__name__", str(origin)))

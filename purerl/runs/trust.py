@@ -70,7 +70,7 @@ def _check(path: str, root: str, folder: str | os.PathLike) -> None:
                     f"{shown} is a link that leads out of the folder, to {target}: remove it, or put a copy there"
                 )
             mode = os.stat(path).st_mode
-    except FileNotFoundError:  # another process removed it in the meantime, or a link leads to what is not there yet
+    except (FileNotFoundError, NotADirectoryError):  # removed in the meantime, or a link leads to what is not there yet
         return
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise PurerlError(f"{shown} is {files.kind_of(mode)}, not a file or a folder: remove it")
