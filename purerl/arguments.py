@@ -76,6 +76,8 @@ _NO = object()
 def _converted(kind: Any, value: Any) -> Any:
     origin, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
+        if Path in inner and value == "":  # an empty path would be the current folder
+            return _NO
         return next((found for one in inner if (found := _converted(one, value)) is not _NO), _NO)
     if origin is typing.Literal:
         return value if any(isinstance(value, type(choice)) for choice in inner) else _NO
@@ -107,8 +109,7 @@ def _plain(kind: type, value: Any) -> Any:
         return _as_float(value) if isinstance(value, numbers.Real) else _NO
     if kind in (str, Path):
         text = os.fspath(value) if kind is Path and isinstance(value, os.PathLike) else value
-        usable = isinstance(text, str) and "\0" not in text and (text or kind is str)
-        return value if usable else _NO
+        return value if isinstance(text, str) and "\0" not in text else _NO
     return value if isinstance(value, kind) else _NO
 
 

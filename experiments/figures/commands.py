@@ -248,7 +248,7 @@ def _undamaged(figure: Figure, scale: str, folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration) as error:
         if registry.origin("figure", figure.name) is not None:
             raise
         path = path_of(figure, scale, folder)

@@ -124,9 +124,14 @@ def _fail(message: str) -> int:
     return BAD_INPUT
 
 
+def _cut(text: str) -> str:
+    """A path for a message; one that is too long for a file is cut."""
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
 def _os_error(error: OSError) -> str:
     """The error of the operating system, its path, and the fix."""
-    what = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    what = f"{error.strerror or error}{f': {_cut(str(error.filename))}' if error.filename else ''}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{what}; free some space, or choose a folder on another disk (--out)"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -180,6 +180,7 @@ class Settings:
     ) -> Plan:
         """The Plan with a user's values. Arguments and errors as in `make_plan`."""
         arguments.in_range("seeds", seeds, high=2**20)
+        arguments.in_range("steps", self.chosen.steps if steps is None else steps, high=2**62)
         options, built = self.options(env_options), self.config(config)
         steps = self.chosen.steps if steps is None else steps
         if seeds < 1 or steps < 1:

@@ -238,7 +238,8 @@ def default_folder(plan: Plan) -> Path:
 
 def holds_sweep(folder: Path) -> bool:
     """Whether a sweep's sweep.json is in the folder."""
-    return (folder / SWEEP).is_file()
+    with files.reading(folder):
+        return (folder / SWEEP).is_file()
 
 
 def _check(folder: Path, asked: dict[str, Any], resume: bool, overwrite: bool) -> None:

@@ -91,7 +91,10 @@ def load(what: str) -> str:
         return _load_module(what)
     try:
         path = Path(what).expanduser().resolve()
-    except (RuntimeError, ValueError) as error:  # an unknown user, a link to itself, a name that no file can have
+        path.stat()
+    except FileNotFoundError:
+        pass  # the nearest name is looked for below
+    except (RuntimeError, ValueError, OSError) as error:  # an unknown user, a link to itself, an impossible name
         raise PurerlError(f"--import {shown(what)}: there is no such file ({error})") from error
     if path.is_dir():
         raise PurerlError(f"--import {what}: this is a folder; name the Python file in it")
@@ -280,7 +283,9 @@ def restore_from(record: Path) -> None:
     """Imports the modules that are listed in a config.json or sweep.json, if the file exists."""
     from purerl.runs import files
 
-    if record.is_file():
+    with files.reading(record):
+        known = record.is_file()
+    if known:
         found = files.read_json(record)
         if isinstance(found, dict):
             restore(read(found.get("imports", [])), record.parent)

@@ -67,7 +67,8 @@ COMMANDS = {
     "eval": "eval {run} --episodes 1 --quiet",
     "video": "video {run} --steps 2",
     "report": "report {run}",
-    "plot": "plot {run}",
+    "plot": "plot {run} --y wall_time",
+    "continue": "resume {run} --quiet",
 }
 LINKS = [
     "config.json",
