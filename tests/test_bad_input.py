@@ -376,7 +376,7 @@ def read_run(folder: Path) -> None:
     only_purerl_errors(purerl.load_policy, folder)
 
 
-@pytest.mark.parametrize(("name", "examples"), [("config.json", 120), ("summary.json", 40), ("metrics.jsonl", 40)])
+@pytest.mark.parametrize(("name", "examples"), [("config.json", 80), ("summary.json", 40), ("metrics.jsonl", 40)])
 def test_any_damage_of_a_runs_files(folders, name, examples):
     path = folders / "run" / name
     text = path.read_bytes()
@@ -434,14 +434,14 @@ def test_any_damage_of_a_checkpoints_index(folders):
 
 
 @pytest.mark.parametrize(
-    ("name", "examples"), [("sweep.json", 60), ("cells/000/summary.json", 60), ("cells/000/metrics.jsonl", 40)]
+    ("name", "examples"), [("sweep.json", 40), ("cells/000/summary.json", 60), ("cells/000/metrics.jsonl", 40)]
 )
 def test_any_damage_of_a_sweeps_files(folders, name, examples):
     path = folders / "sweep" / name
     text = path.read_bytes()
     line = text.splitlines()[0] if name.endswith("jsonl") else text
 
-    @given(damage(line), st.integers(0, 5))
+    @given(damage(line), st.integers(0, 15))
     @deterministic(examples)
     def check(damaged, number):
         with changed(path, damaged + text[len(line) :]):
@@ -472,13 +472,13 @@ def test_any_damage_of_a_program(folders):
     check()
 
 
-@pytest.mark.parametrize("name", ["dqn-pro/bars", "ppg/sample-efficiency", "performance/seeds"])
+@pytest.mark.parametrize("name", ["ppg/single-network", "performance/seeds"])
 def test_any_damage_of_a_figure(folders, name):
     path = folders / "figures" / "small" / f"{name.replace('/', '-')}.json"
     text = path.read_bytes()
 
     @given(damage(text), st.integers(0, 9))
-    @deterministic(60)
+    @deterministic(40)
     def check(damaged, number):
         with changed(path, damaged):
             found = only_purerl_errors(commands.load, registry.figures()[name], "small", folders / "figures")

@@ -244,6 +244,8 @@ def evaluate(
     """
     folder = Path(folder)
     check_sizes(episodes, num_envs, max_steps, seed)
+    target = folder / run_folder.EVALUATION if out is None else Path(out)
+    files.check_name(target)
     compilation.enable_cache()
     trained, plan, state, iteration = open_for_evaluation(folder, env_options)
     num_envs = plan.config.num_envs if num_envs is None else num_envs
@@ -266,7 +268,7 @@ def evaluate(
         **summarize(plan, played),
         "environment": provenance.environment_report(),
     }
-    files.write_json(folder / run_folder.EVALUATION if out is None else out, result)
+    files.write_json(target, result)
     return result
 
 

@@ -39,8 +39,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 def write_file(path: str | os.PathLike, data: bytes) -> None:
     """Writes `data` to `path` atomically; it is on disk when this returns. Raises PurerlError as write_json does."""
     path = Path(path)
-    if not path.name or path.name == "..":
-        raise PurerlError(f"cannot write {path}: this is a folder; name a file")
+    check_name(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.purerl-tmp")
 
     def remove_temporary() -> None:
@@ -59,6 +58,13 @@ def write_file(path: str | os.PathLike, data: bytes) -> None:
             remove_temporary()
             raise
         _sync_folder(path.parent)
+
+
+def check_name(path: Path) -> None:
+    """Raises PurerlError for a path that cannot be a file's, before there is anything to write."""
+    with writing(path):
+        if path.name in ("", "..") or path.is_dir():
+            raise PurerlError(f"cannot write {path}: this is a folder; name a file")
 
 
 def _sync_folder(folder: Path) -> None:

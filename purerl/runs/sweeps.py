@@ -301,6 +301,8 @@ def load(folder: str | Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not isinstance(found.get("cells"), list):
         raise PurerlError(f"{folder / SWEEP} is damaged or was not written by purerl")
     schemas.check(found, schemas.SWEEP, folder / SWEEP, "start the sweep again")
+    if len({tuple(setting) for setting in found["cells"]}) != 1:
+        raise PurerlError(f"{folder / SWEEP} is damaged (its cells have no fields in common): start the sweep again")
     return found
 
 
