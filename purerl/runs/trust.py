@@ -39,7 +39,7 @@ def check_folder(folder: str | os.PathLike, names: Iterable[str], shallow: Itera
 def _list(folder: str) -> list[str]:
     try:
         return [entry.path for entry in os.scandir(folder)]
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):  # what cannot be looked at cannot be used either
         return []
 
 
@@ -70,7 +70,7 @@ def _check(path: str, root: str, folder: str | os.PathLike) -> None:
                     f"{shown} is a link that leads out of the folder, to {target}: remove it, or put a copy there"
                 )
             mode = os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):  # removed in the meantime, or a link leads to what is not there yet
+    except (FileNotFoundError, NotADirectoryError, PermissionError):  # removed in the meantime, or not there yet
         return
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise PurerlError(f"{shown} is {files.kind_of(mode)}, not a file or a folder: remove it")
