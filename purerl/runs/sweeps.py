@@ -78,7 +78,7 @@ def sweep(
     agent: str,
     env: str,
     *,
-    grid: Mapping[str, Sequence[Any]] | str | None = None,
+    grid: Mapping[str, Any] | str | None = None,
     random: Mapping[str, Any] | str | None = None,
     samples: int | None = None,
     search_seed: int = 0,
