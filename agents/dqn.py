@@ -30,14 +30,14 @@ class Config:
     All lengths are in transitions (agent steps) of all environments together.
     """
 
-    num_envs: int = static(1, help="parallel environments per seed (the reference has 1)")
-    rollout_length: int = static(4, help="steps per environment between updates")
-    train_period: int = static(4, help="transitions per gradient step")
-    batch_size: int = static(32, help="minibatch size")
-    replay_size: int = static(1_000_000, help="capacity of the replay buffer, in transitions")
+    num_envs: int = static(1, low=1, help="parallel environments per seed (the reference has 1)")
+    rollout_length: int = static(4, low=1, help="steps per environment between updates")
+    train_period: int = static(4, low=1, help="transitions per gradient step")
+    batch_size: int = static(32, low=1, help="minibatch size")
+    replay_size: int = static(1_000_000, low=1, help="capacity of the replay buffer, in transitions")
     learning_starts: int = static(20_000, help="transitions collected before the first gradient step")
-    target_period: int = static(8000, help="transitions between target network updates")
-    num_steps: int = static(1, help="n of n-step returns")
+    target_period: int = static(8000, low=1, help="transitions between target network updates")
+    num_steps: int = static(1, low=1, help="n of n-step returns")
     double: bool = static(False, help="double DQN: the online network selects the target's action")
     loss: value_learning.LossName = static("squared", help="loss of the temporal-difference error")
     optimizer: optimizers.ValueOptimizerName = static(
@@ -48,26 +48,33 @@ class Config:
     )
     time_limit_is_terminal: bool = static(False, help="treat a time-out as terminal instead of bootstrapping")
     network: torsos.TorsoName = static("auto", help="torso network; auto chooses by the observation shape")
-    hidden: tuple[int, ...] = static((512,), help="hidden sizes of the MLP")
+    hidden: tuple[int, ...] = static((512,), low=1, help="hidden sizes of the MLP")
     activation: layers.ActivationName = static("relu", help="activation of the dense layers")
     initializer: initializers.InitializerName = static("glorot", help="weight initialization")
     dtype: layers.DTypeName = static("float32", help="compute dtype of the torso; parameters stay float32")
     matmul_precision: MatmulPrecision = static(
         "default", help="precision of float32 products; default: JAX's own, TF32 on recent GPUs; highest: float32"
     )
-    learning_rate: float = traced(6.25e-5, help="learning rate")
-    optimizer_epsilon: float = traced(1.5e-4, help="epsilon of Adam or RMSProp")
-    max_grad_norm: float = traced(float("inf"), help="clip gradients to this global norm; inf: no clipping")
-    proximal_coefficient: float = traced(
-        float("inf"), help="c: each step pulls by learning_rate / c towards the target network; inf: no pull"
+    learning_rate: float = traced(6.25e-5, low=0.0, help="learning rate")
+    optimizer_epsilon: float = traced(1.5e-4, low=0.0, help="epsilon of Adam or RMSProp")
+    max_grad_norm: float = traced(
+        float("inf"), above=0.0, high=float("inf"), help="clip gradients to this global norm; inf: no clipping"
     )
-    penalty_coefficient: float = traced(0.0, help="weight of the penalty, with proximal penalty")
-    discount: float = traced(0.99, help="discount factor gamma")
-    reward_clip: float = traced(1.0, help="clip rewards to +-this for learning; inf: no clipping")
-    epsilon_initial: float = traced(1.0, help="epsilon-greedy exploration until learning starts")
-    epsilon_final: float = traced(0.01, help="epsilon after the decay")
-    epsilon_decay_steps: float = traced(250_000.0, help="transitions over which epsilon decays linearly")
-    epsilon_evaluation: float = traced(0.001, help="epsilon in evaluation")
+    proximal_coefficient: float = traced(
+        float("inf"),
+        above=0.0,
+        high=float("inf"),
+        help="c: each step pulls by learning_rate / c towards the target network; inf: no pull",
+    )
+    penalty_coefficient: float = traced(0.0, low=0.0, help="weight of the penalty, with proximal penalty")
+    discount: float = traced(0.99, low=0.0, high=1.0, help="discount factor gamma")
+    reward_clip: float = traced(
+        1.0, above=0.0, high=float("inf"), help="clip rewards to +-this for learning; inf: no clipping"
+    )
+    epsilon_initial: float = traced(1.0, low=0.0, high=1.0, help="epsilon-greedy exploration until learning starts")
+    epsilon_final: float = traced(0.01, low=0.0, high=1.0, help="epsilon after the decay")
+    epsilon_decay_steps: float = traced(250_000.0, above=0.0, help="transitions over which epsilon decays linearly")
+    epsilon_evaluation: float = traced(0.001, low=0.0, high=1.0, help="epsilon in evaluation")
 
 
 @struct.dataclass

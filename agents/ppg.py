@@ -30,18 +30,18 @@ from purerl.types import Agent, Array, Clock, EnvSpec, Inputs, MatmulPrecision, 
 class Config:
     """Sizes and constants from appendix A of the paper; those marked "code" are only in the released code."""
 
-    num_envs: int = static(256, help="parallel environments per seed (paper: 4 workers of 64)")
-    rollout_length: int = static(256, help="steps per environment between updates")
-    policy_iterations: int = static(32, help="N_pi: policy iterations before each auxiliary phase")
+    num_envs: int = static(256, low=1, help="parallel environments per seed (paper: 4 workers of 64)")
+    rollout_length: int = static(256, low=1, help="steps per environment between updates")
+    policy_iterations: int = static(32, low=1, help="N_pi: policy iterations before each auxiliary phase")
     policy_epochs: int = static(1, help="E_pi: policy epochs per rollout")
     value_epochs: int = static(1, help="E_V: value epochs per rollout")
     auxiliary_epochs: int = static(6, help="E_aux: epochs over the auxiliary buffer; 0: no auxiliary phase")
-    num_minibatches: int = static(8, help="minibatches (gradient steps) per epoch over a rollout")
+    num_minibatches: int = static(8, low=1, help="minibatches (gradient steps) per epoch over a rollout")
     final_auxiliary_phase: bool = static(
         True, help="run the auxiliary phase that is due at the run's last iteration (the released code ends before it)"
     )
     auxiliary_minibatches: int = static(
-        16, help="minibatches (gradient steps) per auxiliary epoch, for each rollout in the buffer"
+        16, low=1, help="minibatches (gradient steps) per auxiliary epoch, for each rollout in the buffer"
     )
     architecture: Literal["dual", "detach", "shared"] = static(
         "dual", help="two networks, one whose true value is detached from the torso, or one without that"
@@ -63,8 +63,8 @@ class Config:
         False, help="anneal the auxiliary learning rate linearly to 0 over the run"
     )
     network: torsos.TorsoName = static("auto", help="torso network; auto chooses by the observation shape")
-    channels: tuple[int, ...] = static((16, 32, 32), help="channels of the IMPALA network's blocks")
-    hidden: tuple[int, ...] = static((64, 64), help="hidden sizes of the MLP")
+    channels: tuple[int, ...] = static((16, 32, 32), low=1, help="channels of the IMPALA network's blocks")
+    hidden: tuple[int, ...] = static((64, 64), low=1, help="hidden sizes of the MLP")
     activation: Literal["tanh", "relu"] = static("tanh", help="activation of the MLP")
     initializer: initializers.InitializerName = static("normed", help="weight initialization (code)")
     pooling: layers.PoolingName = static(
@@ -79,19 +79,23 @@ class Config:
     auxiliary_memory: offload.Memory = static(
         "device", help="memory that holds the auxiliary buffer's frames (12 KB per Procgen step)"
     )
-    learning_rate: float = traced(5e-4, help="Adam learning rate of the policy phase")
-    auxiliary_learning_rate: float = traced(5e-4, help="Adam learning rate of the auxiliary phase")
-    adam_epsilon: float = traced(1e-8, help="Adam epsilon (code)")
-    max_grad_norm: float = traced(float("inf"), help="clip gradients to this global norm; inf: no clipping (code)")
-    discount: float = traced(0.999, help="discount factor gamma")
-    gae_lambda: float = traced(0.95, help="lambda of generalized advantage estimation (GAE)")
-    clip: float = traced(0.2, help="clip range of the policy ratio")
-    kl_coefficient: float = traced(1.0, help="beta_pi: weight of the KL penalty, with objective kl")
+    learning_rate: float = traced(5e-4, low=0.0, help="Adam learning rate of the policy phase")
+    auxiliary_learning_rate: float = traced(5e-4, low=0.0, help="Adam learning rate of the auxiliary phase")
+    adam_epsilon: float = traced(1e-8, low=0.0, help="Adam epsilon (code)")
+    max_grad_norm: float = traced(
+        float("inf"), above=0.0, high=float("inf"), help="clip gradients to this global norm; inf: no clipping (code)"
+    )
+    discount: float = traced(0.999, low=0.0, high=1.0, help="discount factor gamma")
+    gae_lambda: float = traced(0.95, low=0.0, high=1.0, help="lambda of generalized advantage estimation (GAE)")
+    clip: float = traced(0.2, low=0.0, high=float("inf"), help="clip range of the policy ratio")
+    kl_coefficient: float = traced(1.0, low=0.0, help="beta_pi: weight of the KL penalty, with objective kl")
     entropy_coefficient: float = traced(0.01, help="beta_S: weight of the entropy bonus")
-    value_coefficient: float = traced(1.0, help="weight of the value loss (half the squared error)")
-    clone_coefficient: float = traced(1.0, help="beta_clone: weight of the auxiliary phase's KL term")
-    reward_discount: float = traced(0.99, help="discount of the return that scales rewards (code; not gamma)")
-    reward_clip: float = traced(10.0, help="clip scaled rewards to +-this (code)")
+    value_coefficient: float = traced(1.0, low=0.0, help="weight of the value loss (half the squared error)")
+    clone_coefficient: float = traced(1.0, low=0.0, help="beta_clone: weight of the auxiliary phase's KL term")
+    reward_discount: float = traced(
+        0.99, low=0.0, high=1.0, help="discount of the return that scales rewards (code; not gamma)"
+    )
+    reward_clip: float = traced(10.0, above=0.0, high=float("inf"), help="clip scaled rewards to +-this (code)")
 
 
 @struct.dataclass

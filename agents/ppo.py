@@ -24,10 +24,10 @@ from purerl.types import Agent, Array, Clock, EnvSpec, Inputs, MatmulPrecision, 
 class Config:
     """Sizes and constants. Source: the released baseline (train-procgen, baselines ppo2)."""
 
-    num_envs: int = static(64, help="parallel environments per seed")
-    rollout_length: int = static(256, help="steps per environment between updates")
-    num_epochs: int = static(3, help="epochs: passes over each rollout")
-    num_minibatches: int = static(8, help="minibatches (gradient steps) per epoch")
+    num_envs: int = static(64, low=1, help="parallel environments per seed")
+    rollout_length: int = static(256, low=1, help="steps per environment between updates")
+    num_epochs: int = static(3, low=1, help="epochs: passes over each rollout")
+    num_minibatches: int = static(8, low=1, help="minibatches (gradient steps) per epoch")
     shuffle: Literal["transitions", "environments"] = static(
         "transitions", help="a minibatch is a random subset of transitions, or of whole environments"
     )
@@ -49,9 +49,9 @@ class Config:
         "none",
         help="gru: a GRU after each torso; minibatches are then whole environments, unrolled from their first memory",
     )
-    recurrent_size: int = static(128, help="hidden units of each GRU")
-    channels: tuple[int, ...] = static((16, 32, 32), help="channels of the IMPALA network's blocks")
-    hidden: tuple[int, ...] = static((64, 64), help="hidden sizes of the MLP")
+    recurrent_size: int = static(128, low=1, help="hidden units of each GRU")
+    channels: tuple[int, ...] = static((16, 32, 32), low=1, help="channels of the IMPALA network's blocks")
+    hidden: tuple[int, ...] = static((64, 64), low=1, help="hidden sizes of the MLP")
     activation: Literal["tanh", "relu"] = static("tanh", help="activation of the MLP")
     initializer: initializers.InitializerName = static("glorot", help="weight initialization")
     pooling: layers.PoolingName = static(
@@ -63,19 +63,21 @@ class Config:
     matmul_precision: MatmulPrecision = static(
         "default", help="precision of float32 products; default: JAX's own, TF32 on recent GPUs; highest: float32"
     )
-    learning_rate: float = traced(5e-4, help="Adam learning rate")
-    adam_epsilon: float = traced(1e-5, help="Adam epsilon")
-    max_grad_norm: float = traced(0.5, help="clip gradients to this global norm; inf: no clipping")
-    discount: float = traced(0.999, help="discount factor gamma")
-    gae_lambda: float = traced(0.95, help="lambda of generalized advantage estimation (GAE)")
-    clip: float = traced(0.2, help="clip range of the policy ratio")
-    value_clip: float = traced(0.2, help="clip range of the value loss, if clip_values")
-    entropy_coefficient: float = traced(0.01, help="weight of the entropy bonus")
-    value_coefficient: float = traced(0.5, help="weight of the value loss (half the squared error)")
-    reward_discount: float = traced(
-        0.99, help="discount of the return that scales rewards; 0.99 in the released code, not gamma"
+    learning_rate: float = traced(5e-4, low=0.0, help="Adam learning rate")
+    adam_epsilon: float = traced(1e-5, low=0.0, help="Adam epsilon")
+    max_grad_norm: float = traced(
+        0.5, above=0.0, high=float("inf"), help="clip gradients to this global norm; inf: no clipping"
     )
-    reward_clip: float = traced(10.0, help="clip scaled rewards to +-this")
+    discount: float = traced(0.999, low=0.0, high=1.0, help="discount factor gamma")
+    gae_lambda: float = traced(0.95, low=0.0, high=1.0, help="lambda of generalized advantage estimation (GAE)")
+    clip: float = traced(0.2, low=0.0, high=float("inf"), help="clip range of the policy ratio")
+    value_clip: float = traced(0.2, low=0.0, high=float("inf"), help="clip range of the value loss, if clip_values")
+    entropy_coefficient: float = traced(0.01, help="weight of the entropy bonus")
+    value_coefficient: float = traced(0.5, low=0.0, help="weight of the value loss (half the squared error)")
+    reward_discount: float = traced(
+        0.99, low=0.0, high=1.0, help="discount of the return that scales rewards; 0.99 in the released code, not gamma"
+    )
+    reward_clip: float = traced(10.0, above=0.0, high=float("inf"), help="clip scaled rewards to +-this")
 
 
 @struct.dataclass

@@ -9,10 +9,10 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
-from purerl.errors import PurerlError, nearest
+from purerl.errors import PurerlError, nearest, shown
 
 # Aliases of fields: letters from papers, former names. They are followed until the dataclass has the name.
 ALIASES = {
@@ -22,11 +22,16 @@ ALIASES = {
     "trace_decay": "gae_lambda",
 }
 _KINDS = {int: "an integer", float: "a number"}
+# The largest values that fit into the program's int32 and float32.
+LARGEST_INTEGER, LARGEST_NUMBER = 2**31 - 1, 3.4e38
 
 
-def flag(default: Any, help: str, metavar: str | None = None, shown: str | None = None) -> Any:
-    """A dataclass field with its help text, the name of its value, and the default that the help shows."""
-    return dataclasses.field(default=default, metadata={"help": help, "metavar": metavar, "shown": shown})
+def flag(default: Any, help: str, metavar: str | None = None, shown: str | None = None, **bounds: float) -> Any:
+    """A dataclass field with its help text, the name of its value, the default that the help shows, and its bounds.
+
+    The bounds are `low`, `high` and `above`, as in `types.static`.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "metavar": metavar, "shown": shown, **bounds})
 
 
 def field_types(cls: type) -> dict[str, Any]:
@@ -50,6 +55,8 @@ def renamed(cls: type, values: Mapping[str, Any], what: str) -> dict[str, Any]:
     """The values under the fields' own names. Raises PurerlError if a field is named twice, in two spellings."""
     known, spelled = field_types(cls), {}
     for name in values:
+        if not isinstance(name, str):
+            raise PurerlError(f"{what}: {shown(name)} is not the name of a field, which is text")
         field = field_name(name, known)
         if field in spelled:
             raise PurerlError(f"{what}: '{spelled[field]}' and '{name}' are the same field: give it once")
@@ -69,7 +76,7 @@ def from_text(kind: Any, text: str) -> Any:
     if origin is typing.Literal:
         choices = {str(choice): choice for choice in inner}
         if text not in choices:
-            raise ValueError(f"'{text}' is not a choice.{nearest(text, choices)} Choices: {', '.join(choices)}")
+            raise ValueError(f"{shown(text)} is not a choice.{nearest(text, choices)} Choices: {', '.join(choices)}")
         return choices[text]
     if origin is tuple:
         return from_words(kind, text.split("x"))
@@ -79,14 +86,14 @@ def from_text(kind: Any, text: str) -> Any:
         return _first_that_fits([one for one in inner if one is not type(None)], text)
     if kind is bool:
         if text.lower() not in ("true", "false"):
-            raise ValueError(f"'{text}' is not true or false")
+            raise ValueError(f"{shown(text)} is not true or false")
         return text.lower() == "true"
     if kind not in (int, float, str):
-        raise ValueError(f"'{text}' cannot be read: a field of type {kind} has no text form")
+        raise ValueError(f"{shown(text)} cannot be read: a field of type {kind} has no text form")
     try:
         return kind(text)
     except ValueError:
-        raise ValueError(f"'{text}' is not {_KINDS[kind]}") from None
+        raise ValueError(f"{shown(text)} is not {_KINDS[kind]}") from None
 
 
 def from_words(kind: Any, words: Sequence[str]) -> Any:
@@ -97,7 +104,7 @@ def from_words(kind: Any, words: Sequence[str]) -> Any:
     if inner[-1] is ...:
         return tuple(from_text(inner[0], word) for word in words)
     if len(words) != len(inner):
-        raise ValueError(f"'{' '.join(words)}' must be {len(inner)} values")
+        raise ValueError(f"{shown(' '.join(words))} must be {len(inner)} values")
     return tuple(from_text(one, word) for one, word in zip(inner, words, strict=True))
 
 
@@ -121,46 +128,120 @@ def build(cls: type, values: Mapping[str, Any], what: str) -> Any:
     Raises:
       PurerlError: an unknown field (with the nearest name), a value of a wrong type, an unknown choice.
     """
-    known = field_types(cls)
+    known, bounds = field_types(cls), {field.name: field.metadata for field in dataclasses.fields(cls)}
     checked = {}
     for name, value in renamed(cls, values, what).items():
         if name not in known:
-            raise PurerlError(f"{what} has no field '{name}'.{nearest(name, known)} Fields: {', '.join(sorted(known))}")
-        checked[name] = _checked(what, name, known[name], value)
+            fields = ", ".join(sorted(known))
+            raise PurerlError(f"{what} has no field {shown(name)}.{nearest(str(name), known)} Fields: {fields}")
+        checked[name] = _checked(f"{what}: {name}", known[name], value, bounds[name])
     return cls(**checked)
 
 
-def _checked(what: str, name: str, kind: Any, value: Any) -> Any:
-    origin, choices = typing.get_origin(kind), typing.get_args(kind)
+def check_fields(instance: Any) -> None:
+    """Raises PurerlError if a field of a dataclass has a value of a wrong type, or one out of its bounds."""
+    kinds = field_types(type(instance))
+    for field in dataclasses.fields(instance):
+        if field.metadata.get("flag", True):
+            _checked(field.name, kinds[field.name], getattr(instance, field.name), field.metadata)
+
+
+def _checked(name: str, kind: Any, value: Any, bounds: Mapping[str, Any]) -> Any:
+    """A field's value, with lists as tuples. Raises PurerlError if it is of another type, or out of bounds."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        for one in inner[:-1]:
+            try:
+                return _checked(name, one, value, bounds)
+            except PurerlError:
+                continue
+        return _checked(name, inner[-1], value, bounds)
     if origin is typing.Literal:
-        if value not in choices:
-            close = nearest(str(value), map(str, choices))
-            known = ", ".join(map(str, choices))
-            raise PurerlError(f"{what}: {name} = {value!r} is not a choice.{close} Choices: {known}")
+        if not any(type(value) is type(choice) and value == choice for choice in inner):
+            close = nearest(str(value), map(str, inner)) if isinstance(value, str) else ""
+            known = ", ".join(map(str, inner))
+            raise PurerlError(f"{name} = {shown(value)} is not a choice.{close} Choices: {known}")
         return value
     if origin is tuple:
-        if not isinstance(value, (tuple, list)) or not all(isinstance(v, choices[0]) for v in value):
-            raise PurerlError(f"{what}: {name} = {value!r} must be a sequence of {choices[0].__name__}")
+        if not isinstance(value, (tuple, list)) or not all(_is_a(inner[0], one) for one in value):
+            raise PurerlError(f"{name} = {shown(value)} must be a sequence of {inner[0].__name__}")
+        for one in value:
+            _check_bounds(name, inner[0], one, bounds)
         return tuple(value)
-    if kind is float and _is_number(value):
-        return value
-    if kind is int and isinstance(value, int) and not isinstance(value, bool):
-        if value < 0:
-            raise PurerlError(f"{what}: {name} = {value} must not be negative")
-        return value
-    if kind in (bool, str) and isinstance(value, kind):
-        return value
-    wanted = (_KINDS | {bool: "True or False", str: "text"}).get(kind, kind)
-    raise PurerlError(f"{what}: {name} = {value!r} must be {wanted}")
+    if kind is type(None) and value is None:
+        return None
+    if not _is_a(kind, value):
+        wanted = (_KINDS | {bool: "True or False", str: "text"}).get(kind, kind)
+        raise PurerlError(f"{name} = {shown(value)} must be {wanted}")
+    _check_bounds(name, kind, value, bounds)
+    return value
 
 
-def _is_number(value: Any) -> bool:
-    """Whether the value is a Python number, or an array with one value per seed of a sweep; NaN is not allowed."""
+def _is_a(kind: Any, value: Any) -> bool:
+    """Whether a value is of a plain type; a number may be an array with one value for each seed, and is never NaN."""
+    if kind is float and hasattr(value, "ndim") and hasattr(value, "dtype"):
+        return value.ndim <= 1 and value.dtype.kind in "fiu" and not _any(value, lambda x: x != x)
     if isinstance(value, bool):
+        return kind is bool
+    if kind is float:
+        return isinstance(value, int | float) and value == value
+    return kind in (int, str) and isinstance(value, kind)
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------------
+
+
+def _check_bounds(name: str, kind: Any, value: Any, bounds: Mapping[str, Any]) -> None:
+    """Raises PurerlError for a number (or an array of them) out of its field's bounds, see `types.static`."""
+    if kind not in (int, float):
+        return
+    low, high, above = (bounds.get(one) for one in ("low", "high", "above"))
+    if kind is int:
+        low, high = 0 if low is None else low, LARGEST_INTEGER if high is None else high
+    bounded = low is not None or above is not None or high is not None
+    if low is not None and _any(value, lambda x: x < low):
+        demand = "must not be negative" if low == 0 else f"must be at least {low}"
+    elif above is not None and _any(value, lambda x: x <= above):
+        demand = f"must be above {above}"
+    elif high is not None and _any(value, lambda x: x > high):
+        demand = f"must be at most {high}"
+    elif bounded and high is None and _any(value, lambda x: x == math.inf):
+        demand = "must be finite"
+    elif kind is float and _any(value, lambda x: (abs(x) > LARGEST_NUMBER) & (abs(x) != math.inf)):
+        demand = "is too large for float32"
+    else:
+        return
+    raise PurerlError(f"{name} = {shown(value)} {demand}")
+
+
+def _any(value: Any, test: Callable[[Any], Any]) -> bool:
+    """Whether a test holds for a number, or for any element of an array; False for arrays that are being traced."""
+    if not hasattr(value, "ndim"):
+        return bool(test(value))
+    import numpy as np
+
+    try:
+        return bool(np.any(test(np.asarray(value, np.float64))))
+    except TypeError:  # jax's error for an array inside of its transformations is one
         return False
-    if isinstance(value, (int, float)):
-        return not math.isnan(value)
-    return hasattr(value, "ndim") and hasattr(value, "dtype")
+
+
+def check_per_seed(config: Any, num_seeds: int) -> None:
+    """Raises PurerlError for an array in a config that has not one value for each seed."""
+    for name in traced_fields(type(config)):
+        value = getattr(config, name)
+        if getattr(value, "ndim", 0) and len(value) != num_seeds:
+            raise PurerlError(f"{name} has {len(value)} values for {num_seeds} seeds: give one, or one for each seed")
+
+
+def bounds_text(field: dataclasses.Field) -> str:
+    """The bounds of a field for its help, such as " [0 to 1]"; "" for those that go without saying."""
+    low, high, above = (field.metadata.get(one) for one in ("low", "high", "above"))
+    if low is not None and high is not None and high < LARGEST_INTEGER:
+        return f" [{low:g} to {high:g}]"
+    if above is not None:
+        return f" [above {above:g}]"
+    return f" [{low:g} or more]" if isinstance(low, float) else ""
 
 
 # --- configs in programs and files -----------------------------------------------------------------------------------
@@ -200,7 +281,7 @@ def from_plain(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
             return value
         if isinstance(value, list):  # one value per seed
             return np.asarray([restored(name, one) for one in value], np.float32)
-        return float(value) if value in ("inf", "-inf") else value
+        return float(value) if isinstance(value, str) and value in ("inf", "-inf") else value
 
     return {name: restored(name, value) for name, value in values.items()}
 

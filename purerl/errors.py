@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 import signal
 from collections.abc import Iterable
+from typing import Any
+
+MOST_CHARACTERS = 80  # of a user's value in a message
 
 
 class PurerlError(Exception):
@@ -29,8 +32,19 @@ class Interrupted(KeyboardInterrupt):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns " Did you mean 'x'?" for the closest of `known`, or "" if no name is close."""
     known = list(known)
+    if len(name) > MOST_CHARACTERS:
+        return ""  # no name is that long, and the search would take seconds
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if not matches:
         folded = {other.lower(): other for other in known}
         matches = [folded[m] for m in difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)]
     return f" Did you mean '{matches[0]}'?" if matches else ""
+
+
+def shown(value: Any) -> str:
+    """A value of a user for a message: its repr on one line, cut to MOST_CHARACTERS."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # such as an integer of more digits than Python converts
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 3]}..."

@@ -32,10 +32,11 @@ import functools
 import importlib
 import importlib.metadata
 import sys
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from purerl.errors import PurerlError, nearest
+from purerl import arguments
+from purerl.errors import PurerlError, nearest, shown
 
 if TYPE_CHECKING:  # so that `purerl list agents` does not wait for jax
     from purerl.types import Agent, EnvSpec
@@ -61,6 +62,11 @@ class Preset:
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     env: dict[str, Any] = dataclasses.field(default_factory=dict)
     default_for: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        kinds = {"steps": int, "source": str, "config": Mapping, "env": Mapping, "default_for": Sequence[str]}
+        for name, kind in kinds.items():
+            arguments.fitting(f"Preset: {name}", kind, getattr(self, name))
 
 
 IMPORT_HINT = "defined in your own file? add --import my_file.py"
@@ -102,26 +108,39 @@ def _load(point: EntryPoint) -> Any:
 
 def register_agent(name: str, agent: Agent) -> None:
     """Registers your own agent for `purerl.train` and all tools. Raises PurerlError if the name is taken."""
+    _check_entry("agent", name, agent, ("Config", "check", "init", "act", "update"), "a purerl.Agent")
     _claim("agent", name, {*_entry_points("agents"), *_agents})
     _agents[name] = agent
 
 
 def register_family(name: str, family: Any) -> None:
     """Registers your own environment family as `name/<id>`. Raises PurerlError if the name is taken."""
+    _check_entry("environment", name, family, ("Options", "names"), "an environment family, with Options and names()")
     _claim("environment", name, {*_entry_points("environments"), *_families})
     _families[name] = family
 
 
 def register_preset(agent: str, name: str, preset: Preset) -> None:
     """Registers named settings of an agent. Raises PurerlError if the agent already has a preset of that name."""
+    arguments.fitting("register_preset: agent", str, agent)
+    _check_entry("preset", name, preset, ("steps", "config", "env"), "a purerl.Preset")
     _claim("preset", f"{agent}/{name}", {f"{agent}/{known}" for known in presets_of(agent)})
     _presets.setdefault(agent, {})[name] = preset
 
 
 def register_figure(name: str, figure: Any) -> None:
     """Registers a figure for `purerl figure`. Raises PurerlError if the name is taken."""
+    _check_entry("figure", name, figure, ("name", "cells", "draw", "verify"), "a Figure")
     _claim("figure", name, figures())
     _figures[name] = figure
+
+
+def _check_entry(kind: str, name: Any, entry: Any, has: Sequence[str], wanted: str) -> None:
+    """Raises PurerlError if what is registered under a name lacks the attributes of its kind."""
+    arguments.fitting(f"the name of the {kind}", str, name)
+    missing = [one for one in has if not hasattr(entry, one)]
+    if missing:
+        raise PurerlError(f"the {kind} {shown(name)} = {shown(entry)} must be {wanted}: it has no {missing[0]}")
 
 
 def _claim(kind: str, name: str, taken: Container[str]) -> None:
@@ -148,8 +167,8 @@ def is_known(kind: str, name: str) -> bool:
         return preset in presets_of(agent)
     if kind == "figure":
         return name in _figures
-    known = {"agent": _agents, "environment": _families}[kind]
-    return name in known or name in _entry_points(f"{kind}s")
+    known = {"agent": _agents, "environment": _families}.get(kind)
+    return known is not None and (name in known or name in _entry_points(f"{kind}s"))
 
 
 def registered_by(module: str) -> list[tuple[str, str]]:

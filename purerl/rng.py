@@ -12,9 +12,17 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from purerl import arguments
 
+
+@arguments.checked
 def seed_keys(first_seed: int, num_seeds: int) -> jax.Array:
-    """Typed base keys of seeds first_seed .. first_seed + num_seeds - 1, shape [S]."""
+    """Typed base keys of seeds first_seed .. first_seed + num_seeds - 1, shape [S].
+
+    Raises PurerlError for impossible seeds.
+    """
+    arguments.in_range("first_seed", first_seed, 0, 2**31 - 1)
+    arguments.in_range("num_seeds", num_seeds, 1, 2**20)
     return keys_of(range(first_seed, first_seed + num_seeds))
 
 

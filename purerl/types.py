@@ -21,14 +21,44 @@ PyTree = Any
 MatmulPrecision = Literal["default", "high", "highest"]
 
 
-def static(default: Any = dataclasses.MISSING, *, help: str = "") -> Any:
-    """A config field that is a constant of the compiled program (a length, a switch): a new value compiles again."""
-    return struct.field(pytree_node=False, default=default, metadata={"help": help})
+def static(
+    default: Any = dataclasses.MISSING,
+    *,
+    help: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+) -> Any:
+    """A config field that is a constant of the compiled program (a length, a switch): a new value compiles again.
+
+    Args:
+      default: its default.
+      help: what it is, one line.
+      low, high: the smallest and the largest value, or element of a tuple. Integers are at least 0 unless `low` says
+        otherwise. A number with bounds is finite, unless `high` is infinite.
+      above: what the value must exceed, in place of `low`.
+    """
+    return struct.field(pytree_node=False, default=default, metadata=_metadata(help, low, high, above))
 
 
-def traced(default: Any = dataclasses.MISSING, *, help: str = "") -> Any:
-    """A config field that is an array in the program: it can be vmapped and changed without compiling again."""
-    return struct.field(pytree_node=True, default=default, metadata={"help": help})
+def traced(
+    default: Any = dataclasses.MISSING,
+    *,
+    help: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+) -> Any:
+    """A config field that is an array in the program: it can be vmapped and changed without compiling again.
+
+    The arguments are as in `static`.
+    """
+    return struct.field(pytree_node=True, default=default, metadata=_metadata(help, low, high, above))
+
+
+def _metadata(help: str, low: float | None, high: float | None, above: float | None) -> dict[str, Any]:
+    bounds = {"low": low, "high": high, "above": above}
+    return {"help": help} | {name: value for name, value in bounds.items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True)

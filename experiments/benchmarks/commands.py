@@ -316,6 +316,10 @@ def _median(values: Any, digits: int = 1) -> float:
     return round(statistics.median(values), digits)
 
 
+def _refuse(message: str) -> None:
+    raise PurerlError(f"{message} (purerl bench --help)")
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs the named benchmarks (all of them if none is named), prints JSON, and writes it to --out."""
     parser = argparse.ArgumentParser(
@@ -325,11 +329,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--repeats", type=int, default=5, help="repeats to take the median of (default 5)")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of one repeat (default 5)")
     parser.add_argument("--out", type=Path, help="also write the JSON to this file")
+    parser.error = _refuse  # one line and exit code 2, like all commands of purerl
     arguments = parser.parse_args(argv)
     for name in arguments.names:
         if name not in BENCHMARKS:
             raise PurerlError(f"unknown benchmark '{name}'.{nearest(name, BENCHMARKS)} Known: {', '.join(BENCHMARKS)}")
-    if arguments.repeats < 1 or arguments.seconds <= 0:
+    if arguments.repeats < 1 or not 0 < arguments.seconds < 10**6:
         raise PurerlError("--repeats must be at least 1 and --seconds positive")
     sharding.one_cpu_device_per_core()
     report = provenance.environment_report() | {"load_before": os.getloadavg()[0]}

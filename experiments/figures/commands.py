@@ -19,6 +19,7 @@ CPU cores; paper is the full protocol.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import io
 import json
@@ -37,7 +38,7 @@ from purerl import registry, statistics
 from purerl.errors import PurerlError, nearest
 from purerl.loops import sharding
 from purerl.report import plots
-from purerl.runs import files, ownership, provenance, run_folder, user_modules
+from purerl.runs import files, ownership, provenance, run_folder, schemas, trust, user_modules
 
 SCALES = ("smoke", "small", "paper")
 POINTS = 50
@@ -126,6 +127,7 @@ def run(chosen: Sequence[Figure], scale: str, folder: Path, *, quiet: bool = Fal
     from purerl.runs.plan import make_plan
     from purerl.runs.recording import Recording
 
+    check_folder(scale, folder)
     wanted = {cell.name: cell for figure in chosen for cell in figure.cells(scale)}
     programs.run(
         [
@@ -178,6 +180,7 @@ def run(chosen: Sequence[Figure], scale: str, folder: Path, *, quiet: bool = Fal
 def _entry(folder: Path, cell: Cell, metrics: Sequence[str]) -> dict[str, Any]:
     """The JSON entry of a finished cell."""
     summary = run_folder.load(folder)["summary"]
+    schemas.final_returns(summary, folder / run_folder.SUMMARY)
     final = summary["final_return"]
     return {
         "agent": cell.agent,
@@ -221,22 +224,48 @@ def _compact(value: Any, indent: int = 0) -> str:
 
 def load(figure: Figure, scale: str, folder: Path) -> dict[str, Any]:
     """A figure's JSON. Raises PurerlError if it has not been run, or is damaged."""
-    path = path_of(figure, scale, folder)
+    path, again = path_of(figure, scale, folder), f"purerl figure run {figure.name} --scale {scale} --folder {folder}"
+    check_folder(scale, folder)
     if not path.is_file():
-        raise PurerlError(f"there is no {path}: purerl figure run {figure.name} --scale {scale} --folder {folder}")
+        raise PurerlError(f"there is no {path}: {again}")
     data = files.read_json(path)
-    if not isinstance(data, dict) or data.get("figure") != figure.name or "cells" not in data:
-        raise PurerlError(f"{path} is damaged or was not written by purerl; run the figure again")
+    schemas.check_figure(data, figure.name, path, again)
     return data
+
+
+def check_folder(scale: str, folder: Path) -> None:
+    """Raises PurerlError for links that lead out of a scale's folder, and for devices and pipes in it."""
+    here = folder / scale
+    names = [path.name for path in here.glob("*") if path.suffix in (".json", ".png")] if here.is_dir() else []
+    trust.check_folder(here, [*names, "cells", "programs"], shallow=["cells"])
+
+
+@contextlib.contextmanager
+def _undamaged(figure: Figure, scale: str, folder: Path) -> Iterator[None]:
+    """Turns an error of purerl's own figures inside the block into a PurerlError: their JSON must be damaged.
+
+    The errors of a user's own figure, which may be bugs in its code, stay as they are.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration) as error:
+        if registry.origin("figure", figure.name) is not None:
+            raise
+        path = path_of(figure, scale, folder)
+        raise PurerlError(
+            f"{path} is damaged or of another purerl version ({type(error).__name__}: {error}): "
+            f"purerl figure run {figure.name} --scale {scale} --folder {folder}"
+        ) from error
 
 
 def render(figure: Figure, scale: str, folder: Path) -> Path:
     """Draws a figure from its JSON; returns the PNG's path."""
     data = load(figure, scale, folder)
-    drawing = figure.draw(data)
-    drawing.suptitle(_caption(figure, data), fontsize=plots.SMALL_POINTS, color=plots.INK, x=0.02, ha="left")
-    image = io.BytesIO()
-    drawing.savefig(image, format="png", dpi=DOTS_PER_INCH, facecolor="white")
+    with _undamaged(figure, scale, folder):
+        drawing = figure.draw(data)
+        drawing.suptitle(_caption(figure, data), fontsize=plots.SMALL_POINTS, color=plots.INK, x=0.02, ha="left")
+        image = io.BytesIO()
+        drawing.savefig(image, format="png", dpi=DOTS_PER_INCH, facecolor="white")
     path = path_of(figure, scale, folder, ".png")
     files.write_file(path, image.getvalue())
     return path
@@ -253,7 +282,8 @@ def report(figure: Figure, scale: str, folder: Path) -> str:
     """The text that `verify` prints: the protocol and all checks."""
     data = load(figure, scale, folder)
     words = {True: "holds", False: "does not hold", None: "not judged"}
-    rows = [(c.what, c.measured, c.expected, words[c.holds]) for c in figure.verify(data)]
+    with _undamaged(figure, scale, folder):
+        rows = [(c.what, c.measured, c.expected, words[c.holds]) for c in figure.verify(data)]
     lines = [f"{figure.name} ({scale}): {figure.about}", f"paper: {figure.paper}", f"protocol: {data['protocol']}"]
     return "\n".join(lines + _table(("what", "measured", "published or predicted", "verdict"), rows)) + "\n"
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from purerl import configs
 from purerl.configs import flag
-from purerl.errors import PurerlError, nearest
+from purerl.errors import PurerlError, nearest, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,21 +81,22 @@ def parse(groups: Sequence[Group], words: Sequence[str], command: str, about: st
     while i < len(words):
         name = _name(words[i])
         if name is None:
-            raise PurerlError(f"unexpected '{words[i]}' {rest}")
+            raise PurerlError(f"unexpected {shown(words[i])} {rest}")
         one = _find(name, known)
         written, equals, value = words[i].partition("=")
         if one is None:
-            raise PurerlError(f"unknown flag '{written}'.{_nearest(name, known)} {rest}")
+            raise PurerlError(f"unknown flag {shown(written)}.{_nearest(name, known)} {rest}")
         end = i + 1
         while end < len(words) and _name(words[end]) is None:
             end += 1
         values, arity = [*([value] if equals else []), *words[i + 1 : end]], _arity(one.kind)
         if arity == 0 and values:
             raise PurerlError(f"{written} takes no value: {_switch(one, known)} {rest}")
-        if arity == 1 and not values:
+        if arity == 1 and (not values or (one.kind in (str, str | None) and not values[0])):
             raise PurerlError(f"{written} needs a value {rest}")
         if arity == 1 and len(values) > 1:
-            raise PurerlError(f"unexpected '{words[end - 1]}' after {' '.join(words[i : end - 1])} {rest}")
+            after = shown(" ".join(words[i : end - 1])).strip("'")
+            raise PurerlError(f"unexpected {shown(words[end - 1])} after {after} {rest}")
         try:
             found[one.group][one.field] = configs.from_words(one.kind, values) if arity != 0 else one.on
         except ValueError as error:
@@ -129,7 +130,7 @@ def positionals(
             continue
         if name not in known and name not in ("h", "help"):
             first = "" if endless else f" before {' and '.join(names)}, which come first: {command} {' '.join(names)}"
-            raise PurerlError(f"unknown flag '{words[i]}'{first}.{_nearest(name, known)} ({command} --help)")
+            raise PurerlError(f"unknown flag {shown(words[i])}{first}.{_nearest(name, known)} ({command} --help)")
         kind = known[name].kind if name in known else bool
         arity = 1 if _arity(kind) is None else _arity(kind)  # for any number, only the first: others may be positional
         i, start = i + 1 + (0 if "=" in words[i] else arity), i
@@ -276,7 +277,7 @@ def _told(field: dataclasses.Field, prefixed: bool) -> Any:
 
     return tyro.conf.arg(
         name=field.name.rstrip("_"),
-        help=field.metadata.get("help") or None,
+        help=field.metadata.get("help", "") + configs.bounds_text(field) or None,
         metavar=field.metadata.get("metavar"),
         help_behavior_hint=field.metadata.get("shown"),
         prefix_name=prefixed,

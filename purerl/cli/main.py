@@ -64,6 +64,8 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line (None for this process's own) and returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text of the terminal's encoding
     try:
         code = _run(words)
         sys.stdout.flush()  # so that a closed pipe raises here
@@ -122,9 +124,14 @@ def _fail(message: str) -> int:
     return BAD_INPUT
 
 
+def _cut(text: str) -> str:
+    """A path for a message; one that is too long for a file is cut."""
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
 def _os_error(error: OSError) -> str:
     """The error of the operating system, its path, and the fix."""
-    what = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    what = f"{error.strerror or error}{f': {_cut(str(error.filename))}' if error.filename else ''}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{what}; free some space, or choose a folder on another disk (--out)"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -439,13 +446,13 @@ def _eval(words: list[str]) -> int:
 def _video(words: list[str]) -> int:
     about = "Writes a video of a trained agent (of the run's first seed)."
     folder, given, options = _run_folder_command(words, "video", Group(_Video, _Video()), about)
+    from purerl.cli import video
+
     seconds = given.pop("seconds", None)
     if seconds is not None:
         if "steps" in given:
             raise PurerlError("--steps and --seconds both set the length of the video: leave one out")
-        given["steps"] = round(seconds * given.get("frames_per_second", _Video().frames_per_second))
-    from purerl.cli import video
-
+        given["steps"] = video.steps_of(seconds, given.get("frames_per_second", _Video().frames_per_second))
     made = video.record(folder, **given, env_options=options)
     ended = f", {len(made['returns'])} episodes ended in them" if made["returns"] else ""
     print(f"wrote {made['path']}: {made['steps']} steps{ended}")

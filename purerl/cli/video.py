@@ -5,12 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from purerl import arguments
 from purerl.errors import PurerlError
 from purerl.report import videos
 from purerl.runs import run_folder
 from purerl.runs.evaluation import film
 
 
+def steps_of(seconds: float, frames_per_second: float) -> int:
+    """How many steps a video of that length shows. Raises PurerlError for a length that no video has."""
+    arguments.in_range("seconds", seconds, 0, 10**6)
+    arguments.in_range("frames_per_second", frames_per_second, 0, 10**6)
+    return round(seconds * frames_per_second)
+
+
+@arguments.checked
 def record(
     folder: str | Path,
     *,

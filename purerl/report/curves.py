@@ -119,11 +119,15 @@ def read(folders: Iterable[str | os.PathLike]) -> list[Run]:
     Raises:
       PurerlError: a folder is not a run folder, or a file in it is damaged.
     """
-    paths = list({Path(folder).resolve(): Path(folder) for folder in folders}.values())
-    names = [path.resolve().name for path in paths]
+    paths, folders = [], list(folders)
+    for folder in folders:
+        with files.reading(folder):
+            paths.append(Path(os.path.realpath(folder)))
+    paths = {real: Path(folder) for real, folder in zip(paths, folders, strict=True)}
+    names = [real.name for real in paths]
     return [
-        _read(path, name if names.count(name) == 1 else "/".join(path.resolve().parts[-2:]))
-        for path, name in zip(paths, names, strict=True)
+        _read(path, name if names.count(name) == 1 else "/".join(real.parts[-2:]))
+        for (real, path), name in zip(paths.items(), names, strict=True)
     ]
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import io
 import os
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from purerl.errors import PurerlError, nearest
+from purerl.errors import PurerlError, nearest, shown
+from purerl.report.curves import number
 from purerl.runs import files, run_folder
 from purerl.runs.sinks import read_rows
 from purerl.statistics import bootstrap_band, interquartile_mean, running_mean, to_common_grid
@@ -114,12 +116,20 @@ def plot_runs(
         raise PurerlError(f"cannot smooth over {smooth} rows; use 1 or more")
     curves = [read_curve(folder, x, y, smooth) for folder in folders]
     figure = draw(curves, x, y)
-    data = io.BytesIO()
-    figure.savefig(data, format=out.suffix[1:].lower(), dpi=200, facecolor="white")
+    data = image(figure, out.suffix[1:].lower())
     with files.writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    files.write_file(out, data.getvalue())
+    files.write_file(out, data)
     return out
+
+
+def image(figure: Figure, format: str) -> bytes:
+    """A figure as the content of a file. Characters that the font lacks are drawn as boxes, without a warning."""
+    data = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        figure.savefig(data, format=format, dpi=200, facecolor="white")
+    return data.getvalue()
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -147,7 +157,8 @@ def read_curve(folder: str | os.PathLike, x: str, y: str, smooth: int | None = N
     names = {name for row in rows for name in row}
     for name in (x, y):
         if name not in names:
-            raise PurerlError(f"no row of {path} has '{name}'.{nearest(name, names)} Known: {', '.join(sorted(names))}")
+            known = ", ".join(sorted(names))
+            raise PurerlError(f"no row of {path} has {shown(name)}.{nearest(name, names)} Known: {known}")
     points = [row for row in rows if _is_number(row.get(x)) and _is_number(row.get(y))]
     seeds = sorted({row.get("seed", 0) for row in rows})
     by_seed = [[row for row in points if row.get("seed", 0) == seed] for seed in seeds]
@@ -164,14 +175,14 @@ def read_curve(folder: str | os.PathLike, x: str, y: str, smooth: int | None = N
 def _seed_curve(rows: list[dict], x: str, y: str, window: int) -> tuple[np.ndarray, np.ndarray]:
     """(x [P], smoothed y [P]) of one seed."""
     weights = None
-    if y.startswith("episode_") and all(row.get("episodes") for row in rows):
+    if y.startswith("episode_") and all((number(row.get("episodes")) or 0) > 0 for row in rows):
         weights = np.array([row["episodes"] for row in rows], np.float64)
-    values = np.array([row[y] for row in rows], np.float64)
+    values, window = np.array([row[y] for row in rows], np.float64), min(window, len(rows))
     return np.array([row[x] for row in rows], np.float64), running_mean(values, window, weights)
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+    return number(value) is not None
 
 
 # --- drawing ---------------------------------------------------------------------------------------------------------
@@ -226,8 +237,9 @@ def dress(axes: Axes, x: str, y: str) -> None:
       axes: to change.
       x, y: names of metrics.
     """
-    axes.set_xlabel(_axis_label(x), fontsize=TEXT_POINTS, color=INK)
-    axes.set_ylabel(_axis_label(y), fontsize=TEXT_POINTS, color=INK)
+    style = {"fontsize": TEXT_POINTS, "color": INK, "parse_math": False}
+    axes.set_xlabel(_visible(_axis_label(x)), **style)
+    axes.set_ylabel(_visible(_axis_label(y)), **style)
     for axis, name in ((axes.xaxis, x), (axes.yaxis, y)):
         if name in ("step", "iteration", "steps_per_second"):
             axis.set_major_formatter(EngFormatter(sep=""))
@@ -284,7 +296,12 @@ def name_curves(curves: Sequence[Curve]) -> tuple[str, list[str]]:
         f"{label} {curve.folder.resolve().name}".strip() if label in repeated else label
         for label, curve in zip(labels, curves, strict=True)
     ]
-    return title or f"{len(curves)} runs", labels
+    return _visible(title or f"{len(curves)} runs"), [_visible(label) for label in labels]
+
+
+def _visible(text: str) -> str:
+    """A name from a file that can be drawn: at most 200 visible characters, others as question marks."""
+    return "".join(character if character.isprintable() else "?" for character in text[:200])
 
 
 def _parts(config: dict) -> dict[str, str]:

@@ -27,6 +27,7 @@ import dataclasses
 import errno
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -39,13 +40,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purerl.errors import PurerlError
+from purerl.errors import PurerlError, shown
+from purerl.runs import files as plain_files
+from purerl.runs import trust
 from purerl.types import PyTree
 
 FORMAT = 1
 _INDEX, _INDEX_CRC, _ARRAYS = "index.json", "index.json.crc32", "arrays"
 _TEMPORARY, _DELETED = ".saving-", ".deleting-"
 _PIECE = 2**28  # bytes
+_MOST_INDEX_BYTES = 2**26
 _NAME = re.compile(r"(\d{8,})(?:\.(\d+))?")  # iteration, and a serial number if that iteration was saved again
 
 
@@ -291,6 +295,10 @@ class Checkpoints:
         except Exception as error:
             line = f"the installed orbax-checkpoint cannot read checkpoint {path}: {_reason(error)}"
             raise PurerlError(line) from error
+        for key, number in numbers.items():
+            name, kind, shape = leaves[number]
+            if not _holds(values[key], kind, shape):
+                raise PurerlError(self._damage_message(path, f"the values of '{name}' are not what {_INDEX} says"))
         return {number: _unflatten(values[key], *leaves[number][1:]) for key, number in numbers.items()}
 
 
@@ -347,6 +355,17 @@ def _piece_bytes(array: np.ndarray) -> int | None:
     fewest = -(-array.nbytes // _PIECE)
     counts = [count for count in range(fewest, 32 * fewest) if array.size % count == 0]
     return array.nbytes // counts[0] if fewest > 1 and counts else None
+
+
+def _holds(values: Any, kind: str, shape: list[int]) -> bool:
+    """Whether values that were read are those of a leaf of that kind and shape."""
+    if not isinstance(values, np.ndarray):
+        return False
+    if kind.startswith("key"):
+        return values.dtype == np.uint32 and math.prod(shape) > 0 and values.size % math.prod(shape) == 0
+    kinds = {"python int": "iu", "python float": "f", "python bool": "b"}
+    fits = values.dtype.kind in kinds[kind] if kind in kinds else values.dtype.name == kind
+    return fits and values.size == math.prod(shape)
 
 
 def _unflatten(values: np.ndarray, kind: str, shape: list[int]) -> np.ndarray:
@@ -463,15 +482,46 @@ def _write_index(path: Path, index: dict) -> None:
 def _read_index(path: Path) -> dict | str:
     """The index of a checkpoint, or what is wrong with it."""
     try:
-        text = (path / _INDEX).read_bytes()
-        if (path / _INDEX_CRC).read_bytes() != f"{zlib.crc32(text):08x}".encode():
+        trust.check_folder(path, [""])
+        text = plain_files.read_bytes(path / _INDEX, _MOST_INDEX_BYTES)
+        if plain_files.read_bytes(path / _INDEX_CRC, 100) != f"{zlib.crc32(text):08x}".encode():
             return f"checksum of {_INDEX} differs"
         index = json.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return f"{_INDEX} cannot be read: {_reason(error)}"
+    except PurerlError as error:
+        cause = error.__cause__
+        return str(error) if cause is None else f"{_INDEX} cannot be read: {_reason(cause)}"
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         return f"{_INDEX} is not of format {FORMAT}: another version of purerl wrote it"
-    return index
+    return _misfit(index, int(_NAME.fullmatch(path.name)[1])) or index
+
+
+def _misfit(index: dict, iteration: int) -> str | None:
+    """What in an index is missing or of a wrong type, or None: its checksum is right, but anybody can compute that."""
+    if type(index.get("iteration")) is not int or index["iteration"] != iteration:
+        return f"{_INDEX} is of iteration {shown(index.get('iteration'))}"
+    if not isinstance(index.get("metadata"), dict):
+        return f"{_INDEX} has no metadata"
+    leaves, files = index.get("leaves"), index.get("files")
+    if not isinstance(leaves, list) or not all(_is_leaf(leaf) for leaf in leaves):
+        return f"{_INDEX} does not describe its arrays"
+    if not isinstance(files, dict) or not all(_is_file_entry(entry) for entry in files.values()):
+        return f"{_INDEX} does not list its files"
+    outside = [name for name in files if not trust.file_name(name)]
+    return f"{_INDEX} names a file outside of the checkpoint, {shown(outside[0])}" if outside else None
+
+
+def _is_leaf(leaf: Any) -> bool:
+    """Whether an entry of an index is that of a leaf, see `_record`."""
+    if not (isinstance(leaf, list) and len(leaf) == 3 and isinstance(leaf[0], str) and isinstance(leaf[1], str)):
+        return False
+    return isinstance(leaf[2], list) and all(type(size) is int and size >= 0 for size in leaf[2])
+
+
+def _is_file_entry(entry: Any) -> bool:
+    """Whether an entry of an index is [size, CRC-32]."""
+    return isinstance(entry, list) and len(entry) == 2 and all(type(number) is int for number in entry)
 
 
 def _damage(path: Path, index: dict) -> str | None:
@@ -484,13 +534,15 @@ def _damage(path: Path, index: dict) -> str | None:
                 return f"checksum of {name} differs"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
-    return None
+    unlisted = [file for file in (path / _ARRAYS).rglob("*") if file.is_file()]
+    unlisted = [name for file in unlisted if (name := file.relative_to(path).as_posix()) not in index["files"]]
+    return f"{unlisted[0]} is not one of its files" if unlisted else None
 
 
 def _crc32(file: Path) -> int:
     """CRC-32 of a file, at a few GiB/s."""
     checksum, block = 0, memoryview(bytearray(2**20))
-    with open(file, "rb", buffering=0) as stream:
+    with plain_files.open_regular(file) as stream:
         while size := stream.readinto(block):
             checksum = zlib.crc32(block[:size], checksum)
     return checksum

@@ -19,11 +19,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from purerl import configs, registry, rng
+from purerl import arguments, configs, registry, rng
 from purerl import statistics as stats
 from purerl.errors import PurerlError
 from purerl.loops import compilation, play
-from purerl.runs import checkpoint, files, provenance, run_folder
+from purerl.runs import checkpoint, estimates, files, provenance, run_folder
 from purerl.runs.plan import Plan, seed_keys
 from purerl.runs.policy import open_run
 from purerl.runs.recording import Recording
@@ -176,11 +176,8 @@ def evaluate_agent(
     num_envs = plan.config.num_envs if num_envs is None else num_envs
     # The steps of an evaluation are counted in an int32 (random numbers are drawn for them).
     limit = min(episodes * MOST_STEPS_PER_EPISODE if max_steps is None else max_steps, 2**31 - 1 - play.BLOCK_LENGTH)
-    for name, value in (("episodes", episodes), ("num_envs", num_envs), ("max_steps", limit)):
-        if value < 1:
-            raise PurerlError(f"{name} = {value} must be at least 1")
-    if not 0 <= seed < 2**31:
-        raise PurerlError(f"seed = {seed} must be from 0 to {2**31 - 1}")
+    check_sizes(episodes, num_envs, limit, seed)
+    estimates.check_evaluation(plan, num_envs, episodes)
     book = EpisodeBook(len(plan.seeds), num_envs, episodes)
     player = player or Player(plan, num_envs=num_envs, greedy=greedy)
     with contextlib.closing(player.play(agent_state, seed)) as blocks:
@@ -198,9 +195,20 @@ def evaluate_agent(
     return Episodes(book.returns, book.lengths)
 
 
+def check_sizes(episodes: int, num_envs: int | None, max_steps: int | None, seed: int) -> None:
+    """Raises PurerlError for impossible arguments of `evaluate_agent`."""
+    for name, value in (("episodes", episodes), ("num_envs", num_envs)):
+        if value is not None:
+            arguments.in_range(name, value, 1, 2**31 - 1)
+    if max_steps is not None:
+        arguments.in_range("max_steps", max_steps, 1)
+    arguments.in_range("seed", seed, 0, 2**31 - 1)
+
+
 # --- a run folder's evaluation ---------------------------------------------------------------------------------------
 
 
+@arguments.checked
 def evaluate(
     folder: str | Path,
     *,
@@ -236,6 +244,9 @@ def evaluate(
       PurerlError: no run or no checkpoint in the folder, an unknown option, episodes that do not end, a failed write.
     """
     folder = Path(folder)
+    check_sizes(episodes, num_envs, max_steps, seed)
+    target = folder / run_folder.EVALUATION if out is None else Path(out)
+    files.check_name(target)
     compilation.enable_cache()
     trained, plan, state, iteration = open_for_evaluation(folder, env_options)
     num_envs = plan.config.num_envs if num_envs is None else num_envs
@@ -258,7 +269,7 @@ def evaluate(
         **summarize(plan, played),
         "environment": provenance.environment_report(),
     }
-    files.write_json(folder / run_folder.EVALUATION if out is None else out, result)
+    files.write_json(target, result)
     return result
 
 
@@ -343,8 +354,11 @@ def film(
     Raises:
       PurerlError: as in `evaluate`.
     """
+    arguments.in_range("steps", steps, 1, 2**31 - 1)
+    arguments.in_range("seed", seed, 0, 2**31 - 1)
     compilation.enable_cache()
     _, plan, state, _ = open_for_evaluation(Path(folder), env_options)
+    estimates.check_evaluation(plan, 1, 1, frames=steps)
     plan, state = first_seed(plan, state)
     player = Player(plan, num_envs=1, greedy=greedy, observations=True)
     observations: list[np.ndarray] = []

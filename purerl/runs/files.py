@@ -1,7 +1,8 @@
 """Reads and writes JSON files atomically, with errors that name the fix.
 
 Every file is written under a temporary name and then renamed, so that a kill or a full disk leaves the old file or the
-new one, never a partial file. Nothing is ever unpickled.
+new one, never a partial file. Nothing is ever unpickled. A file may come from anybody: only regular files are opened,
+up to a bounded size, so that reading neither hangs on a pipe nor fills the memory from a device.
 """
 
 from __future__ import annotations
@@ -9,17 +10,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import io
 import json
 import math
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from purerl.errors import PurerlError
+from purerl.errors import PurerlError, shown
 from purerl.runs import interrupts
+
+# The largest files that are read at once.
+MOST_JSON_BYTES, MOST_BYTES = 2**28, 2**31
+MOST_LEVELS = 100  # of lists and objects in a JSON file
 
 # --- files -----------------------------------------------------------------------------------------------------------
 
@@ -32,6 +39,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 def write_file(path: str | os.PathLike, data: bytes) -> None:
     """Writes `data` to `path` atomically; it is on disk when this returns. Raises PurerlError as write_json does."""
     path = Path(path)
+    check_name(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.purerl-tmp")
 
     def remove_temporary() -> None:
@@ -40,7 +48,8 @@ def write_file(path: str | os.PathLike, data: bytes) -> None:
 
     with writing(path), interrupts.cleaning_up(remove_temporary):
         try:
-            with open(temporary, "wb") as file:
+            temporary.unlink(missing_ok=True)  # of a killed process with the same number, or a link
+            with open(temporary, "xb") as file:  # "x" never follows a link
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -49,6 +58,13 @@ def write_file(path: str | os.PathLike, data: bytes) -> None:
             remove_temporary()
             raise
         _sync_folder(path.parent)
+
+
+def check_name(path: Path) -> None:
+    """Raises PurerlError for a path that cannot be a file's, before there is anything to write."""
+    with writing(path):
+        if path.name in ("", "..") or path.is_dir():
+            raise PurerlError(f"cannot write {path}: this is a folder; name a file")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -63,18 +79,70 @@ def _sync_folder(folder: Path) -> None:
 
 def read_json(path: str | os.PathLike) -> Any:
     """Reads a JSON file. Raises PurerlError if it is missing, unreadable or not JSON."""
-    path = Path(path)
-    with reading(path):
-        data = path.read_bytes()
-    return parse_json(data, str(path))
+    value = parse_json(read_bytes(path, MOST_JSON_BYTES), str(path))
+    if not _is_flat(value, MOST_LEVELS):
+        raise PurerlError(f"{path} is nested more than {MOST_LEVELS} levels deep; it was not written by purerl")
+    return value
+
+
+def _is_flat(value: Any, levels: int) -> bool:
+    """Whether lists and dicts contain each other no more than `levels` times."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_flat(one, levels - 1) for one in inner if isinstance(one, dict | list))
+
+
+def read_bytes(path: str | os.PathLike, most: int = MOST_BYTES) -> bytes:
+    """The content of a regular file of at most `most` bytes. Raises PurerlError for anything else; it never waits."""
+    with reading(path), open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise PurerlError(f"cannot read {path}: it has {size:,} bytes, and purerl writes at most {most:,} there")
+        return file.readall()
+
+
+def open_regular(path: str | os.PathLike) -> io.FileIO:
+    """Opens a regular file for reading, without a buffer. Raises OSError, for a pipe or a device as well.
+
+    Opening a pipe would wait for its other end, and a device could be read for ever.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, f"it is {kind_of(mode)}, not a file", str(path))
+        return io.FileIO(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def kind_of(mode: int) -> str:
+    """What a path is, by its st_mode, in words."""
+    kinds = {
+        stat.S_ISDIR: "a folder",
+        stat.S_ISLNK: "a link",
+        stat.S_ISFIFO: "a pipe",
+        stat.S_ISSOCK: "a socket",
+        stat.S_ISBLK: "a device",
+        stat.S_ISCHR: "a device",
+    }
+    return next((words for test, words in kinds.items() if test(mode)), "a file")
 
 
 def parse_json(data: bytes | str, where: str) -> Any:
-    """The value of a JSON text. NaN and Infinity, which are not JSON, become None. `where` names it in the error."""
+    """The value of a JSON text. NaN and infinity become None: JSON has neither. `where` names it in the error."""
     try:
-        return json.loads(data, parse_constant=lambda _: None)
+        return json.loads(data, parse_constant=lambda _: None, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise PurerlError(f"{where} is damaged or not JSON ({error}); it was not written by purerl") from error
+
+
+def _finite(text: str) -> float | None:
+    """The number of a JSON text; None for one that is too large, such as 1e999."""
+    number = float(text)
+    return number if math.isfinite(number) else None
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -110,6 +178,8 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
         yield
     except OSError as error:
         raise PurerlError(f"cannot write {path}: {_fix(error)}") from error
+    except ValueError as error:
+        _raise_for_name(path, error)
 
 
 @contextlib.contextmanager
@@ -121,6 +191,15 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
         raise PurerlError(f"cannot read {path}: there is no such file; check the run folder's name") from error
     except OSError as error:
         raise PurerlError(f"cannot read {path}: {error.strerror}; check the path and its permissions") from error
+    except ValueError as error:
+        _raise_for_name(path, error)
+
+
+def _raise_for_name(path: str | os.PathLike, error: ValueError) -> NoReturn:
+    """Raises PurerlError for a path that no file can have, and any other error as it is."""
+    if "embedded null" not in str(error) and not isinstance(error, UnicodeError):
+        raise error
+    raise PurerlError(f"{shown(str(path))} cannot be the name of a file: choose another one") from error
 
 
 def _fix(error: OSError) -> str:

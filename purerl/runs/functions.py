@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from purerl import registry
+from purerl import arguments, registry
 from purerl.errors import PurerlError
 from purerl.loops import collect
 from purerl.loops.play import end_of_training
@@ -20,6 +20,7 @@ from purerl.runs.policy import open_run
 from purerl.types import Agent, Array, EnvSpec, Inputs, PyTree
 
 
+@arguments.checked
 def make_train(
     agent: str,
     env: str,
@@ -120,6 +121,7 @@ class Policy:
         return action if memory is None else (action, after)
 
 
+@arguments.checked
 def load_policy(folder: str | Path, seed: int | None = None, *, greedy: bool = False) -> Policy:
     """The policy of a run folder's newest checkpoint, for a loop of your own.
 

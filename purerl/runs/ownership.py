@@ -144,7 +144,10 @@ def name_the_rest(folder: Path, stays: list[Path]) -> str:
 def _files_of(folder: Path, kind: str) -> list[str]:
     """The patterns of a folder's files. `purerl plot --y NAME` names its figure after a metric."""
     patterns = list(_FILES[kind])
-    with contextlib.suppress(OSError, PurerlError, ValueError), open(folder / "metrics.jsonl", "rb") as rows:
+    with (
+        contextlib.suppress(OSError, PurerlError, ValueError, TypeError, AttributeError),
+        open(folder / "metrics.jsonl", "rb") as rows,
+    ):
         row = files.parse_json(rows.readline(), "the first row")
         patterns += [f"figures/{name}.png" for name in row if name.isidentifier()]
     return patterns

@@ -10,10 +10,10 @@ from typing import Any
 
 import jax
 
-from purerl import configs, registry, rng
+from purerl import arguments, configs, registry, rng
 from purerl.errors import PurerlError, nearest
 from purerl.loops.lanes import Lanes, resolve
-from purerl.runs import files, progress, provenance, run_folder, user_modules
+from purerl.runs import files, progress, provenance, run_folder, schemas, user_modules
 from purerl.runs.user_modules import Import
 
 
@@ -43,6 +43,9 @@ class Plan:
     lanes: Lanes = "auto"
     imports: tuple[Import, ...] = ()
     asked_steps: int | None = None
+
+    def __post_init__(self):
+        configs.check_per_seed(self.config, len(self.seeds))
 
     @property
     def steps_per_iteration(self) -> int:
@@ -81,6 +84,7 @@ class Plan:
 
         Raises PurerlError if it contains unknown names, or if a module cannot be imported.
         """
+        schemas.check_plan(values)
         try:
             imports = user_modules.restore(user_modules.read(values.get("imports", [])))
             family, _ = registry.environment(values["env"])
@@ -103,6 +107,7 @@ class Plan:
             ) from error
 
 
+@arguments.checked
 def make_plan(
     agent: str,
     env: str,
@@ -179,6 +184,8 @@ class Settings:
         lanes: Lanes = "auto",
     ) -> Plan:
         """The Plan with a user's values. Arguments and errors as in `make_plan`."""
+        arguments.in_range("seeds", seeds, high=2**20)
+        arguments.in_range("steps", self.chosen.steps if steps is None else steps, high=2**62)
         options, built = self.options(env_options), self.config(config)
         steps = self.chosen.steps if steps is None else steps
         if seeds < 1 or steps < 1:

@@ -25,10 +25,22 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from purerl import configs, registry
+from purerl import arguments, configs, registry
 from purerl.errors import Interrupted, PurerlError, nearest
 from purerl.loops import compilation, host, in_graph, sharding
-from purerl.runs import agent_checks, evaluation, files, interrupts, lock, ownership, run_folder, user_modules
+from purerl.runs import (
+    agent_checks,
+    estimates,
+    evaluation,
+    files,
+    interrupts,
+    lock,
+    ownership,
+    run_folder,
+    schemas,
+    trust,
+    user_modules,
+)
 from purerl.runs.plan import Plan, difference, header, seed_keys, update_header
 from purerl.runs.recording import Recording
 from purerl.runs.trainer import Member, Trainer, close, make_loop
@@ -109,7 +121,7 @@ def _programs_for(
     """The folders of the programs that train the unfinished cells: those that exist already, and new ones."""
     waiting = {cell.folder.resolve(): cell for cell in cells if not is_finished(cell)}
     programs = []
-    for path, members in _unfinished_programs(work).items():
+    for path, members in _unfinished_programs(work, [cell.folder for cell in cells]).items():
         mine = members.keys() & waiting.keys()
         for folder in mine:
             cell = waiting.pop(folder)
@@ -156,15 +168,25 @@ def _check_same_run(cell: Cell, stored: Plan) -> None:
 # --- packing runs into programs -----------------------------------------------------------------------------------
 
 
-def _unfinished_programs(work: Path) -> dict[Path, dict[Path, Plan]]:
-    """{folder of an unfinished program: {folder of a cell: its plan}}."""
-    return {
-        path.parent: {
-            (path.parent / cell["folder"]).resolve(): Plan.from_dict(cell["plan"])
-            for cell in files.read_json(path)["cells"]
-        }
-        for path in sorted(work.glob(f"*/{PROGRAM}"))
-    }
+def _unfinished_programs(work: Path, mine: Sequence[Path] = ()) -> dict[Path, dict[Path, Plan]]:
+    """{folder of an unfinished program: {folder of a cell: its plan}}, in the same folder or in `mine`."""
+    trust.check_folder(work.parent, [work.name])
+    allowed = [work.parent, *mine]
+    found = {path.parent: _members(path.parent, allowed) for path in sorted(work.glob(f"*/{PROGRAM}"))}
+    return {path: {one.folder.resolve(): one.plan for one in members} for path, members in found.items()}
+
+
+def _members(path: Path, allowed: Sequence[Path]) -> list[Member]:
+    """The cells of a program. Raises PurerlError if it is damaged, or names folders that are not in those allowed."""
+    cells = _read(path)["cells"]
+    return [Member(Plan.from_dict(cell["plan"]), trust.member_folder(path, cell["folder"], allowed)) for cell in cells]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The program.json of a program's folder. Raises PurerlError if it is damaged."""
+    program = files.read_json(path / PROGRAM)
+    schemas.check_program(program, path / PROGRAM)
+    return program
 
 
 def _remove(path: Path) -> None:
@@ -180,13 +202,8 @@ def _remove(path: Path) -> None:
 
 def _pack(cells: Sequence[Cell], work: Path, max_memory: int | None, cells_per_program: int | None) -> list[Path]:
     """Writes a program.json for every program that the cells need; returns their folders."""
-    if cells_per_program is not None and cells_per_program < 1:
-        raise PurerlError(f"cells_per_program = {cells_per_program} must be at least 1")
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault(_program_of(cell), []).append(cell)
     packed: list[tuple[list[Cell], int, list[str]]] = []
-    for group in groups.values():
+    for group in _groups(cells):
         varying = _varying([cell.plan for cell in group])
         most = min(cells_per_program or len(group), _most_that_fit(group, varying, max_memory))
         parts = [list(part) for part in _evenly(group, math.ceil(len(group) / most))]
@@ -202,6 +219,23 @@ def _pack(cells: Sequence[Cell], work: Path, max_memory: int | None, cells_per_p
         how = {"lanes": lanes, "varying": varying, **part[0].recording.to_dict()}
         files.write_json(path / PROGRAM, {"cells": members, **how})
     return paths
+
+
+def check_sizes(cells: Sequence[Cell], max_memory: int | None, cells_per_program: int | None) -> None:
+    """Raises PurerlError if a cell does not fit into the memory, or if the limits make no sense. Writes nothing."""
+    if cells_per_program is not None:
+        arguments.in_range("cells_per_program", cells_per_program, 1)
+    for group in _groups(cells):
+        estimates.check_training(group[0].plan)
+        _most_that_fit(group, _varying([cell.plan for cell in group]), max_memory)
+
+
+def _groups(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells that can share programs."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(_program_of(cell), []).append(cell)
+    return list(groups.values())
 
 
 def _program_of(cell: Cell) -> str:
@@ -259,20 +293,32 @@ def _most_that_fit(group: Sequence[Cell], varying: Sequence[str], max_memory: in
                 f"--max-memory does not apply to host environments ({plans[0].env}): use --cells-per-program"
             )
         return len(group)
-    limit = max_memory if max_memory is not None else int(SHARE_OF_MEMORY * free_memory())
+    limit = max_memory if max_memory is not None else int(SHARE_OF_MEMORY * estimates.free_memory())
     whole = together(plans, _lanes(plans[0], sum(len(plan.seeds) for plan in plans)), varying)
     if max_memory is None and 20 * _state_bytes(whole) < limit:
         return len(group)  # far below the limit: skip the compilation that an exact number needs
-    need = _loop(whole).program_bytes(configs.traced(whole.config), seed_keys(whole))
+    need = _program_bytes(whole)
     if need <= limit:
         return len(group)
     most = int(len(group) * limit / need)
     if most < 1:
         raise PurerlError(
-            f"one cell of {len(plans[0].seeds)} seeds takes {_bytes(need // len(group))} and the limit is "
-            f"{_bytes(limit)}: use fewer --seeds, a smaller --num-envs, or a higher --max-memory"
+            f"one cell of {len(plans[0].seeds)} seeds takes {estimates.text(need // len(group))} and the limit is "
+            f"{estimates.text(limit)}: use fewer --seeds, a smaller --num-envs, or a higher --max-memory"
         )
     return most
+
+
+# {a plan as JSON: bytes of its program}: a sweep asks before it writes its folder, and again when it packs its cells.
+_measured: dict[str, int] = {}
+
+
+def _program_bytes(plan: Plan) -> int:
+    """Bytes of the compiled program of a plan."""
+    key = json.dumps(plan.to_dict())
+    if key not in _measured:
+        _measured[key] = _loop(plan).program_bytes(configs.traced(plan.config), seed_keys(plan))
+    return _measured[key]
 
 
 def _state_bytes(plan: Plan) -> int:
@@ -285,37 +331,6 @@ def _state_bytes(plan: Plan) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) + rollout
 
 
-def free_memory() -> int:
-    """Free bytes: on the devices if they have their own memory, otherwise on this machine."""
-    stats = [device.memory_stats() or {} for device in jax.local_devices()]
-    if all("bytes_limit" in s for s in stats):
-        return sum(s["bytes_limit"] - s.get("bytes_in_use", 0) for s in stats)
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):  # not Linux
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes of "800MB", "8GB", "8GiB" or a plain number. Raises PurerlError for anything else."""
-    units = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-    units |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-    number = text.strip().upper().rstrip("KMGTIB ")
-    unit = text.strip().upper()[len(number) :].strip()
-    try:
-        size = float(number) * units[unit]
-    except (ValueError, KeyError):
-        raise PurerlError(f"'{text}' is not an amount of memory: write 800MB or 8GB") from None
-    if not 0 < size < math.inf:
-        raise PurerlError(f"an amount of memory of '{text}': it must be positive")
-    return int(size)
-
-
-def _bytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
-
-
 # --- training --------------------------------------------------------------------------------------------------------
 
 
@@ -325,7 +340,7 @@ def train_program(path: str | os.PathLike, *, quiet: bool = True, part: str = ""
     The arguments are as in `run`.
     """
     path = Path(path)
-    program = files.read_json(path / PROGRAM)
+    program = _read(path)
     members = [Member(Plan.from_dict(cell["plan"]), path / cell["folder"]) for cell in program["cells"]]
     members = [Member(member.plan, Path(os.path.normpath(member.folder))) for member in members]
     the_plan = together([member.plan for member in members], program["lanes"], program["varying"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+from collections.abc import Mapping
 from typing import Any
 
+from purerl import arguments, configs
 from purerl.configs import flag
 from purerl.errors import PurerlError
 
@@ -26,17 +27,19 @@ class Recording:
     """
 
     log_every: int = flag(0, "iterations in one row of metrics", "N", "(default: 0, for about 200 rows a run)")
-    checkpoint_seconds: float = flag(300.0, "wall time between checkpoints; 0 saves with every row", "S")
-    eval_every: int = flag(0, "environment steps of each seed between evaluations", "N", "(default: 0, for none)")
+    checkpoint_seconds: float = flag(300.0, "wall time between checkpoints; 0 saves with every row", "S", low=0.0)
+    eval_every: int = flag(
+        0, "environment steps of each seed between evaluations", "N", "(default: 0, for none)", high=2**62
+    )
     eval_episodes: int = flag(10, "episodes of every environment in each evaluation", "N")
     eval_env_options: dict[str, Any] | None = dataclasses.field(default=None, metadata={"flag": False})
 
     def __post_init__(self):
-        if self.log_every < 0:
-            raise PurerlError(f"log_every = {self.log_every} must not be negative (0 means about 200 rows a run)")
-        if math.isnan(self.checkpoint_seconds) or self.checkpoint_seconds < 0:
-            raise PurerlError(f"checkpoint_seconds = {self.checkpoint_seconds} must be finite and not negative")
-        if self.eval_every < 0 or (self.eval_every and self.eval_episodes < 1):
+        if self.checkpoint_seconds != self.checkpoint_seconds:  # NaN
+            raise PurerlError("checkpoint_seconds = nan must be finite and not negative")
+        configs.check_fields(self)
+        arguments.fitting("eval_env_options", dict[str, Any] | None, self.eval_env_options)
+        if self.eval_every and self.eval_episodes < 1:
             raise PurerlError(
                 f"eval_every = {self.eval_every} and eval_episodes = {self.eval_episodes} must be at least 1"
             )
@@ -50,4 +53,5 @@ class Recording:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recording:
         """Creates a Recording from a dict, which may contain other keys."""
+        arguments.fitting("recording", Mapping, values)
         return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from purerl import arguments
 from purerl.errors import PurerlError
 from purerl.loops import sharding
 from purerl.runs import run_folder, sweeps, user_modules
@@ -13,6 +14,7 @@ from purerl.runs.sweeps import Sweep
 from purerl.runs.train import Run, train_plan
 
 
+@arguments.checked
 def resume(folder: str | Path, *, steps: int | None = None, quiet: bool = False) -> Run | Sweep:
     """Continues the run or the sweep in a folder as it was begun: what was asked for is read from the folder.
 

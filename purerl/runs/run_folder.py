@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from purerl.errors import PurerlError, nearest
-from purerl.runs import files, interrupts, lock, ownership
+from purerl.runs import files, interrupts, lock, ownership, trust
 
 CONFIG, METRICS, SUMMARY, EVALUATION = "config.json", "metrics.jsonl", "summary.json", "eval.json"
 CHECKPOINTS, FIGURES, TENSORBOARD, REPORT = "checkpoints", "figures", "tensorboard", "report.html"
@@ -146,6 +146,7 @@ def holds_run(folder: str | os.PathLike) -> bool:
     with a run's files, or deleted by a later --overwrite.
     """
     folder = Path(folder)
+    trust.check_folder(folder, OWNED)
     path = folder / CONFIG
     if path.is_file():
         if not _is_config(files.read_json(path)):
@@ -166,6 +167,7 @@ def load(folder: str | os.PathLike) -> dict[str, dict | None]:
     Raises PurerlError for a folder that does not exist or holds no run, and for damaged files.
     """
     folder = Path(folder)
+    trust.check_folder(folder, OWNED)
     with files.reading(folder):
         if not folder.is_dir():
             there = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []

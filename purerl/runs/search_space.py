@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from purerl import configs, registry
-from purerl.errors import PurerlError, nearest
+from purerl import arguments, configs, registry
+from purerl.errors import PurerlError, nearest, shown
 
 ENVIRONMENT = "env."
+# Of one sweep: each is a run with a folder of its own.
+MOST_SETTINGS = 100_000
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -41,9 +43,15 @@ def settings_of(
                 [] if isinstance(of_name, str) or not isinstance(of_name, Sequence | np.ndarray) else list(of_name)
             )
             if not of_name or len({repr(value) for value in of_name}) < len(of_name):
-                raise PurerlError(f"the grid of {name} must be a sequence of different values, not {values[name]!r}")
+                raise PurerlError(
+                    f"the grid of {name} must be a sequence of different values, not {shown(values[name])}"
+                )
             values[name] = [value.item() if isinstance(value, np.generic) else value for value in of_name]
+        arguments.in_range("the number of settings", math.prod(map(len, values.values())), high=MOST_SETTINGS)
         return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+    if samples is not None:
+        arguments.in_range("samples", samples, high=MOST_SETTINGS)
+    arguments.in_range("search_seed", search_seed, 0)
     if samples is None or samples < 1:
         raise PurerlError("--random needs --samples, the number of settings to draw (at least 1)")
     laws = parse_random(random, agent, env) if isinstance(random, str) else _renamed(random, agent, env)
@@ -64,7 +72,9 @@ def _field(name: str, agent: str, known: Mapping[str, Any]) -> str:
     spelled = configs.field_name(name.strip().lstrip("-").replace("-", "_"), known)
     if spelled not in known:
         close = nearest(spelled, known) or nearest(ENVIRONMENT + spelled, known)
-        raise PurerlError(f"{agent} has no field '{name.strip()}' to sweep.{close} Fields: {', '.join(sorted(known))}")
+        raise PurerlError(
+            f"{agent} has no field {shown(name.strip())} to sweep.{close} Fields: {', '.join(sorted(known))}"
+        )
     return spelled
 
 
@@ -81,7 +91,9 @@ def _named_parts(text: str, agent: str, env: str) -> dict[str, str]:
     pairs = [part.partition("=") for part in text.split(";") if part.strip()]
     for name, equals, value in pairs:
         if not equals or not value.strip():
-            raise PurerlError(f"'{name}' has no values: write a sweep as \"learning_rate=1e-4,5e-4;discount=.99,.999\"")
+            raise PurerlError(
+                f'{shown(name)} has no values: write a sweep as "learning_rate=1e-4,5e-4;discount=.99,.999"'
+            )
     if len({name.strip() for name, _, _ in pairs}) < len(pairs):
         raise PurerlError("a field is named twice in the sweep: give all its values in one place")
     return _renamed({name: value for name, _, value in pairs}, agent, env)
@@ -107,7 +119,7 @@ def parse_random(text: str, agent: str, env: str) -> dict[str, tuple[Any, ...]]:
     for name, law in _named_parts(text, agent, env).items():
         match = re.fullmatch(r"\s*(\w+)\s*\(([^()]*)\)\s*", law)
         if not match:
-            raise PurerlError(f"{name}={law.strip()}: write log(LOW,HIGH), uniform(LOW,HIGH) or choice(A,B,...)")
+            raise PurerlError(f"{name}={shown(law.strip())}: write log(LOW,HIGH), uniform(LOW,HIGH) or choice(A,B,...)")
         found[name] = (match[1], *(_value(name, word, kinds[name]) for word in match[2].split(",")))
     return found
 
@@ -121,14 +133,14 @@ def _value(name: str, word: str, kind: Any) -> Any:
 
 
 def _drawn(draw: np.random.Generator, name: str, law: Any, kind: Any) -> Any:
-    if not isinstance(law, tuple | list) or len(law) < 2 or law[0] not in ("log", "uniform", "choice"):
+    if not isinstance(law, tuple | list) or len(law) < 2 or str(law[0]) not in ("log", "uniform", "choice"):
         raise PurerlError(
-            f"{name}: {law!r} is not a distribution: use log(low, high), uniform(low, high) or choice(...)"
+            f"{name}: {shown(law)} is not a distribution: use log(low, high), uniform(low, high) or choice(...)"
         )
     which, *bounds = law
     if which == "choice":
         return bounds[int(draw.integers(len(bounds)))]
-    numbers = [b for b in bounds if isinstance(b, int | float) and math.isfinite(b)]
+    numbers = [b for b in bounds if isinstance(b, int | float) and abs(b) < configs.LARGEST_NUMBER]
     if kind not in (int, float) or len(numbers) != 2 or len(bounds) != 2 or not bounds[0] < bounds[1]:
         raise PurerlError(f"{name}: {which} needs two numbers, the lower first; use choice(...) for other types")
     low, high = bounds

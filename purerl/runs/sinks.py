@@ -107,7 +107,7 @@ class JsonlSink:
         size = os.fstat(self._handle).st_size
         if size == 0 or os.pread(self._handle, 1, size - 1) == b"\n":
             return
-        whole = b"".join(_whole_lines(self._path.read_bytes()))
+        whole = b"".join(_whole_lines(files.read_bytes(self._path)))
         if len(whole) > size:  # only its line break was missing
             os.write(self._handle, b"\n")
         else:
@@ -137,9 +137,7 @@ class JsonlSink:
 
 def read_rows(path: str | os.PathLike) -> list[dict]:
     """The rows of a JSONL file, without a partial last line. Raises PurerlError if it is missing or not metric rows."""
-    path = Path(path)
-    with files.reading(path):
-        lines = _whole_lines(path.read_bytes())
+    lines = _whole_lines(files.read_bytes(path))
     return [_parse_row(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
 
 
@@ -151,8 +149,7 @@ def truncate_rows(path: str | os.PathLike, iteration: int) -> int:
     path = Path(path)
     if not path.exists():
         return 0
-    with files.reading(path):
-        lines = _whole_lines(path.read_bytes())
+    lines = _whole_lines(files.read_bytes(path))
     rows = [_parse_row(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
     kept = [line for line, row in zip(lines, rows, strict=True) if row.get("iteration", iteration) <= iteration]
     if len(kept) < len(lines):
@@ -177,6 +174,10 @@ def _parse_row(line: bytes, where: str) -> dict:
     row = files.parse_json(line, where)
     if not isinstance(row, dict):
         raise PurerlError(f"{where} is not a metrics row; it was not written by purerl")
+    for name in COORDINATES:
+        if type(row.get(name, 0)) is not int:
+            its = "steps are" if name == "step" else f"{name} is"
+            raise PurerlError(f"{where} is not a metrics row: its {its} not an integer; it was not written by purerl")
     return row
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from purerl import statistics as stats
-from purerl.runs import run_folder, sinks
+from purerl.runs import run_folder, schemas, sinks
 from purerl.runs.plan import Plan
 
 # Each seed's final return is the mean of the episodes that end in the last tenth of its steps.
@@ -25,6 +25,7 @@ def summarize(plan: Plan, folder: Path, measured: dict[str, Any], diverged: Coll
       diverged: seeds whose last parameters are known to be NaN or infinite; their rows may not show it yet.
     """
     rows = sinks.read_rows(folder / run_folder.METRICS)
+    schemas.check_rows(rows, folder / run_folder.METRICS)
     finals = final_returns(rows, plan.seeds, plan.steps)
     known = [x for x in finals if x is not None]
     return {
@@ -53,7 +54,7 @@ def final_returns(rows: Sequence[dict[str, Any]], seeds: Sequence[int], steps: i
         late = [
             (row["episode_return"], row["episodes"])
             for row in rows
-            if row["seed"] == seed and row["step"] > (1 - FINAL_SHARE) * steps and row["episodes"]
+            if row["seed"] == seed and row["step"] > (1 - FINAL_SHARE) * steps and row.get("episodes")
         ]
         count = sum(n for _, n in late)
         finals.append(sum(r * n for r, n in late) / count if count else None)

@@ -26,12 +26,24 @@ from typing import Any
 
 import numpy as np
 
-from purerl import configs
+from purerl import arguments, configs
 from purerl import statistics as stats
 from purerl.errors import PurerlError
 from purerl.loops import sharding
 from purerl.loops.lanes import Lanes
-from purerl.runs import evaluation, files, ownership, programs, provenance, run_folder, sinks, user_modules
+from purerl.runs import (
+    estimates,
+    evaluation,
+    files,
+    ownership,
+    programs,
+    provenance,
+    run_folder,
+    schemas,
+    sinks,
+    trust,
+    user_modules,
+)
 from purerl.runs.plan import Plan, Settings, settings
 from purerl.runs.recording import Recording
 from purerl.runs.search_space import ENVIRONMENT, settings_of
@@ -61,11 +73,12 @@ class Sweep:
     ranking: list[dict[str, Any]]
 
 
+@arguments.checked
 def sweep(
     agent: str,
     env: str,
     *,
-    grid: Mapping[str, Sequence[Any]] | str | None = None,
+    grid: Mapping[str, Any] | str | None = None,
     random: Mapping[str, Any] | str | None = None,
     samples: int | None = None,
     search_seed: int = 0,
@@ -121,7 +134,7 @@ def sweep(
         user_modules.restore_from(Path(out) / SWEEP)
     recording = Recording(log_every, checkpoint_seconds, eval_every, eval_episodes, eval_env_options)
     tried = settings_of(agent, env, grid, random, samples, search_seed)
-    memory = programs.parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory
+    memory = estimates.parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory
     which = {"seeds": seeds, "seed": seed, "steps": steps, "lanes": lanes}
     planned = _planned(settings(agent, env, preset), tried, config or {}, env_options or {}, which)
     evaluation.make_evaluations(planned[0], recording)
@@ -143,6 +156,8 @@ def sweep(
     }
     how = {"max_memory": memory, "cells_per_program": cells_per_program, "engine": engine}
     _check(folder, asked, resume, overwrite)
+    if not resume:
+        programs.check_sizes(_cells(folder, planned, recording), memory, cells_per_program)
     with contextlib.ExitStack() as stack:
         stack.enter_context(run_folder.held(folder))
         if resume:
@@ -167,7 +182,8 @@ def resume(folder: str | Path, *, quiet: bool = False) -> Sweep:
         base = settings(stored["agent"], stored["env"], stored["preset"])
         config = configs.from_plain(type(base.config()), stored["config"])
         tried = [configs.from_plain(type(base.config()), setting) for setting in stored["cells"]]
-        how, seeds = dict(stored["how"]), stored["seeds"]
+        how, seeds = schemas.check(stored["how"], schemas.HOW, folder / SWEEP, "start the sweep again"), stored["seeds"]
+        how = dict(how)
         recording = Recording.from_dict(how.pop("recording"))
         which = {"seeds": len(seeds), "seed": seeds[0], "steps": stored["steps"], "lanes": how.pop("lanes")}
         planned = _planned(base, tried, config, stored["env_options"], which)
@@ -200,15 +216,19 @@ def _planned(
 
 def _train(folder: Path, planned: Sequence[Plan], recording: Recording, **how: Any) -> Sweep:
     """Trains the cells of a sweep that are left."""
-    width = max(3, len(str(len(planned) - 1)))
-    names = [f"{i:0{width}d}" for i in range(len(planned))]
     programs.run(
-        [programs.Cell(plan, folder / CELLS / name, recording) for name, plan in zip(names, planned, strict=True)],
+        _cells(folder, planned, recording),
         folder / PROGRAMS,
         resumed_by=f"purerl resume {shlex.quote(str(folder))}",
         **how,
     )
     return collect(folder)
+
+
+def _cells(folder: Path, planned: Sequence[Plan], recording: Recording) -> list[programs.Cell]:
+    """The cells of a sweep, each with a folder of its own."""
+    width = max(3, len(str(len(planned) - 1)))
+    return [programs.Cell(plan, folder / CELLS / f"{i:0{width}d}", recording) for i, plan in enumerate(planned)]
 
 
 def default_folder(plan: Plan) -> Path:
@@ -218,13 +238,15 @@ def default_folder(plan: Plan) -> Path:
 
 def holds_sweep(folder: Path) -> bool:
     """Whether a sweep's sweep.json is in the folder."""
-    return (folder / SWEEP).is_file()
+    with files.reading(folder):
+        return (folder / SWEEP).is_file()
 
 
 def _check(folder: Path, asked: dict[str, Any], resume: bool, overwrite: bool) -> None:
     """Raises PurerlError if a sweep in the folder conflicts with `resume` and `overwrite`, or is another one."""
     if resume and overwrite:
         raise PurerlError("--resume continues a sweep and --overwrite deletes it: choose one of them")
+    trust.check_folder(folder, OWNED, shallow=[CELLS])
     if not holds_sweep(folder):
         if resume:
             raise PurerlError(f"there is no sweep to resume in {folder}; leave out --resume to start one")
@@ -272,11 +294,15 @@ def _has_rows(folder: Path) -> bool:
 def load(folder: str | Path) -> dict[str, Any]:
     """The sweep.json of a folder. Raises PurerlError if it holds no sweep."""
     folder = Path(folder)
+    trust.check_folder(folder, OWNED, shallow=[CELLS])
     if not (folder / SWEEP).is_file():
         raise PurerlError(f"{folder} is not a sweep folder: it has no {SWEEP}")
     found = files.read_json(folder / SWEEP)
     if not isinstance(found, dict) or not isinstance(found.get("cells"), list):
         raise PurerlError(f"{folder / SWEEP} is damaged or was not written by purerl")
+    schemas.check(found, schemas.SWEEP, folder / SWEEP, "start the sweep again")
+    if len({tuple(setting) for setting in found["cells"]}) != 1:
+        raise PurerlError(f"{folder / SWEEP} is damaged (its cells have no fields in common): start the sweep again")
     return found
 
 
@@ -312,12 +338,15 @@ def collect(folder: str | Path) -> Sweep:
 def _rows(cell: Path, names: dict[str, Any]) -> list[dict[str, Any]]:
     """The table's rows of a cell."""
     summary = run_folder.load(cell)["summary"]
-    of_seed: dict[int, list[dict[str, Any]]] = {}
-    for row in sinks.read_rows(cell / run_folder.METRICS):
+    finals = schemas.final_returns(summary, cell / run_folder.SUMMARY)
+    of_seed: dict[int, list[dict[str, Any]]] = {seed: [] for seed in summary["seeds"]}
+    found = sinks.read_rows(cell / run_folder.METRICS)
+    schemas.check_rows(found, cell / run_folder.METRICS)
+    for row in found:
         of_seed.setdefault(row["seed"], []).append(row)
     rows = []
-    for seed, final in zip(summary["seeds"], summary["final_return"]["per_seed"], strict=True):
-        ended = [row for row in of_seed[seed] if row["episodes"] and row["episode_return"] is not None]
+    for seed, final in zip(summary["seeds"], finals, strict=True):
+        ended = [row for row in of_seed[seed] if row.get("episodes") and row.get("episode_return") is not None]
         counts = [row["episodes"] for row in ended]
         mean = float(np.average([row["episode_return"] for row in ended], weights=counts)) if ended else None
         evaluated = [r["evaluation_return"] for r in of_seed[seed] if r.get("evaluation_return") is not None]

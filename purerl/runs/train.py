@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from purerl import arguments
 from purerl.errors import PurerlError
 from purerl.loops import compilation, sharding
 from purerl.loops.lanes import Lanes
-from purerl.runs import agent_checks, ownership, progress, run_folder, sinks, user_modules
+from purerl.runs import agent_checks, estimates, ownership, progress, run_folder, sinks, user_modules
 from purerl.runs.checkpoint import Checkpoints
 from purerl.runs.evaluation import make_evaluations
 from purerl.runs.plan import Plan, default_folder, difference, header, make_plan, rounding, update_header, with_lanes
@@ -31,6 +32,7 @@ class Run:
     state: RunState
 
 
+@arguments.checked
 def train(
     agent: str,
     env: str,
@@ -124,6 +126,7 @@ def train_plan(
     run_folder.check(folder, resume=resume, overwrite=overwrite)
     the_plan = _resumed_plan(the_plan, folder, new_length) if resume else with_lanes(the_plan)
     sinks.check_sinks(log)
+    estimates.check_training(the_plan)
     agent_checks.check_agent(the_plan)
     compilation.enable_cache()
     if not quiet and (line := rounding(the_plan)):

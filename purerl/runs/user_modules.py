@@ -23,8 +23,8 @@ from types import ModuleType
 from typing import Any
 
 from purerl import registry
-from purerl.errors import PurerlError, nearest
-from purerl.runs import provenance
+from purerl.errors import PurerlError, nearest, shown
+from purerl.runs import provenance, trust
 
 MAIN = "__main__"
 NOT_IMPORTABLE = "main script, not importable"
@@ -89,7 +89,13 @@ def load(what: str) -> str:
     """
     if not (what.endswith(".py") or "/" in what or "\\" in what):
         return _load_module(what)
-    path = Path(what).expanduser().resolve()
+    try:
+        path = Path(what).expanduser().resolve()
+        path.stat()
+    except FileNotFoundError:
+        pass  # the nearest name is looked for below
+    except (RuntimeError, ValueError, OSError) as error:  # an unknown user, a link to itself, an impossible name
+        raise PurerlError(f"--import {shown(what)}: there is no such file ({error})") from error
     if path.is_dir():
         raise PurerlError(f"--import {what}: this is a folder; name the Python file in it")
     if not path.is_file():
@@ -219,8 +225,10 @@ def _state(path: Path, _: int) -> tuple[str, str | None, bool | None]:
     return (hashlib.sha256(path.read_bytes()).hexdigest(), *provenance.git_state(path))
 
 
-def restore(stored: Sequence[Import]) -> tuple[Import, ...]:
+def restore(stored: Sequence[Import], folder: Path | None = None) -> tuple[Import, ...]:
     """Imports the modules that a stored run needs; returns their current entries for config.json.
+
+    A file that came with a run is not imported (see `trust.check_code`), nor is one in `folder`, where the record is.
 
     A module from --import replaces a stored file with the same file name. A stored file is not imported if all the
     names that it registers are already known.
@@ -229,12 +237,12 @@ def restore(stored: Sequence[Import]) -> tuple[Import, ...]:
     """
     found: dict[str, Import] = {}
     for one in stored:
-        for now in _import_again(one):
+        for now in _import_again(one, folder):
             found.setdefault(now.module, now)
     return tuple(found.values())
 
 
-def _import_again(stored: Import) -> list[Import]:
+def _import_again(stored: Import, folder: Path | None) -> list[Import]:
     path = None if stored.path is None else Path(stored.path)
     module = None if path is None else _module_of(path) or _replacement(path)
     if module is None and stored.registers:
@@ -242,7 +250,7 @@ def _import_again(stored: Import) -> list[Import]:
         if all(known for known, _ in owners):  # registered by another user module or an installed package
             return [_described(owner) for owner in dict.fromkeys(owner for _, owner in owners) if owner]
     if module is None:
-        module = _load_again(stored, path)
+        module = _load_again(stored, path, folder)
     now = _described(module)
     if stored.what != NOT_IMPORTABLE and now.path == stored.path and now.what != NOT_IMPORTABLE:
         now = dataclasses.replace(now, what=stored.what)
@@ -285,23 +293,30 @@ def restore_from(record: Path) -> None:
     """Imports the modules that are listed in a config.json or sweep.json, if the file exists."""
     from purerl.runs import files
 
-    if record.is_file():
+    with files.reading(record):
+        known = record.is_file()
+    if known:
         found = files.read_json(record)
         if isinstance(found, dict):
-            restore(read(found.get("imports", [])))
+            restore(read(found.get("imports", [])), record.parent)
 
 
 def read(values: Any) -> list[Import]:
     """The imports listed in a JSON file. Raises PurerlError if they are damaged."""
     try:
-        return [Import.from_dict(one) for one in values]
-    except (TypeError, AttributeError) as error:
+        found = [Import.from_dict(one) for one in values]
+        for one in found:
+            texts = (one.what, one.module, one.path or "", one.sha256 or "", *one.registers)
+            if not all(isinstance(text, str) and "\0" not in text for text in texts):
+                raise TypeError("a name that is not text")
+        return found
+    except (TypeError, AttributeError, ValueError) as error:
         raise PurerlError(
             f"the imports in a run's config.json are damaged or of another purerl version ({error}): train again"
         ) from error
 
 
-def _load_again(stored: Import, path: Path | None) -> str:
+def _load_again(stored: Import, path: Path | None, folder: Path | None) -> str:
     if stored.module == MAIN:
         script = "a notebook or an interactive session" if path is None else f"the script {path}"
         raise PurerlError(
@@ -309,8 +324,13 @@ def _load_again(stored: Import, path: Path | None) -> str:
             "separate file, and add --import FILE"
         )
     if path is not None and path.is_file():
+        trust.check_code(path, folder)
         return _load_file(path, str(path))
-    if importlib.util.find_spec(stored.module.partition(".")[0]) is not None:
+    top, _, rest = stored.module.partition(".")
+    spec = importlib.util.find_spec(top) if top.isidentifier() else None
+    if spec is not None:
+        for home in spec.submodule_search_locations or [Path(spec.origin or "").parent]:
+            trust.check_code(Path(home, *rest.split(".")).absolute(), folder)
         return _load_module(stored.module)
     name = path.name if path is not None else stored.what
     raise PurerlError(

@@ -6,7 +6,7 @@ import pytest
 
 from purerl import configs
 from purerl.errors import PurerlError
-from purerl.runs import checkpoint, files, programs, run_folder, sinks
+from purerl.runs import checkpoint, estimates, files, programs, run_folder, sinks
 from purerl.runs.plan import make_plan, seed_keys
 from purerl.runs.policy import open_run
 from purerl.runs.programs import Cell
@@ -240,10 +240,10 @@ def test_cells_on_host_games(tmp_path):
     "text, size", [("8GB", 8 * 10**9), ("1.5 GiB", 3 * 2**29), ("800mb", 8 * 10**8), ("1000", 1000), ("2KiB", 2048)]
 )
 def test_amounts_of_memory(text, size):
-    assert programs.parse_bytes(text) == size
+    assert estimates.parse_bytes(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "GB", "8 apples", "-1GB", "nan", "0"])
 def test_amounts_that_are_none(text):
     with pytest.raises(PurerlError, match="memory"):
-        programs.parse_bytes(text)
+        estimates.parse_bytes(text)

@@ -181,10 +181,14 @@ def test_folders_made_for_nothing_are_removed(tmp_path):
     assert tree(tmp_path) == []
 
 
-def test_full_device(tmp_path):
-    """/dev/full refuses every byte. The old file stays, and the temporary file goes."""
+def test_full_device(tmp_path, monkeypatch):
+    """The old file stays, and the temporary file goes."""
     files.write_json(tmp_path / "summary.json", {"old": 1})
-    (tmp_path / f".summary.json.{os.getpid()}.purerl-tmp").symlink_to("/dev/full")
+
+    def fail(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(PurerlError, match="disk is full") as error:
         files.write_json(tmp_path / "summary.json", {"new": 2})
     assert "free some space" in one_line(error)
