@@ -50,7 +50,7 @@ class Config:
     network: torsos.TorsoName = static("auto", help="torso network; auto chooses by the observation shape")
     hidden: tuple[int, ...] = static((512,), help="hidden sizes of the MLP")
     activation: layers.ActivationName = static("relu", help="activation of the dense layers")
-    initializer: initializers.InitializerName = static("glorot", help="weight initialization")
+    initializer: initializers.ValueInitializerName = static("glorot", help="weight initialization")
     dtype: layers.DTypeName = static("float32", help="compute dtype of the torso; parameters stay float32")
     learning_rate: float = traced(6.25e-5, help="learning rate")
     optimizer_epsilon: float = traced(1.5e-4, help="epsilon of Adam or RMSProp")
@@ -94,7 +94,14 @@ def check(config: Config, spec: EnvSpec) -> None:
         target_period=config.target_period,
         positive={name: getattr(config, name) for name in ("batch_size", "num_steps", "epsilon_decay_steps")},
     )
-    replay.check(config.replay_size, config.num_envs, config.rollout_length, config.num_steps, spec)
+    replay.check(
+        config.replay_size,
+        config.num_envs,
+        config.rollout_length,
+        config.num_steps,
+        spec,
+        learning_starts=config.learning_starts,
+    )
 
 
 def optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
