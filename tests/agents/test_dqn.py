@@ -104,7 +104,7 @@ def test_evaluation_does_not_touch_training(tiny, tmp_path):
     assert len(rows) == 4
 
 
-EARLY = {"num_envs": 4, "rollout_length": 1, "num_steps": 3, "train_period": 4, "target_period": 16}
+EARLY = {"num_envs": 4, "rollout_length": 1, "num_steps": 3, "train_period": 4, "target_period": 32}
 
 
 @pytest.mark.parametrize("agent", ["dqn", "rainbow"])
