@@ -196,6 +196,7 @@ def _draw_intervals(axes: Any, labels: list[str], intervals: list[tuple[float, f
         axes.errorbar(value, place, xerr=error[:, None], fmt="o", color=colour, capsize=3)
     plots.dress(axes, x, "")
     axes.set_yticks(places, labels, fontsize=plots.SMALL_POINTS)
+    axes.set_ylim(-0.6, len(labels) - 0.4)
     axes.set_ylabel("")
 
 
