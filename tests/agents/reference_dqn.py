@@ -85,11 +85,11 @@ class Learner:
         float32 with float64: it needs this to be clearly more than their difference.
     """
 
-    def __init__(self, s: SimpleNamespace, params: Arrays, reference: ModuleType):
+    def __init__(self, s: SimpleNamespace, params: Arrays, target: Arrays, reference: ModuleType):
         """`s` has the fields of rainbow's config, `reference` is reference.py, whose Adam this is."""
         self.s = s
         self.params = {name: value.astype(np.float64) for name, value in params.items()}
-        self.target = {name: value.copy() for name, value in self.params.items()}
+        self.target = {name: value.astype(np.float64) for name, value in target.items()}
         self.adam = reference.Adam(self.params, SimpleNamespace(**vars(s), adam_epsilon=s.optimizer_epsilon))
         self.length = s.replay_size // s.num_envs
         self.observation, self.action, self.reward, self.terminated, self.done = [], [], [], [], []

@@ -208,9 +208,13 @@ def compare(agent: ModuleType, name: str, settings: dict) -> None:
     seed = OTHER_SEEDS.get(name, SEED)
     state = agent.init(config, SPEC, jax.random.key(seed))
     random = np.random.default_rng(seed)
-    moved = jax.tree.map(lambda x: x + 0.5 * random.standard_normal(x.shape).astype(np.float32), state.params)
-    state = state.replace(params=moved, target_params=jax.tree.map(jnp.copy, moved))
-    learner = reference_dqn.Learner(s, by_path(moved), reference)
+    # Two networks that disagree on the best actions, though soon after a copy they would not.
+    params, target_params = (
+        jax.tree.map(lambda x: x + 0.5 * random.standard_normal(x.shape).astype(np.float32), state.params)
+        for _ in range(2)
+    )
+    state = state.replace(params=params, target_params=target_params)
+    learner = reference_dqn.Learner(s, by_path(params), by_path(target_params), reference)
     update = jax.jit(agent.AGENT.update, static_argnums=1)
     for i in range(ITERATIONS):
         rollout = RandomRollout.drawn(100 * seed + i, s.rollout_length, s.num_envs)
