@@ -50,7 +50,7 @@ class Config:
     network: torsos.TorsoName = static("auto", help="torso network; auto chooses by the observation shape")
     hidden: tuple[int, ...] = static((512,), low=1, help="hidden sizes of the MLP")
     activation: layers.ActivationName = static("relu", help="activation of the dense layers")
-    initializer: initializers.InitializerName = static("glorot", help="weight initialization")
+    initializer: initializers.ValueInitializerName = static("glorot", help="weight initialization")
     dtype: layers.DTypeName = static("float32", help="compute dtype of the torso; parameters stay float32")
     matmul_precision: MatmulPrecision = static(
         "default", help="precision of float32 products; default: JAX's own, TF32 on recent GPUs; highest: float32"
@@ -104,7 +104,14 @@ def check(config: Config, spec: EnvSpec) -> None:
         target_period=config.target_period,
         positive={name: getattr(config, name) for name in ("batch_size", "num_steps", "epsilon_decay_steps")},
     )
-    replay.check(config.replay_size, config.num_envs, config.rollout_length, config.num_steps, spec)
+    replay.check(
+        config.replay_size,
+        config.num_envs,
+        config.rollout_length,
+        config.num_steps,
+        spec,
+        learning_starts=config.learning_starts,
+    )
 
 
 def optimizer(config: Config) -> optax.GradientTransformationExtraArgs:

@@ -52,7 +52,7 @@ class Config:
     network: torsos.TorsoName = static("auto", help="torso network; auto chooses by the observation shape")
     hidden: tuple[int, ...] = static((512,), low=1, help="hidden sizes of the MLP")
     activation: layers.ActivationName = static("relu", help="activation of the dense layers")
-    initializer: initializers.InitializerName = static("fan_in", help="weight initialization")
+    initializer: initializers.ValueInitializerName = static("fan_in", help="weight initialization")
     dtype: layers.DTypeName = static("float32", help="compute dtype of the torso; parameters stay float32")
     matmul_precision: MatmulPrecision = static(
         "default", help="precision of float32 products; default: JAX's own, TF32 on recent GPUs; highest: float32"
@@ -126,7 +126,14 @@ def check(config: Config, spec: EnvSpec) -> None:
         target_period=config.target_period,
         positive={name: getattr(config, name) for name in ("batch_size", "num_steps", "epsilon_decay_steps")},
     )
-    replay.check(config.replay_size, config.num_envs, config.rollout_length, config.num_steps, spec)
+    replay.check(
+        config.replay_size,
+        config.num_envs,
+        config.rollout_length,
+        config.num_steps,
+        spec,
+        learning_starts=config.learning_starts,
+    )
     if config.atoms == 1:
         raise PurerlError("atoms = 1 is not a distribution: use 0 for plain values, or 51")
 
@@ -194,10 +201,13 @@ def losses_of(
 ) -> tuple[Array, Array]:
     """The loss of each transition [B], and the values [B] of its actions."""
     q_network = network(config, spec)
-    online, target = (rng.stream(key, name) if config.noisy else None for name in ("online", "target"))
+    # Three noise samples: the network that selects the action has its own (as in DQN Zoo).
+    online, target, selecting = (
+        rng.stream(key, name) if config.noisy else None for name in ("online", "target", "selector")
+    )
     out = value_learning.batched_index(q_network.apply(params, batch.observation, online), batch.action)
     out_next = q_network.apply(target_params, batch.next_observation, target)
-    selector = q_network.apply(params, batch.next_observation, online) if config.double else out_next
+    selector = q_network.apply(params, batch.next_observation, selecting) if config.double else out_next
     out_next = value_learning.batched_index(out_next, jnp.argmax(values(config, selector), axis=-1))
     if not config.atoms:
         error = jax.lax.stop_gradient(batch.reward + batch.discount * out_next) - out
@@ -229,6 +239,12 @@ def loss(
     return total, (each, {"loss": Metric.of(each), "q": Metric.of(q)})
 
 
+def importance_exponent(config: Config, clock: Clock) -> Array:
+    """beta, [], linear over the run."""
+    change = config.importance_exponent_final - config.importance_exponent
+    return config.importance_exponent + clock.fraction_done() * change
+
+
 def sample(
     config: Config,
     spec: EnvSpec,
@@ -236,22 +252,18 @@ def sample(
     span: replay.Span,
     priorities: prioritized.Priorities | None,
     key: Array,
-    clock: Clock,
 ) -> tuple[tuple[Array, Array], Array]:
-    """Samples rows of the replay: (environment [B], row [B]), and the importance weights [B]."""
+    """Samples rows of the replay: (environment [B], row [B]), and their probabilities [B]."""
     words = rng.words(key, (4, config.batch_size))
     uniform = replay.uniform(words[:2], span, ring, num_steps=config.num_steps, spec=spec)
+    each = 1 / (config.num_envs * replay.drawable(span, ring, num_steps=config.num_steps, spec=spec))
     if priorities is None:
-        return uniform, jnp.ones(config.batch_size)
+        return uniform, jnp.broadcast_to(each, (config.batch_size,))
     length = ring.reward.shape[1]
-    mixed = rng.unit(words[3]) < config.uniform_mix, uniform[0] * length + uniform[1]
-    items, probability = prioritized.sample(priorities, words[2], instead=mixed)
-    probability *= 1 - config.uniform_mix
-    probability += config.uniform_mix / jnp.maximum(span.filled * config.num_envs, 1)
-    beta = config.importance_exponent + clock.fraction_done() * (
-        config.importance_exponent_final - config.importance_exponent
-    )
-    return jnp.divmod(items, length), prioritized.importance_weights(probability, beta)
+    # All priorities are 0 while every row so far ends in a time-out: then uniform rows, whose weights are 0.
+    mixed = (rng.unit(words[3]) < config.uniform_mix) | (priorities.total == 0)
+    items, probability = prioritized.sample(priorities, words[2], (mixed, uniform[0] * length + uniform[1]))
+    return jnp.divmod(items, length), (1 - config.uniform_mix) * probability + config.uniform_mix * each
 
 
 def update(
@@ -275,7 +287,7 @@ def update(
 
     def gradient_step(carry, key, due):
         params, target_params, optimizer_state, priorities = carry
-        indices, importance = sample(config, spec, ring, span, priorities, rng.stream(key, "sample"), clock)
+        indices, probability = sample(config, spec, ring, span, priorities, rng.stream(key, "sample"))
         batch = replay.gather(
             ring,
             indices,
@@ -284,6 +296,9 @@ def update(
             discount=config.discount,
             reward_clip=config.reward_clip,
         )
+        importance = jnp.ones_like(batch.weight)
+        if priorities is not None:
+            importance = prioritized.importance_weights(probability, importance_exponent(config, clock), batch.weight)
         gradients, (each, terms) = jax.grad(loss, argnums=2, has_aux=True)(
             config, spec, params, target_params, batch, importance, rng.stream(key, "noise")
         )

@@ -53,6 +53,7 @@ _DQN = {
     "target_period": 32,
     "num_steps": 3,
     "epsilon_decay_steps": 64.0,
+    "epsilon_final": 0.01,
     "network": "mlp",
     "hidden": (16,),
     "learning_rate": 1e-3,

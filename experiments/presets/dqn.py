@@ -44,11 +44,14 @@ PRESETS: dict[str, Preset] = {
     "minatar": Preset(
         default_for=("*-MinAtar",),
         steps=1_000_000,
-        source="MinAtar's network and sizes, 8 environments, Dopamine's Adam",
+        source="Young and Tian 2019: network, sizes, a gradient step per frame, final epsilon 0.1 (but Dopamine's "
+        "Adam and squared error, 8 environments, no sticky actions, a fifth of the frames)",
         config=MINATAR,
     ),
     "minatar-small": Preset(
-        steps=1_000_000, source="purerl's own: minatar with a 64-64 MLP, for CPUs", config=MINATAR_SMALL
+        steps=1_000_000,
+        source="purerl's own: minatar with a 64-64 MLP and a quarter of the gradient steps, for CPUs",
+        config=MINATAR_SMALL,
     ),
     "classic": Preset(
         default_for=("*",), steps=200_000, source="purerl's own, for CartPole and similar control tasks", config=CLASSIC
@@ -60,7 +63,4 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 
-# c = 0.2 belongs to the step size 2.5e-4: the pull is 1.25e-3, as for c = 0.05 with 6.25e-5.
-PRO_PRESETS = pro_presets(
-    PRESETS, {"pro-paper": 0.2, "nature": 0.2, "minatar": 0.2, "minatar-small": 0.1, "classic": 0.4}
-)
+PRO_PRESETS = pro_presets(PRESETS)

@@ -35,9 +35,11 @@ PRESETS: dict[str, Preset] = {
     ),
     "full-rainbow": Preset(
         steps=50_000_000,
-        source="Dopamine's full Rainbow: double, dueling and noisy as well",
+        source="Dopamine's full Rainbow (FullRainbowNetwork of dopamine/jax/networks.py): double, dueling and noisy as "
+        "well, Glorot's initial weights in the convolutions",
         config={
             "network": "dopamine",
+            "initializer": "glorot",
             "double": True,
             "dueling": True,
             "noisy": True,
@@ -49,9 +51,11 @@ PRESETS: dict[str, Preset] = {
         steps=50_000_000,
         source="Hessel et al. 2018, constants as in DQN Zoo; no-op starts, no sticky actions, a lost life is terminal. "
         "Frames differ from DQN Zoo's: 0 to 30 no-ops (1 to 30 there), luma before the maximum of two frames (after), "
-        "area resize (bilinear), the stack is blanked at a lost life (kept)",
+        "area resize (bilinear), the stack is blanked at a lost life (kept). Initial weights and biases are DQN Zoo's, "
+        "but both streams share one hidden layer (one each there), and their outputs have a bias (noise alone there)",
         config={
             "network": "nature",
+            "initializer": "torch",
             "double": True,
             "dueling": True,
             "noisy": True,
@@ -70,12 +74,13 @@ PRESETS: dict[str, Preset] = {
     "minatar": Preset(
         steps=1_000_000,
         default_for=("*-MinAtar",),
-        source="MinAtar's network and sizes, 8 environments; C51, n = 3, prioritized replay",
+        source="C51, n = 3, prioritized replay; network, sizes, a gradient step per frame and final epsilon 0.1 of "
+        "Young and Tian 2019 (8 environments, no sticky actions, a fifth of the frames)",
         config={**MINATAR, "support_max": 100.0, "reward_clip": float("inf")},
     ),
     "minatar-small": Preset(
         steps=1_000_000,
-        source="purerl's own: minatar with a 64-64 MLP, for CPUs",
+        source="purerl's own: minatar with a 64-64 MLP and a quarter of the gradient steps, for CPUs",
         config={**MINATAR_SMALL, "support_max": 20.0, "reward_clip": float("inf")},
     ),
     "classic": Preset(
@@ -91,4 +96,4 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 
-PRO_PRESETS = pro_presets(PRESETS, {"minatar": 0.2, "minatar-small": 0.1, "classic": 0.4})
+PRO_PRESETS = pro_presets(PRESETS)

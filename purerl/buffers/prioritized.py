@@ -151,12 +151,12 @@ def sample(priorities: Priorities, words: Array, instead: tuple[Array, Array] | 
     """Draws items in proportion to their priorities, one from each of B equal shares of the mass (section 3.3).
 
     Args:
-      priorities: of the items, not all 0.
+      priorities: of the items. If all are 0, as while every stored row ends in a time-out, the items are arbitrary.
       words: uint32 [B], from `rng.words`.
       instead: (bool [B], items int32 [B]): where true, this item replaces the drawn one.
 
     Returns:
-      (items int32 [B], their probabilities P(i) = p_i / sum_k p_k (eq. 1), float32 [B]).
+      (items int32 [B], their probabilities P(i) = p_i / sum_k p_k (eq. 1), float32 [B]; all 0 if all priorities are).
     """
     (batch_size,) = words.shape
     share = (jnp.arange(batch_size, dtype=jnp.float32) + rng.unit(words)) / batch_size
@@ -176,10 +176,20 @@ def sample(priorities: Priorities, words: Array, instead: tuple[Array, Array] | 
 
     carry = jnp.zeros(batch_size, jnp.int32), share * total, jnp.zeros(batch_size, jnp.float32)
     items, _, priority = jax.lax.fori_loop(0, levels, one_level, carry)
-    return items, priority / total
+    return items, priority / jnp.maximum(total, jnp.finfo(jnp.float32).tiny)
 
 
-def importance_weights(probability: Array, exponent: Array | float) -> Array:
-    """(1 / P(i))^beta over the largest of the batch, [B] (section 3.4; the number of items cancels)."""
-    weights = jnp.power(probability, -exponent)
-    return weights / jnp.max(weights)
+def importance_weights(probability: Array, exponent: Array | float, weight: Array) -> Array:
+    """(1 / P(i))^beta over the largest of the rows that count (section 3.4; the number of items cancels).
+
+    Args:
+      probability: [B], with which each row was drawn; positive where its weight is.
+      exponent: beta, [].
+      weight: [B], 0 for rows that do not count: they get 0, and do not scale the others down.
+
+    Returns:
+      float32 [B], at most 1.
+    """
+    counts = weight > 0
+    weights = jnp.where(counts, jnp.power(jnp.where(counts, probability, 1.0), -exponent), 0.0)
+    return weights / jnp.maximum(jnp.max(weights), jnp.finfo(jnp.float32).tiny)

@@ -78,8 +78,14 @@ class Transitions:
     weight: Array
 
 
-def check(size: int, num_envs: int, rollout_length: int, num_steps: int, spec: EnvSpec) -> None:
-    """Raises PurerlError unless `size` transitions are a whole number of rollouts and can hold a window."""
+def check(
+    size: int, num_envs: int, rollout_length: int, num_steps: int, spec: EnvSpec, *, learning_starts: int
+) -> None:
+    """Raises PurerlError for a ring or a start of learning that is too small.
+
+    `size` transitions must be a whole number of rollouts and hold a window. When learning starts, a first window must
+    be complete: an iteration learns if at least `learning_starts` transitions were stored before it.
+    """
     rollout = num_envs * rollout_length
     if size > 2**31 - 1:
         raise PurerlError(f"replay_size = {size} is too large: items are counted up to {2**31 - 1}")
@@ -90,6 +96,22 @@ def check(size: int, num_envs: int, rollout_length: int, num_steps: int, spec: E
             f"replay_size = {size} must be a multiple of num_envs x rollout_length = {rollout}, and at least {least}: "
             f"try {near}"
         )
+    first = least_learning_starts(num_envs, rollout_length, num_steps)
+    if learning_starts < first:
+        raise PurerlError(
+            f"learning_starts = {learning_starts} is before the first complete {num_steps}-step window of {num_envs} "
+            f"environments with rollouts of {rollout_length}: it must be at least {first}"
+        )
+
+
+def least_learning_starts(num_envs: int, rollout_length: int, num_steps: int) -> int:
+    """The fewest transitions, of all environments together, after which the next iteration can learn.
+
+    That iteration first stores its own rollout. A window is complete if the row after its n steps is stored, so n + 1
+    rows are needed, and the rollouts before must hold n + 1 - T of them. The number of stacked frames does not matter:
+    an episode's first rows are stacked with blank frames.
+    """
+    return num_steps // rollout_length * rollout_length * num_envs
 
 
 def init(spec: EnvSpec, num_envs: int, length: int) -> Ring:
@@ -155,12 +177,22 @@ def mark_restart(ring: Ring, iteration: Array, rollout_length: int) -> Ring:
     return ring.replace(done=ring.done.at[:, newest].set(True), next_age=jnp.zeros_like(ring.next_age))
 
 
+def drawable(span: Span, ring: Ring, *, num_steps: int, spec: EnvSpec) -> Array:
+    """How many rows of each environment `uniform` draws from, int32 []."""
+    return span.filled - num_steps - _without_frames(span, ring, spec)
+
+
+def _without_frames(span: Span, ring: Ring, spec: EnvSpec) -> Array:
+    """How many of the oldest rows have lost earlier frames of their stacks, int32 []."""
+    return jnp.where(span.filled == ring.reward.shape[1], spec.stacked_frames - 1, 0)
+
+
 def uniform(words: Array, span: Span, ring: Ring, *, num_steps: int, spec: EnvSpec) -> tuple[Array, Array]:
     """Draws rows uniformly, among those whose n-step window, next row and earlier frames are all in the ring.
 
     Args:
       words: uint32 [2, B], from `rng.words`.
-      span: the filled rows; more than n rows and a stack of frames.
+      span: the filled rows, more than n (see `least_learning_starts`).
       ring: [N, L].
       num_steps: n of the n-step returns.
       spec: the environment.
@@ -169,8 +201,8 @@ def uniform(words: Array, span: Span, ring: Ring, *, num_steps: int, spec: EnvSp
       (environment, row), int32 [B] each.
     """
     num_envs, length = ring.reward.shape
-    first = jnp.where(span.filled == length, spec.stacked_frames - 1, 0)
-    age = first + rng.below(words[1], span.filled - num_steps - first)
+    rows = drawable(span, ring, num_steps=num_steps, spec=spec)
+    age = _without_frames(span, ring, spec) + rng.below(words[1], rows)
     return rng.below(words[0], num_envs), (span.oldest(length) + age) % length
 
 

@@ -14,6 +14,8 @@ from jax.nn import initializers
 from purerl.types import Array
 
 InitializerName = Literal["glorot", "orthogonal", "normed", "fan_in"]
+# The DQN family's networks also know how to start their biases as the first DQN did.
+ValueInitializerName = Literal["glorot", "orthogonal", "normed", "fan_in", "torch"]
 
 # (1 / sqrt(3) / sqrt(2)) ** (1 / 2): 3 stacks, 2 residual blocks in each, 2 convolutions in each block.
 RESIDUAL_SCALE = math.sqrt(1 / math.sqrt(3) / math.sqrt(2))
@@ -48,16 +50,35 @@ def orthogonal(gain: float) -> Callable[..., Array]:
     return init
 
 
-def kernel_init(initializer: InitializerName, scale: float) -> Callable[..., Array]:
-    """A hidden layer's initializer: "normed" to `scale`, "glorot" uniform, "orthogonal" with gain sqrt(2), or "fan_in",
-    uniform with a variance of 1 / sqrt(3) / inputs (Dopamine's Rainbow).
+def kernel_init(initializer: ValueInitializerName, scale: float) -> Callable[..., Array]:
+    """A hidden layer's initializer: "normed" to `scale`, "glorot" uniform, "orthogonal" with gain sqrt(2), "fan_in",
+    uniform with a variance of 1 / sqrt(3) / inputs (Dopamine's Rainbow), or "torch", uniform within +- 1 / sqrt(inputs)
+    (Torch's, so that of Mnih et al. 2015 and Hessel et al. 2018; `_dqn_default_initializer` of DQN Zoo).
     """
     return {
         "normed": normed(scale),
         "glorot": initializers.glorot_uniform(),
         "orthogonal": orthogonal(math.sqrt(2)),
         "fan_in": initializers.variance_scaling(1 / math.sqrt(3), "fan_in", "uniform"),
+        "torch": initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
     }[initializer]
+
+
+def bias_init(initializer: ValueInitializerName, inputs: int) -> Callable[..., Array]:
+    """A layer's initializer of biases: zeros, or for "torch" uniform within +- 1 / sqrt(inputs), as its weights.
+
+    Args:
+      initializer: of the layer's weights, see `kernel_init`.
+      inputs: how many inputs each unit of the layer has: (height x width x channels) in a convolution.
+    """
+    if initializer != "torch":
+        return initializers.zeros
+    bound = 1 / math.sqrt(inputs)
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
 
 
 def head_init(initializer: InitializerName, gain: float) -> Callable[..., Array]:

@@ -85,7 +85,7 @@ class QNetwork(nn.Module):
     network: torsos.TorsoName
     hidden: tuple[int, ...] = (64, 64)
     activation: layers.ActivationName = "relu"
-    initializer: initializers.InitializerName = "glorot"
+    initializer: initializers.ValueInitializerName = "glorot"
     atoms: int = 0
     dueling: bool = False
     noisy: bool = False
@@ -107,7 +107,8 @@ class QNetwork(nn.Module):
         def dense(x: Array, size: int, name: str, layer: int, dtype: Any) -> Array:
             if not self.noisy:
                 init = initializers.kernel_init(self.initializer, 1.4)
-                return nn.Dense(size, dtype=dtype, kernel_init=init, name=name)(x)
+                bias = initializers.bias_init(self.initializer, x.shape[-1])
+                return nn.Dense(size, dtype=dtype, kernel_init=init, bias_init=bias, name=name)(x)
             key = noise
             if noise is not None:
                 fold = lambda k: jax.random.fold_in(k, layer)  # noqa: E731

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from purerl.errors import PurerlError, nearest
 from purerl.nn.convolution import for_linen
-from purerl.nn.initializers import RESIDUAL_SCALE, InitializerName, kernel_init
+from purerl.nn.initializers import RESIDUAL_SCALE, InitializerName, ValueInitializerName, bias_init, kernel_init
 from purerl.nn.layers import ActivationName, DTypeName, PoolingName, flat_batch, images, max_pool, to_float
 from purerl.types import Array, EnvSpec
 
@@ -34,43 +34,50 @@ class ImpalaCNN(nn.Module):
       channels: of the stacks.
       hidden: width of the dense layer; 0 for none: the features are then the flattened images.
       frames_first: whether observations are stacked frames [..., K, H, W].
-      initializer: "normed" (PPG code: 1.0 where a stack begins, 0.639 in residual blocks, 1.4 dense), "glorot" or
-        "orthogonal".
+      initializer: "normed" (PPG code: 1.0 where a stack begins, 0.639 in residual blocks, 1.4 dense); see
+        `kernel_init` for the others.
       pooling: border of the max-pooling, see `max_pool`.
       dtype: of the arithmetic.
     """
 
     channels: tuple[int, ...] = (16, 32, 32)
     hidden: int = 256
-    initializer: InitializerName = "normed"
+    initializer: ValueInitializerName = "normed"
     pooling: PoolingName = "torch"
     dtype: Any = jnp.float32
     frames_first: bool = False
 
     @nn.compact
     def __call__(self, observation: Array) -> Array:
-        def convolution(channels: int, scale: float, name: str) -> nn.Conv:
+        def convolution(x: Array, channels: int, scale: float, name: str) -> Array:
             return nn.Conv(
                 channels,
                 (3, 3),
                 dtype=self.dtype,
                 kernel_init=kernel_init(self.initializer, scale),
+                bias_init=bias_init(self.initializer, 9 * x.shape[-1]),
                 conv_general_dilated=for_linen,
                 name=name,
-            )
+            )(x)
 
         x, batch = flat_batch(images(observation, self.dtype, self.frames_first), 3)
         for s, channels in enumerate(self.channels):
-            x = convolution(channels, 1.0, f"stack{s}")(x)
+            x = convolution(x, channels, 1.0, f"stack{s}")
             x = max_pool(x, self.pooling)
             for b in range(2):
-                y = convolution(channels, RESIDUAL_SCALE, f"stack{s}_block{b}_0")(nn.relu(x))
-                y = convolution(channels, RESIDUAL_SCALE, f"stack{s}_block{b}_1")(nn.relu(y))
+                y = convolution(nn.relu(x), channels, RESIDUAL_SCALE, f"stack{s}_block{b}_0")
+                y = convolution(nn.relu(y), channels, RESIDUAL_SCALE, f"stack{s}_block{b}_1")
                 x = x + y
         x = nn.relu(x.reshape(x.shape[0], -1))
         if not self.hidden:
             return x.reshape(*batch, -1)
-        x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=kernel_init(self.initializer, 1.4), name="dense")(x)
+        x = nn.Dense(
+            self.hidden,
+            dtype=self.dtype,
+            kernel_init=kernel_init(self.initializer, 1.4),
+            bias_init=bias_init(self.initializer, x.shape[-1]),
+            name="dense",
+        )(x)
         return nn.relu(x).reshape(*batch, self.hidden)
 
 
@@ -88,7 +95,7 @@ class PlainCNN(nn.Module):
 
     layers: tuple[tuple[int, int, int], ...]
     hidden: int
-    initializer: InitializerName = "orthogonal"
+    initializer: ValueInitializerName = "orthogonal"
     dtype: Any = jnp.float32
     padding: Literal["VALID", "SAME"] = "VALID"
     frames_first: bool = False
@@ -105,6 +112,7 @@ class PlainCNN(nn.Module):
                     self.padding,
                     dtype=self.dtype,
                     kernel_init=kernel_init(self.initializer, 1.0),
+                    bias_init=bias_init(self.initializer, size * size * x.shape[-1]),
                     conv_general_dilated=for_linen,
                     name=f"convolution{i}",
                 )(x)
@@ -112,7 +120,13 @@ class PlainCNN(nn.Module):
         x = x.reshape(x.shape[0], -1)
         if not self.hidden:
             return x.reshape(*batch, -1)
-        x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=kernel_init(self.initializer, 1.4), name="dense")(x)
+        x = nn.Dense(
+            self.hidden,
+            dtype=self.dtype,
+            kernel_init=kernel_init(self.initializer, 1.4),
+            bias_init=bias_init(self.initializer, x.shape[-1]),
+            name="dense",
+        )(x)
         return nn.relu(x).reshape(*batch, self.hidden)
 
 
@@ -203,7 +217,7 @@ def make_torso(
     name: TorsoName,
     spec: EnvSpec,
     *,
-    initializer: InitializerName = "orthogonal",
+    initializer: ValueInitializerName = "orthogonal",
     pooling: PoolingName = "torch",
     channels: tuple[int, ...] = (16, 32, 32),
     hidden: tuple[int, ...] = (64, 64),
@@ -215,7 +229,7 @@ def make_torso(
     Args:
       name: "auto" takes "impala" for uint8 images of 32 pixels and more, "minatar" for other images (3 axes), or "mlp".
       spec: the environment.
-      initializer: for all layers.
+      initializer: for all layers; "torch" is not for "mlp".
       pooling: for "impala".
       channels: of the stacks of "impala".
       hidden: widths of "mlp". The other torsos end with a dense layer of the published width.
@@ -229,11 +243,11 @@ def make_torso(
       PurerlError: unknown names, or a torso that does not fit the observations.
     """
     _check_name("network", name, TorsoName)
-    _check_name("initializer", initializer, InitializerName)
+    name = resolve_torso(name, spec)
+    _check_name("initializer", initializer, InitializerName if name == "mlp" else ValueInitializerName)
     _check_name("pooling", pooling, PoolingName)
     _check_name("activation", activation, ActivationName)
     _check_name("dtype", dtype, DTypeName)
-    name = resolve_torso(name, spec)
     if not all(width > 0 for width in (*hidden, *channels)) or not channels or not hidden:
         raise PurerlError(f"layers need at least one unit, not hidden {hidden} or channels {channels}")
     common = {"initializer": initializer, "dtype": jnp.dtype(dtype)}

@@ -1,7 +1,7 @@
-"""Breaks PPO and PPG on purpose, one small change at a time, and shows that test_whole_updates.py notices each.
+"""Breaks the agents on purpose, one small change at a time, and shows that the tests of whole updates notice each.
 
-    python tests/agents/mutations.py              # all of them: some ten minutes on idle cores
-    python tests/agents/mutations.py NAME [NAME]  # some
+    python tests/agents/mutations.py              # all of them: some twenty minutes on idle cores
+    python tests/agents/mutations.py NAME [NAME]  # some; dqn, rainbow, ppo or ppg stand for all of an agent's
 
 Every change is made in a copy of the tree in a temporary folder. The tests there must pass before any change, and the
 changed file must be the one that they import. The exit code is 0 if every mutation is caught, else 1.
@@ -20,7 +20,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-TESTS = "tests/agents/test_whole_updates.py"
+# The file whose tests must notice the mutations of an agent.
+TESTS = {
+    "ppo": "tests/agents/test_whole_updates.py",
+    "ppg": "tests/agents/test_whole_updates.py",
+    "dqn": "tests/agents/test_whole_updates_dqn.py",
+    "rainbow": "tests/agents/test_whole_updates_dqn.py",
+}
 # Top folders, and where each is found in the installed package (`package-dir` in pyproject.toml).
 PACKAGES = {"purerl": "purerl", "agents": "purerl/agents", "envs": "purerl/envs", "experiments": "purerl/experiments"}
 
@@ -46,9 +52,15 @@ class Mutation(NamedTuple):
     old: str
     new: str
 
+    @property
+    def agent(self) -> str:
+        """The agent whose tests must notice."""
+        return self.name.partition("-")[0]
 
-PPO, PPG = "agents/ppo.py", "agents/ppg.py"
-OPTIMIZERS = "purerl/ops/optimizers.py"
+
+PPO, PPG, DQN, RAINBOW = "agents/ppo.py", "agents/ppg.py", "agents/dqn.py", "agents/rainbow.py"
+OPTIMIZERS, VALUES = "purerl/ops/optimizers.py", "purerl/ops/value_learning.py"
+PRIORITIES, Q_NETWORK = "purerl/buffers/prioritized.py", "purerl/nn/q_network.py"
 
 MUTATIONS = [
     # --- PPG ---
@@ -185,6 +197,107 @@ MUTATIONS += [
     Mutation(f"{agent}-{name}", OPTIMIZERS, *change) for agent in ("ppg", "ppo") for name, *change in _OPTIMIZER
 ]
 
+# --- DQN and Rainbow ---
+MUTATIONS += [
+    Mutation(
+        "dqn-next-value-of-the-online-network",
+        DQN,
+        "q_next = q_network.apply(target_params, batch.next_observation)",
+        "q_next = q_network.apply(params, batch.next_observation)",
+    ),
+    Mutation("dqn-double-off", DQN, "if config.double else q_next", "if False else q_next"),
+    Mutation("dqn-weight-mask-dropped", DQN, "jnp.mean(batch.weight * error)", "jnp.mean(error)"),
+    Mutation(
+        "dqn-one-step-returns",
+        DQN,
+        "            num_steps=config.num_steps,\n            discount=",
+        "            num_steps=1,\n            discount=",
+    ),
+    Mutation(
+        "dqn-target-copied-before-the-step",
+        DQN,
+        "value_learning.next_target(due, params, target_params)",
+        "value_learning.next_target(due, carry[0], target_params)",
+    ),
+    Mutation(
+        "dqn-target-copied-one-step-late",
+        VALUES,
+        "(before + u + 1) % per_copy == 0",
+        "(before + u) % per_copy == 0",
+    ),
+    Mutation("dqn-huber-is-squared", VALUES, 'if kind == "squared":', "if True:"),
+    Mutation(
+        "rainbow-next-value-of-the-online-network",
+        RAINBOW,
+        "out_next = q_network.apply(target_params, batch.next_observation, target)",
+        "out_next = q_network.apply(params, batch.next_observation, target)",
+    ),
+    Mutation("rainbow-double-off", RAINBOW, "if config.double else out_next", "if False else out_next"),
+    Mutation(
+        "rainbow-importance-weights-dropped",
+        RAINBOW,
+        "jnp.mean(batch.weight * importance * each)",
+        "jnp.mean(batch.weight * each)",
+    ),
+    Mutation(
+        "rainbow-weight-mask-dropped",
+        RAINBOW,
+        "jnp.mean(batch.weight * importance * each)",
+        "jnp.mean(importance * each)",
+    ),
+    Mutation(
+        "rainbow-uniform-mix-left-out-of-the-probability",
+        RAINBOW,
+        "(1 - config.uniform_mix) * probability + config.uniform_mix * each",
+        "probability",
+    ),
+    Mutation(
+        "rainbow-target-noise-is-the-online-noise", RAINBOW, "next_observation, target)", "next_observation, online)"
+    ),
+    Mutation(
+        "rainbow-selector-noise-is-the-online-noise",
+        RAINBOW,
+        "next_observation, selecting)",
+        "next_observation, online)",
+    ),
+    Mutation(
+        "rainbow-target-copied-before-the-step",
+        RAINBOW,
+        "value_learning.next_target(due, params, target_params)",
+        "value_learning.next_target(due, carry[0], target_params)",
+    ),
+    Mutation("rainbow-beta-constant", RAINBOW, "clock.fraction_done() * change", "0 * change"),
+    Mutation("rainbow-priority-clip-ignored", RAINBOW, "jnp.minimum(each, config.priority_clip)", "each"),
+    Mutation("rainbow-priority-exponent-ignored", RAINBOW, "+ 1e-10) ** config.priority_exponent", "+ 1e-10)"),
+    Mutation("rainbow-priority-mask-dropped", RAINBOW, "jnp.where(batch.weight > 0, priority, 0.0)", "priority"),
+    Mutation("rainbow-rows-of-weight-0-scale-the-others", PRIORITIES, "counts = weight > 0", "counts = weight >= 0"),
+    Mutation(
+        "rainbow-new-items-without-the-largest-priority",
+        PRIORITIES,
+        "jnp.where(ready, priorities.largest, 0.0)",
+        "jnp.where(ready, 1.0, 0.0)",
+    ),
+    Mutation("rainbow-dueling-without-the-mean", Q_NETWORK, " - jnp.mean(out, axis=-2, keepdims=True)", ""),
+    Mutation(
+        "rainbow-mass-beyond-the-ends-is-lost",
+        VALUES,
+        "jnp.abs(jnp.clip(atoms, support[0], support[-1])[:, None]",
+        "jnp.abs(atoms[:, None]",
+    ),
+]
+_VALUE_BASED = [
+    ("pull-anchored-at-its-own-parameters", "params, anchor=target_params", "params, anchor=params"),
+    ("gradient-clip-ignored", "max_grad_norm=config.max_grad_norm", 'max_grad_norm=float("inf")'),
+    ("adam-epsilon-ignored", "epsilon=config.optimizer_epsilon", "epsilon=1e-8"),
+    ("reward-clip-ignored", "reward_clip=config.reward_clip", 'reward_clip=float("inf")'),
+    ("time-outs-are-never-terminal", "rollout, config.time_limit_is_terminal", "rollout, False"),
+]
+MUTATIONS += [
+    Mutation(f"{agent}-{name}", file, *change)
+    for agent, file in (("dqn", DQN), ("rainbow", RAINBOW))
+    for name, *change in _VALUE_BASED
+]
+
 
 def problem_of(mutation: Mutation, root: Path = ROOT) -> str | None:
     """What keeps a mutation from being made, or None."""
@@ -210,7 +323,7 @@ def run_tests(root: Path, mutation: Mutation) -> subprocess.CompletedProcess:
     module = "purerl." + mutation.file.removesuffix(".py").removeprefix("purerl/").replace("/", ".")
     environment = os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
     arguments = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", f"--rootdir={root}"]
-    arguments += [TESTS, "-k", f"test_{mutation.name[:3]}"]
+    arguments += [TESTS[mutation.agent], "-k", f"test_{mutation.agent}"]
     command = [sys.executable, "-c", RUN, module, root / mutation.file, mutation.new, *arguments]
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
 
@@ -231,19 +344,20 @@ def verdict_of(done: subprocess.CompletedProcess) -> tuple[str, str]:
 
 def main(names: list[str]) -> int:
     known = {mutation.name: mutation for mutation in MUTATIONS}
-    if unknown := [name for name in names if name not in known]:
-        print(f"no mutation is called {', '.join(unknown)}. Known: {', '.join(known)}")
+    if unknown := [name for name in names if name not in (*known, *TESTS)]:
+        print(f"no mutation is called {', '.join(unknown)}. Known: {', '.join((*TESTS, *known))}")
         return 1
+    chosen = [m for m in MUTATIONS if not names or m.name in names or m.agent in names]
     verdicts = []
     with tempfile.TemporaryDirectory(prefix="purerl-mutations-") as folder:
         root = Path(folder).resolve()
         copy_tree(root)
-        for name, file in (("ppg", PPG), ("ppo", PPO)):
+        for name, file in {mutation.agent: mutation.file for mutation in chosen}.items():
             clean = run_tests(root, Mutation(name, file, "", ""))
             if clean.returncode != PASSED:
                 print(f"the tests of {name} do not pass before any change:\n{clean.stdout}{clean.stderr}")
                 return 1
-        for mutation in [known[name] for name in names] or MUTATIONS:
+        for mutation in chosen:
             start, detail = time.monotonic(), problem_of(mutation)
             verdict = "OUT OF DATE"
             if detail is None:
@@ -254,7 +368,7 @@ def main(names: list[str]) -> int:
                 path.write_text(original)
                 verdict, detail = verdict_of(done)
             verdicts.append(verdict)
-            print(f"{mutation.name:38} {verdict:12} {time.monotonic() - start:4.0f} s  {detail}", flush=True)
+            print(f"{mutation.name:48} {verdict:12} {time.monotonic() - start:4.0f} s  {detail}", flush=True)
     print(f"{verdicts.count('caught')} of {len(verdicts)} caught")
     return 0 if set(verdicts) == {"caught"} else 1
 

@@ -1,6 +1,7 @@
 """DQN and Rainbow as agents: Pro is one field, resume is exact with a full replay, lanes equal single runs."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from purerl.loops import in_graph
 from purerl.runs.plan import make_plan
 from purerl.runs.train import train
 from purerl.runs.trainer import Trainer
+from purerl.types import Clock
 
 CARTPOLE = "gymnax/CartPole-v1"
 
@@ -100,6 +102,39 @@ def test_evaluation_does_not_touch_training(tiny, tmp_path):
     text = (tmp_path / "evaluated" / "metrics.jsonl").read_text()
     rows = [line for line in text.splitlines() if '"evaluation_return": null' not in line]
     assert len(rows) == 4
+
+
+EARLY = {"num_envs": 4, "rollout_length": 1, "num_steps": 3, "train_period": 4, "target_period": 32}
+
+
+@pytest.mark.parametrize("agent", ["dqn", "rainbow"])
+def test_learning_that_starts_too_early_is_named(agent):
+    sizes = EARLY | {"num_envs": 512, "train_period": 512, "target_period": 512, "replay_size": 5120}
+    with pytest.raises(PurerlError, match=r"learning_starts = 1000 is before .* it must be at least 1536"):
+        make_plan(agent, CARTPOLE, steps=5120, config=sizes | {"learning_starts": 1000})
+    make_plan(agent, CARTPOLE, steps=5120, config=sizes | {"learning_starts": 1536})
+
+
+@pytest.mark.parametrize("agent", ["dqn", "rainbow"])
+def test_the_smallest_start_of_learning_works(agent, advanced):
+    """The fourth iteration learns from the only row of each environment with a complete window: no NaN."""
+    state = advanced(agent, 4, **EARLY, learning_starts=12).agent
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+    kernels = [p["params"]["dense0"]["kernel"] for p in (state.params, state.target_params)]
+    assert not np.array_equal(*kernels)  # it did learn: the target still is the first network
+    if agent == "rainbow":
+        items = np.asarray(jax.vmap(lambda p: p.items)(state.priorities)[0]).reshape(4, -1)
+        assert (items[:, 1:] == 0).all() and (items[:, 0] > 0).any() and np.isfinite(items).all()
+
+
+def test_nothing_is_learned_from_rows_that_all_end_in_time_outs(tiny_config, specs, make_rollout):
+    """Every priority is 0 then, and 0 / 0 must not reach the parameters."""
+    agent, config = registry.agent("rainbow"), tiny_config("rainbow", learning_starts=0)
+    state = agent.init(config, specs.vector, jax.random.key(0))
+    rollout = make_rollout(specs.vector, 4, 2, truncated=jnp.ones((4, 2), bool))
+    clock = Clock(jnp.int32(0), jnp.int32(10))
+    after, _ = jax.jit(agent.update, static_argnums=1)(config, specs.vector, state, rollout, jax.random.key(1), clock)
+    same_bits(state.params, after.params)
 
 
 def test_names_differ_by_a_field_alone():

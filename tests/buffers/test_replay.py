@@ -217,7 +217,37 @@ def test_cursor_never_overflows():
 @pytest.mark.parametrize(("size", "message"), [(1003, "try 1000"), (8, "at least 16: try 16")])
 def test_sizes_that_do_not_fit_are_named(size, message):
     with pytest.raises(PurerlError, match=message):
-        replay.check(size, num_envs=2, rollout_length=4, num_steps=3, spec=VECTOR)
+        replay.check(size, num_envs=2, rollout_length=4, num_steps=3, spec=VECTOR, learning_starts=100)
+
+
+SIZES = [(512, 1, 3, 1536), (4, 4, 3, 0), (3, 2, 3, 6), (2, 1, 1, 2), (2, 4, 4, 8), (1, 4, 9, 8)]
+
+
+@pytest.mark.parametrize("stacked_frames", [1, 4])
+@pytest.mark.parametrize(("num_envs", "rollout_length", "num_steps", "least"), SIZES)
+def test_learning_starts_with_the_first_complete_window(num_envs, rollout_length, num_steps, least, stacked_frames):
+    """With the least value all draws of the first iteration that learns are rows whose window is stored, and there is
+    such a row; one iteration earlier there is none, and that is refused.
+    """
+    shape = (4, 6, 6) if stacked_frames > 1 else (3,)
+    spec = EnvSpec("test/any", shape, "float32", 2, stacked_frames=stacked_frames)
+    rollout = num_envs * rollout_length
+    size = 8 * rollout * (1 + num_steps // rollout_length)
+
+    def check(learning_starts):
+        replay.check(size, num_envs, rollout_length, num_steps, spec, learning_starts=learning_starts)
+
+    check(least)
+    with pytest.raises(PurerlError, match=f"it must be at least {least}$"):
+        check(least - 1)
+    ring, first = replay.init(spec, num_envs, size // num_envs), least // rollout
+    span = replay.span(jnp.int32(first + 1), rollout_length, size // num_envs)
+    assert replay.drawable(span, ring, num_steps=num_steps, spec=spec) >= 1
+    words = rng.words(jax.random.key(0), (2, 64))
+    _, row = replay.uniform(words, span, ring, num_steps=num_steps, spec=spec)
+    assert ((row >= 0) & (row + num_steps < span.filled)).all()
+    before = replay.span(jnp.int32(first), rollout_length, size // num_envs)
+    assert first == 0 or replay.drawable(before, ring, num_steps=num_steps, spec=spec) < 1
 
 
 # --- prioritized ---
@@ -266,10 +296,23 @@ def test_probabilities_and_weights():
     items, probability = prioritized.sample(priorities, rng.words(jax.random.key(0), (8,)))
     np.testing.assert_array_equal(items, [0, 2, 2, 2, 3, 3, 3, 3])
     np.testing.assert_allclose(probability, np.array([0.125, 0.375, 0.5])[[0, 1, 1, 1, 2, 2, 2, 2]])
-    probability = probability[jnp.array([0, 1, 4])]
-    weights = prioritized.importance_weights(probability, 0.5)
+    probability, counts = probability[jnp.array([0, 1, 4])], jnp.ones(3)
+    weights = prioritized.importance_weights(probability, 0.5, counts)
     np.testing.assert_allclose(weights, [1.0, np.sqrt(1 / 3), 0.5], rtol=1e-6)
-    np.testing.assert_array_equal(prioritized.importance_weights(probability, 0.0), 1.0)
+    np.testing.assert_array_equal(prioritized.importance_weights(probability, 0.0, counts), 1.0)
+
+
+def test_rows_of_weight_0_do_not_scale_the_others_down():
+    """The rarest row is drawn by the uniform share, and cannot be learned from: the largest weight is the second's."""
+    probability, counts = jnp.array([0.001, 0.125, 0.5]), jnp.array([0.0, 1.0, 1.0])
+    np.testing.assert_allclose(prioritized.importance_weights(probability, 0.5, counts), [0, 1, 0.5], rtol=1e-6)
+    nothing = prioritized.importance_weights(jnp.zeros(3), 0.5, jnp.zeros(3))
+    np.testing.assert_array_equal(nothing, 0.0)
+
+
+def test_without_any_priority_the_probabilities_are_0_not_nan():
+    _, probability = prioritized.sample(prioritized.init(20), rng.words(jax.random.key(0), (4,)))
+    np.testing.assert_array_equal(probability, 0.0)
 
 
 def test_sums_do_not_drift():
@@ -392,7 +435,7 @@ def learning(reads_behind_the_update):
         def step(i, carry):
             weight, priorities = carry
             items, probability = prioritized.sample(priorities, words[i])
-            importance = prioritized.importance_weights(probability, 0.5)
+            importance = prioritized.importance_weights(probability, 0.5, jnp.ones(32))
             each = (weight - items.astype(jnp.float32)) ** 2
             loss, gradient = jax.value_and_grad(lambda w: jnp.mean(importance * (w - items) ** 2))(weight)
             changed = prioritized.update(priorities, items, jnp.sqrt(each) + loss)

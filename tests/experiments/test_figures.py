@@ -12,7 +12,7 @@ from purerl import configs, registry, statistics
 from purerl.envs import procgen
 from purerl.envs.procgen_scores import mean_normalized_return
 from purerl.errors import PurerlError
-from purerl.experiments.figures import commands, dqn_pro, ppg, published
+from purerl.experiments.figures import commands, dqn_pro, ppg, published, pull_or_step_size
 from purerl.runs import programs
 from purerl.runs.plan import make_plan
 from purerl.runs.trainer import Trainer
@@ -111,6 +111,40 @@ def test_improvement_by_hand():
     assert dqn_pro.improvement(200, 300, 100, 150) == pytest.approx(-100)
     assert dqn_pro.improvement(300, 200, None, None) == pytest.approx(50)
     assert np.isnan(dqn_pro.improvement(1, 0, None, None))
+
+
+def test_the_deciding_experiment_is_the_one_of_the_protocol():
+    """Two games, a gradient step per transition, 2,000 between targets, 4M steps, 10 seeds; the slow arms drift as far
+    as Pro does: 0.744, 0.571 and 0.367 of 2.5e-4.
+    """
+    cells = pull_or_step_size.FIGURE.cells("paper")
+    assert len(cells) == 20 and {(cell.seeds, cell.steps) for cell in cells} == {(10, 4_000_000)}
+    assert {cell.env for cell in cells} == {"gymnax/Breakout-MinAtar", "gymnax/SpaceInvaders-MinAtar"}
+    configs_of = [plan_of(cell).config for cell in cells[:10]]
+    assert {config.train_period for config in configs_of} == {1}
+    assert [config.target_period for config in configs_of] == [2_000] * 7 + [1_000, 4_000, 8_000]
+    assert [config.proximal_coefficient for config in configs_of] == [np.inf, 0.8, 0.4, 0.2] + [np.inf] * 6
+    rates = [config.learning_rate / 2.5e-4 for config in configs_of]
+    assert rates == pytest.approx([1.0] * 4 + [0.7435, 0.5708, 0.3673] + [1.0] * 3, abs=2e-4)
+
+
+def test_a_pull_that_only_slows_down_is_told_from_one_that_helps():
+    """c = 0.2 is above base and no better than the arm as slow; c = 0.8 is below base; c = 0.4 is level with it."""
+    finals = {"c = inf": 10, "c = 0.8": 5, "c = 0.4": 10, "c = 0.2": 20, "as slow as c = 0.2": 20}
+    data = {"scale": "paper", "cells": {}}
+    for i, cell in enumerate(pull_or_step_size.FIGURE.cells("paper")):
+        label = list(pull_or_step_size.arms("paper"))[i % 10]
+        data["cells"][cell.name] = {"final_return": [finals.get(label, 1) + 0.01 * seed for seed in range(10)]}
+    assert pull_or_step_size.best_without_pull(pull_or_step_size.finals(data), "paper") == "as slow as c = 0.2"
+    found = {(pro, other): p for pro, other, games, p in pull_or_step_size.comparisons(data) if " and " in games}
+    assert found["c = 0.2", "c = inf"] == (1, 1, 1) and found["c = 0.8", "c = inf"] == (0, 0, 0)
+    value, low, high = found["c = 0.2", "as slow as c = 0.2"]
+    assert value == 0.5 and low < 0.5 < high
+    checks = {check.what: check.holds for check in pull_or_step_size.FIGURE.verify(data)}
+    pair = "Breakout and SpaceInvaders"
+    assert checks[f"P(c = 0.2 > c = inf), {pair}"] is True and checks[f"P(c = 0.8 > c = inf), {pair}"] is False
+    assert checks[f"P(c = 0.2 > as slow as c = 0.2 (chosen as the best)), {pair}"] is None
+    pull_or_step_size.FIGURE.draw(data)
 
 
 def entry(env, finals, **config):

@@ -1,10 +1,17 @@
 """Presets are plans that work, and the published ones hold the published numbers."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from purerl import registry
+from purerl.agents import rainbow
 from purerl.errors import PurerlError
+from purerl.experiments.presets import value_based
+from purerl.ops import optimizers
 from purerl.runs.plan import make_plan
+from purerl.types import EnvSpec
 
 ALL = [(agent, name) for agent in registry.preset_agents() for name in registry.presets_of(agent)]
 
@@ -54,6 +61,113 @@ def test_the_published_procgen_settings():
     assert (ppg.config.policy_iterations, ppg.config.auxiliary_epochs, ppg.config.architecture) == (32, 6, "dual")
     assert (ppg.config.adam_epsilon, ppg.config.max_grad_norm) == (1e-8, float("inf"))
     assert -(-100_000_000 // ppg.steps_per_iteration) == ppg.iterations == 1526
+
+
+# --- the proximal coefficient ---
+
+PRO = [(agent, name) for agent, name in ALL if agent.endswith("-pro")]
+
+
+def test_what_the_pull_leaves_of_a_drift_by_hand():
+    """Three steps with m = 1/2: the distance is 1, 3/2, 7/4 after them, without the pull 3."""
+    assert value_based.drift_left(0.5, 3) == pytest.approx(1.75 / 3)
+    assert value_based.drift_left(1.0, 4) == pytest.approx(0.25)
+    assert value_based.drift_left(0.0, 1000) == 1.0
+    # The papers' runs; what the presets had before they followed the rule; all with m = 1.25e-3.
+    steps = {"paper": 2000, "classic": 50, "minatar": 250}
+    found = {name: round(value_based.drift_left(1.25e-3, k), 2) for name, k in steps.items()}
+    assert found == {"paper": 0.37, "classic": 0.97, "minatar": 0.86}
+
+
+def test_a_drift_under_adam_is_left_as_computed():
+    """A constant gradient moves each parameter by the step size: the pull of the optimizer itself leaves the share."""
+    optimizer = optimizers.value_optimizer("adam", 1e-3, epsilon=0.0, proximal_coefficient=0.05)
+
+    def step(_, carry):
+        w, state = carry
+        updates, state = optimizer.update(jnp.float32(-1.0), state, w, anchor=jnp.float32(0.0))
+        return w + updates, state
+
+    zero = jnp.float32(0.0)
+    reached, _ = jax.lax.fori_loop(0, 200, step, (zero, optimizer.init(zero)))
+    assert float(reached) / (1e-3 * 200) == pytest.approx(value_based.drift_left(1e-3 / 0.05, 200), rel=1e-3)
+
+
+@pytest.mark.parametrize(("agent", "name"), PRO)
+def test_every_pro_preset_pulls_as_the_published_runs(agent, name):
+    """m K = 2.5, which leaves 0.37 of a constant drift; the list says so. The published coefficients follow from it."""
+    preset = registry.presets_of(agent)[name]
+    config = make_plan(agent, env_of(agent, name), preset=name).config
+    steps = config.target_period // config.train_period
+    assert config.learning_rate / config.proximal_coefficient * steps == pytest.approx(2.5, rel=1e-3)
+    assert f"c = {config.proximal_coefficient:g} leaves 0.37 of a constant drift after the {steps:,} " in preset.source
+    published = {"dqn-pro": {"pro-paper": 0.2, "dopamine": 0.05}, "rainbow-pro": dict.fromkeys(ATARI, 0.05)}
+    assert config.proximal_coefficient == published[agent].get(name, config.proximal_coefficient)
+
+
+@pytest.mark.parametrize("agent", ["dqn", "rainbow"])
+def test_the_rule_knows_the_agents_defaults(agent):
+    config = registry.agent(agent).Config()
+    assert {name: getattr(config, name) for name in value_based.DEFAULTS} == value_based.DEFAULTS
+    assert registry.agent(f"{agent}-pro").defaults == {"proximal_coefficient": value_based.published_coefficient({})}
+
+
+@pytest.mark.parametrize("agent", ["dqn", "rainbow"])
+def test_minatar_is_trained_as_by_young_and_tian(agent):
+    """A gradient step per frame, 1,000 of them between targets, epsilon from 1 to 0.1 over 100,000 frames after 5,000
+    (examples/dqn.py of kenjyoung/MinAtar).
+    """
+    config = make_plan(agent, "gymnax/Breakout-MinAtar", preset="minatar").config
+    assert (config.train_period, config.target_period // config.train_period) == (1, 1_000)
+    assert (config.learning_starts, config.replay_size, config.batch_size) == (5_000, 100_000, 32)
+    assert (config.epsilon_initial, config.epsilon_final, config.epsilon_decay_steps) == (1.0, 0.1, 100_000)
+    assert (config.learning_rate, config.discount) == (2.5e-4, 0.99)
+
+
+# --- initial weights ---
+
+
+def test_full_rainbow_starts_with_the_weights_of_its_source():
+    """Dopamine's FullRainbowNetwork: convolutions Glorot-uniform without biases, dense layers noisy."""
+    params = first_parameters("full-rainbow")
+    for name, size, channels, features in (("convolution0", 8, 4, 32), ("convolution1", 4, 32, 64)):
+        bound = np.sqrt(6 / (size * size * (channels + features)))
+        assert_uniform(params["torso"][name]["kernel"], bound)
+        np.testing.assert_array_equal(params["torso"][name]["bias"], 0.0)
+    assert_noisy(params)
+
+
+def test_rainbow_2018_starts_with_the_weights_of_its_source():
+    """DQN Zoo's rainbow_atari_network: weights and biases of all layers within 1 / sqrt(inputs)."""
+    params = first_parameters("rainbow-2018")
+    for name, inputs in (("convolution0", 8 * 8 * 4), ("convolution1", 4 * 4 * 32), ("convolution2", 3 * 3 * 64)):
+        assert_uniform(params["torso"][name]["kernel"], 1 / np.sqrt(inputs))
+        assert_uniform(params["torso"][name]["bias"], 1 / np.sqrt(inputs), loose=0.8)
+    assert_noisy(params)
+
+
+def first_parameters(preset):
+    """The first parameters of Rainbow with this preset, on small frames and with few actions."""
+    spec = EnvSpec("test/small", (4, 36, 36), "uint8", 3, stacked_frames=4)
+    config = rainbow.Config(**registry.presets_of("rainbow")[preset].config)
+    init = jax.jit(lambda key: rainbow.network(config, spec).init(key, jnp.zeros((1, 4, 36, 36), jnp.uint8)))
+    return jax.tree.map(np.asarray, init(jax.random.key(0))["params"])
+
+
+def assert_uniform(x, bound, loose=0.99):
+    """All within the bound, some close to it, spread as a uniform distribution is."""
+    assert loose * bound < np.abs(x).max() <= bound * (1 + 1e-6)
+    np.testing.assert_allclose(x.std(), bound / np.sqrt(3), rtol=0.02 if x.size > 5_000 else 0.3)
+
+
+def assert_noisy(params):
+    """Means within 1 / sqrt(inputs), spreads 0.1 / sqrt(inputs) (both sources)."""
+    for name in ("dense0", "advantage", "value"):
+        bound = 1 / np.sqrt(len(params[name]["kernel"]))
+        assert_uniform(params[name]["kernel"], bound)
+        assert_uniform(params[name]["bias"], bound, loose=0.8)
+        for spread in ("kernel_sigma", "bias_sigma"):
+            np.testing.assert_allclose(params[name][spread], 0.1 * bound, rtol=1e-6)
 
 
 def test_the_environment_chooses_a_preset_where_none_is_named():
