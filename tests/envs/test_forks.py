@@ -71,7 +71,6 @@ if "atari" in sys.argv:
 fork(sys.exit)  # an orderly end, which frees all objects that are left
 POOLS.clear()
 from purerl.envs import probe
-from purerl.envs import probe
 from purerl.envs.hosted import HostedPool
 POOLS.append(HostedPool(probe.make("observation"), rng.seed_keys(0, 1), 2, 2))
 fork(os._exit)  # as multiprocessing ends its children: JAX itself cannot end in order in a fork

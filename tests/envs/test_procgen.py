@@ -5,6 +5,8 @@ import importlib.util
 import os
 import struct
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +67,18 @@ def test_all_games_are_known_without_the_package():
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(PurerlError, match=r"pip install 'purerl\[procgen\]'.*requirements\.txt"):
+        procgen._library.__wrapped__()
+
+
+@needs_procgen
+def test_missing_pictures_are_told(monkeypatch, tmp_path):
+    """The library would end the process."""
+    package = Path(importlib.util.find_spec("procgen").submodule_search_locations[0])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "prebuilt").symlink_to(package / "data" / "prebuilt")
+    found = SimpleNamespace(submodule_search_locations=[tmp_path])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+    with pytest.raises(PurerlError, match=r"has no pictures .*install procgen again"):
         procgen._library.__wrapped__()
 
 
