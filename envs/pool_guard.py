@@ -45,7 +45,10 @@ class PoolGuard:
                 f"use num_groups=1 or a multiple of {num_groups} environments"
             )
         _check_memory(spec, num_seeds, num_envs)
-        self._process = os.getpid()
+        self._process, self._this_process = (
+            os.getpid(),
+            os.getpid,
+        )  # kept, since `close` may come after this module's end
         _POOLS.add(pool)
         self.num_groups = num_groups
         self.group_size = num_envs // num_groups
@@ -114,7 +117,7 @@ class PoolGuard:
     def close(self) -> bool:
         """Marks the pool as closed; returns whether there is something to free: never in a child process."""
         was_open, self._closed = not self._closed, True
-        return was_open and self._process == os.getpid()
+        return was_open and self._process == self._this_process()
 
     def __reduce__(self) -> Any:
         raise PurerlError(f"the pool of {self._name} cannot be copied or sent to another process: create it there")

@@ -24,8 +24,8 @@ _OPTIONS = procgen.Options()  # hard mode, whose games have the most pictures
 def procgen_memory() -> dict[str, Any]:
     """8 hard games of coinrun, starpilot, bigfish and maze, 320,000 steps of random actions, each in a new process.
 
-    A game of the library keeps every picture that it has drawn in mirror image, as long as it exists. So memory grows
-    until each game has shown all of its pictures, which takes few steps if there are few games.
+    Each game of the library keeps a mirrored copy of every picture that it has used, for as long as it exists. So its
+    memory grows until each game has used all of its pictures, which takes few steps if there are few games.
 
     Returns {game: {"library" or "pool": {"resident_mb": [9], "allocated_mb": [9]}}} and the setting: the process's
     memory at the start and after every 40,000 steps of all games together. Allocated is what malloc has handed out

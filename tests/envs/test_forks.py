@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from purerl import rng
-from purerl.envs import probe
+from purerl.envs import pool_guard, probe
 from purerl.envs.hosted import HostedPool
 from purerl.errors import PurerlError
 
@@ -26,7 +26,7 @@ from purerl.errors import PurerlError
 def in_child(index, end):
     signal.alarm(20)
     pool = POOLS[index]
-    actions = np.zeros((1, 1), np.int32)
+    actions = np.zeros((1, pool.num_envs // 2), np.int32)
     calls = {
         "reset": lambda: pool.reset(0), "send": lambda: pool.send(1, actions), "recv": lambda: pool.recv(0),
         "state": pool.state, "restore": lambda: pool.restore({}), "close": pool.close,
@@ -49,7 +49,9 @@ def in_child(index, end):
 
 def fork(end):
     for index in range(len(POOLS)):
-        POOLS[index].send(0, np.zeros((1, 1), np.int32))  # its threads work while the process forks
+        pool = POOLS[index]
+        pool.send(0, np.zeros((1, pool.num_envs // 2), np.int32))  # its threads work while the process forks
+        del pool  # in the child, nothing but POOLS refers to it
         sys.stdout.flush()
         child = os.fork()
         if child == 0:
@@ -67,7 +69,7 @@ if "procgen" in sys.argv:
     POOLS.append(procgen.make_pool("bigfish", procgen.Options(num_threads=2), [0], 2, 2))
 if "atari" in sys.argv:
     from purerl.envs import atari
-    POOLS.append(atari.make_pool("Pong", atari.Options(), [0], 2, 2))
+    POOLS.append(atari.make_pool("Pong", atari.Options(num_threads=2), [0], 4, 2))
 fork(sys.exit)  # an orderly end, which frees all objects that are left
 POOLS.clear()
 from purerl.envs import probe
@@ -95,3 +97,13 @@ def test_a_pool_is_not_copied(transport):
     pool = HostedPool(probe.make("observation"), rng.seed_keys(0, 1), 1)
     with pool, pytest.raises(PurerlError, match="create it there"):
         transport(pool)
+
+
+def test_a_pool_left_open_is_freed_after_the_modules(monkeypatch):
+    """When Python ends, it may empty a module before it frees the last pools."""
+    pool = HostedPool(probe.make("observation"), rng.seed_keys(0, 1), 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(pool_guard, "os", None)
+        pool.close()
+    with pytest.raises(PurerlError, match="is closed: create a new one"):
+        pool.reset(0)

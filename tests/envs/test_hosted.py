@@ -189,7 +189,7 @@ def test_misuse_is_told(actions):
     for bad, match in [
         ({}, "belongs to"),
         ({**state, "identity": np.frombuffer(b"test/other", np.uint8)}, "belongs to 'test/other'"),
-        ({**state, "identity": np.array("text\n")}, "belongs to 't"),
+        ({**state, "identity": np.array("text\n")}, r"belongs to 't\\x00"),
         ({**state, "observation": state["observation"][:, :2]}, "another shape: its observation"),
         ({name: array for name, array in state.items() if name != "steps"}, "another version"),
     ]:
