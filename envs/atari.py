@@ -17,14 +17,17 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import threading
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from purerl.envs import atari_scores
-from purerl.envs.pool_guard import PoolGuard, usable_cores
+from purerl.envs.atari_watch import Wait, Watch, thread_ids
+from purerl.envs.pool_guard import INT32_MAX, PoolGuard, checked_seeds, usable_cores, whole
 from purerl.errors import PurerlError, nearest
 from purerl.types import EnvSpec, TimeStep
 
@@ -46,7 +49,14 @@ _GAMES = (
     "YarsRevenge", "Zaxxon",
 )  # fmt: skip
 _SIZE = 84
-_LIMIT = 2**31 - 1
+# The smallest and the largest value of each number. The library adds 1 to int32s, and multiplies 84 * 84 by the stack.
+_RANGES = {
+    "frame_skip": (1, INT32_MAX - 1),
+    "frame_stack": (1, 1000),
+    "max_frames": (1, INT32_MAX - 1),
+    "noop_max": (0, INT32_MAX - 1),
+    "num_threads": (0, 1024),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,15 +152,20 @@ class AtariPool:
 
     def __init__(self, id: str, options: Options, seeds: Sequence[int], num_envs: int, num_groups: int = 1):
         self.spec = spec(id, options)
+        self._seeds = checked_seeds(seeds)
         self.num_seeds, self.num_envs, self.num_groups = len(seeds), num_envs, num_groups
-        self._guard = PoolGuard(self.spec, self.num_seeds, num_envs, num_groups)
-        self._seeds = tuple(seeds)
+        self._guard = PoolGuard(self, self.spec, self.num_seeds, num_envs, num_groups)
         self._shape = (self.num_seeds, num_envs // num_groups)
         self._blanks = options.life_loss == "terminal"
         self._identity = {"id": id, **dataclasses.asdict(options)}
         del self._identity["num_threads"]
         self._steps = np.zeros(num_groups, np.int64)
-        self._games = [vector_environment(id, options, int(np.prod(self._shape))) for _ in range(num_groups)]
+        self._games, self._workers = [], []
+        for _ in range(num_groups):
+            before = thread_ids()
+            self._games.append(vector_environment(id, options, int(np.prod(self._shape))))
+            self._workers.append(frozenset(thread_ids() - before))
+        self._watch = Watch()
         self._age = [np.zeros(self._shape, np.int64) for _ in range(num_groups)]
         self._start()
 
@@ -158,6 +173,7 @@ class AtariPool:
         """Starts an episode in all games; each game's random numbers depend on its seed, its index and steps so far."""
         first, size = [], self._shape[1]
         self._lives = []
+        _rom(self._identity["id"])  # the games load it anew; the library ends the process if it has gone
         for group, games in enumerate(self._games):
             where = [(s, group * size + n) for s in self._seeds for n in range(size)]
             seeds = [_game_seed(s, n, int(self._steps[group])) for s, n in where]
@@ -181,7 +197,7 @@ class AtariPool:
     def recv(self, group: int) -> TimeStep:
         """Waits for a group's step and returns its TimeStep of numpy arrays [S, N / G, ...]."""
         self._guard.recv(group)
-        observation, reward, terminated, truncated, info = self._games[group].recv()
+        observation, reward, terminated, truncated, info = self._receive(group)
         self._steps[group] += 1
         observation = observation.reshape(*self._shape, *self.spec.observation_shape)
         terminated, truncated = terminated.reshape(self._shape), truncated.reshape(self._shape)
@@ -198,6 +214,21 @@ class AtariPool:
             truncated=truncated & ~terminated,
             life_lost=life_lost,
         )
+
+    def _receive(self, group: int) -> Any:
+        """What the library's `recv` returns. Closes the pool and raises PurerlError if one of its workers failed."""
+        games = self._games[group]
+        self._watch.wait = Wait(games, self._workers[group] | {str(threading.get_native_id())})
+        try:
+            return games.recv()
+        except Exception as error:
+            self.close()
+            raise PurerlError(
+                f"a game of {self.spec.name} failed inside ale-py ({error}): create a new pool; a run continues from "
+                "its last checkpoint with --resume"
+            ) from error
+        finally:
+            self._watch.wait = None
 
     def _blank(self, observation: np.ndarray, group: int, life_lost: np.ndarray, ended: np.ndarray) -> None:
         """Blanks the frames of the previous life, as at an episode's start (the array belongs to this step)."""
@@ -223,13 +254,16 @@ class AtariPool:
         Raises PurerlError if the state comes from other games or another number of groups.
         """
         self._guard.rest("restore()")
-        mine = self.state()
-        if state.keys() != mine.keys() or np.shape(state["steps"]) != mine["steps"].shape:
+        mine, state = self.state(), {name: np.asarray(array) for name, array in state.items()}
+        fits = state.keys() == mine.keys() and all(state[name].dtype == mine[name].dtype for name in mine)
+        if not fits or state["steps"].shape != mine["steps"].shape or state["steps"].min() < 0:
             raise PurerlError("this is not a state of such an Atari pool: use a checkpoint of the same run")
-        if np.asarray(state["identity"], np.uint8).tobytes() != mine["identity"].tobytes():
-            theirs = np.asarray(state["identity"], np.uint8).tobytes().decode(errors="replace")
-            raise PurerlError(f"this Atari state belongs to other games ({theirs}): create the pool with those options")
-        self._steps = np.array(state["steps"], np.int64)
+        if state["identity"].tobytes() != mine["identity"].tobytes():
+            theirs = state["identity"].tobytes().decode(errors="replace")
+            raise PurerlError(
+                f"this Atari state belongs to other games ({theirs!r}): create the pool with those options"
+            )
+        self._steps = state["steps"].copy()
         self._start()
         self._guard.rewind()
 
@@ -238,6 +272,9 @@ class AtariPool:
         turns = getattr(self, "_guard", None)  # missing if the arguments were refused
         if turns is not None and turns.close():
             self._games, self._first = [], []
+            watch = getattr(self, "_watch", None)
+            if watch is not None:
+                watch.close()
 
     def __enter__(self) -> AtariPool:
         return self
@@ -265,18 +302,23 @@ def _library() -> Any:
     return ale_py
 
 
-def _rom(id: str) -> str:
-    """ale-py's name of a game: ms_pacman."""
+def _rom(id: str) -> tuple[str, Path]:
+    """(ale-py's name of a game: ms_pacman, its file). Raises PurerlError if the file is missing or another."""
     from ale_py import roms
 
-    return next(rom for rom in roms.get_all_rom_ids() if rom.replace("_", "") == id.lower())
+    name = next(rom for rom in roms.get_all_rom_ids() if rom.replace("_", "") == id.lower())
+    try:
+        return name, roms.get_rom_path(name)
+    except OSError as error:
+        reason = str(error).replace("\n", " ")
+        raise PurerlError(f"ale-py's file of {id} cannot be used ({reason}): install ale-py again") from None
 
 
 @functools.cache
 def _num_actions(id: str, full: bool) -> int:
     ale_py = _library()
     ale = ale_py.ALEInterface()
-    ale.loadROM(ale_py.roms.get_rom_path(_rom(id)))
+    ale.loadROM(_rom(id)[1])
     return len(ale.getLegalActionSet() if full else ale.getMinimalActionSet())
 
 
@@ -287,7 +329,7 @@ def vector_environment(id: str, options: Options, num_games: int) -> Any:
     from gymnasium.vector import AutoresetMode
 
     return AtariVectorEnv(
-        _rom(id),
+        _rom(id)[0],
         num_games,
         num_threads=min(num_games, options.num_threads or usable_cores()),
         max_num_frames_per_episode=options.max_frames,
@@ -311,11 +353,12 @@ def vector_environment(id: str, options: Options, num_games: int) -> Any:
 def _check(id: str, options: Options) -> None:
     if id not in _GAMES:
         raise PurerlError(f"unknown Atari game '{id}'.{nearest(id, _GAMES)} (purerl list envs atari)")
-    if not 0 <= options.repeat_action_probability < 1:
-        raise PurerlError(f"repeat_action_probability = {options.repeat_action_probability} must be in [0, 1)")
+    probability = options.repeat_action_probability
+    if type(probability) not in (int, float) or not 0 <= probability < 1:
+        raise PurerlError(f"repeat_action_probability = {probability!r} must be in [0, 1)")
+    if not isinstance(options.full_action_space, bool):
+        raise PurerlError(f"full_action_space must be True or False, not {options.full_action_space!r}")
     if options.life_loss not in ("ignored", "terminal"):
         raise PurerlError(f"unknown life_loss '{options.life_loss}'. Known: ignored, terminal")
-    for name, least in (("frame_skip", 1), ("frame_stack", 1), ("max_frames", 1), ("noop_max", 0), ("num_threads", 0)):
-        value = getattr(options, name)
-        if type(value) is not int or not least <= value <= _LIMIT:
-            raise PurerlError(f"{name} must be an integer in [{least}, {_LIMIT}], not {value!r}")
+    for name, (least, most) in _RANGES.items():
+        whole(name, getattr(options, name), least, most)

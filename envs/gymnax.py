@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from purerl import rng
+from purerl.envs.pool_guard import INT32_MAX
 from purerl.errors import PurerlError
 from purerl.types import Array, Environment, EnvSpec, TimeStep
 
@@ -99,8 +100,10 @@ def make(name: str, options: Options | None = None) -> Environment:
         raise PurerlError(
             f"gymnax/{name} downloads its data when it is made, and that failed: {error.reason}"
         ) from error
-    if options.max_steps < 0:
-        raise PurerlError(f"--env.max-steps = {options.max_steps} must be 0 (gymnax's own limit) or positive")
+    if type(options.max_steps) is not int or not 0 <= options.max_steps <= INT32_MAX:
+        raise PurerlError(
+            f"--env.max-steps = {options.max_steps!r} must be an integer from 0 (gymnax's own limit) to {INT32_MAX}"
+        )
     if options.max_steps:
         kind = type(params.max_steps_in_episode)  # BernoulliBandit counts in floats, and cannot be made with an int
         params = params.replace(max_steps_in_episode=kind(options.max_steps))
@@ -135,8 +138,8 @@ def make(name: str, options: Options | None = None) -> Environment:
 
     environment = Environment(spec, reset, step)
     probability = options.repeat_action_probability
-    if not 0 <= probability < 1:
-        raise PurerlError(f"--env.repeat-action-probability = {probability} must be in [0, 1)")
+    if type(probability) not in (int, float) or not 0 <= probability < 1:
+        raise PurerlError(f"--env.repeat-action-probability = {probability!r} must be in [0, 1)")
     if probability and not spec.num_actions:
         raise PurerlError(
             f"--env.repeat-action-probability = {probability} is for discrete actions, and those of gymnax/{name} are "
@@ -144,8 +147,8 @@ def make(name: str, options: Options | None = None) -> Environment:
         )
     if probability:
         environment = _sticky(environment, probability)
-    if options.show_every < 1:
-        raise PurerlError(f"--env.show-every = {options.show_every} must be at least 1")
+    if type(options.show_every) is not int or not 1 <= options.show_every <= INT32_MAX:
+        raise PurerlError(f"--env.show-every = {options.show_every!r} must be at least 1, and at most {INT32_MAX}")
     return _hiding(environment, options.show_every) if options.show_every > 1 else environment
 
 

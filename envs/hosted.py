@@ -43,7 +43,7 @@ class HostedPool:
         self.num_seeds = keys.shape[0]
         self.num_envs = num_envs
         self.num_groups = num_groups
-        self._guard = PoolGuard(self.spec, self.num_seeds, num_envs, num_groups)
+        self._guard = PoolGuard(self, self.spec, self.num_seeds, num_envs, num_groups)
         self._keys = keys
         self._steps = np.zeros(num_groups, np.int64)
         self._environment = environment
@@ -95,10 +95,10 @@ class HostedPool:
         self._guard.rest("restore()")
         state = {name: np.asarray(array) for name, array in state.items()}
         mine = self.state()
-        identity = state.get("identity", np.zeros(0, np.uint8)).astype(np.uint8).tobytes()
+        identity = state.get("identity", np.zeros(0, np.uint8)).tobytes()
         if identity != mine["identity"].tobytes():
             raise PurerlError(
-                f"this state belongs to '{identity.decode(errors='replace')}', not to {self.spec.name}: "
+                f"this state belongs to {identity.decode(errors='replace')!r}, not to {self.spec.name}: "
                 "restore it in a pool of that environment"
             )
         if state.keys() != mine.keys():

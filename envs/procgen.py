@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from purerl.envs import procgen_scores
-from purerl.envs.pool_guard import PoolGuard, usable_cores
+from purerl.envs.pool_guard import INT32_MAX, PoolGuard, checked_seeds, usable_cores, whole
 from purerl.errors import PurerlError, nearest
 from purerl.types import EnvSpec, TimeStep
 
@@ -58,8 +58,7 @@ _NUM_ACTIONS = 15
 # Fixes a broken installation. The wheels also require numpy<2, gym and gym3, which are not needed and which pip cannot
 # install together with JAX.
 FIX = "pip install cffi && pip install --no-deps procgen-mirror  # wheels: Linux on x86-64"
-_LIMIT = 2**31 - 1  # the library's integers are int32
-NUM_LEVELS = _LIMIT  # of each game and mode: 0 to NUM_LEVELS - 1
+NUM_LEVELS = INT32_MAX  # of each game and mode: 0 to NUM_LEVELS - 1
 
 # Version 1 of libenv, the one that every Procgen release was built with.
 _LIBENV_VERSION = 1
@@ -84,6 +83,7 @@ void set_state(libenv_env* handle, int env, char* data, int length);
 """
 _UINT8, _INT32 = 1, 2  # libenv's dtypes
 _SPACES = {1: ["rgb"], 2: ["action"], 3: ["prev_level_seed", "prev_level_complete", "level_seed"]}
+_END_OF_STATE = bytes.fromhex("fecafeca")  # the last four bytes of every state
 _MAX_STATE = 2**20  # bytes of one game's state; they are 20 to 40 KB
 
 
@@ -195,11 +195,11 @@ class ProcgenPool:
 
     def __init__(self, id: str, options: Options, seeds: Sequence[int], num_envs: int, num_groups: int):
         self.spec = spec(id, options)
-        seeds = [_whole("every seed", seed.item() if isinstance(seed, np.generic) else seed) for seed in seeds]
+        seeds = checked_seeds(seeds)
         self.num_seeds = len(seeds)
         self.num_envs = num_envs
         self.num_groups = num_groups
-        self._guard = PoolGuard(self.spec, self.num_seeds, num_envs, num_groups)
+        self._guard = PoolGuard(self, self.spec, self.num_seeds, num_envs, num_groups)
         self._can_save = not options.use_generated_assets
         if num_groups > 1:
             self._check_can_save(f"num_groups={num_groups}", "use num_groups=1 (an odd number of environments)")
@@ -265,12 +265,15 @@ class ProcgenPool:
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Loads a result of `state`, in a pool with any seeds, groups and threads.
 
+        The library trusts the states: one that was made to deceive can end the process or read foreign memory.
+
         Raises PurerlError if the state is damaged, or comes from another game, other options, or other numbers of seeds
         and environments. The pool is then unchanged.
         """
         self._guard.rest("restore()")
         self._check_can_save("restore()", "train without checkpoints")
-        blobs, lengths = _checked_state(state, self._identity, (self.num_seeds, self.num_envs))
+        header = self._games[0][0].state(0)[: _header_size(self._identity["game"])]
+        blobs, lengths = _checked_state(state, self._identity, (self.num_seeds, self.num_envs), header)
         for s in range(self.num_seeds):
             self._load(s, [blobs[s, n, : lengths[s, n]].tobytes() for n in range(self.num_envs)])
         self._guard.rewind()
@@ -379,8 +382,12 @@ class Games:
     def states(self) -> list[bytes]:
         """The library's states of the M games."""
         data = self._ffi.new("char[]", _MAX_STATE)
-        lengths = (self._lib.get_state(self._handle, game, data, _MAX_STATE) for game in range(self._size))
-        return [bytes(self._ffi.buffer(data, length)) for length in lengths]
+        return [self.state(game, data) for game in range(self._size)]
+
+    def state(self, game: int, data: Any = None) -> bytes:
+        """The library's state of one game; `data` is memory to write it to, char[_MAX_STATE]."""
+        data = self._ffi.new("char[]", _MAX_STATE) if data is None else data
+        return bytes(self._ffi.buffer(data, self._lib.get_state(self._handle, game, data, _MAX_STATE)))
 
     def load(self, states: list[bytes]) -> None:
         """Loads the states of the M games. The library then renders them and writes all other buffers."""
@@ -446,6 +453,8 @@ def _library() -> tuple[Any, Any, str]:
         version = lib.libenv_version()
         raise PurerlError(f"the installed procgen has libenv {version}, not {_LIBENV_VERSION}: install procgen 0.10")
     assets = libraries[0].parent.parent / "assets"
+    if not assets.is_dir():  # the library would end the process
+        raise PurerlError(f"the installed procgen has no pictures ({assets} is missing): install procgen again")
     return ffi, lib, str(assets) + os.sep
 
 
@@ -497,7 +506,7 @@ def _check(id: str, options: Options) -> None:
             f"{id} has no distribution_mode '{mode}': use easy or hard (only {', '.join(_GAMES_OF_MODE[mode])} have it)"
         )
     for name in ("num_levels", "start_level", "num_threads"):
-        _whole(name, getattr(options, name))
+        whole(name, getattr(options, name))
     for name in _SWITCHES:
         if not isinstance(getattr(options, name), bool):
             raise PurerlError(f"{name} must be True or False, not {getattr(options, name)!r}")
@@ -509,25 +518,26 @@ def _check(id: str, options: Options) -> None:
         raise PurerlError(
             f"start_level={options.start_level} has no effect if num_levels is 0 (all levels): set num_levels as well"
         )
-    if options.start_level + options.num_levels > _LIMIT:
-        raise PurerlError(f"start_level + num_levels must be at most {_LIMIT}")
-
-
-def _whole(name: str, value: Any) -> int:
-    """Returns `value` if it is a valid integer for the library; else raises PurerlError."""
-    if type(value) is not int or not 0 <= value <= _LIMIT:
-        raise PurerlError(f"{name} must be an integer in [0, {_LIMIT}], not {value!r}")
-    return value
+    if options.start_level + options.num_levels > INT32_MAX:
+        raise PurerlError(f"start_level + num_levels must be at most {INT32_MAX}")
 
 
 def _checksum(blobs: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.array(zlib.crc32(blobs, zlib.crc32(lengths)), np.uint32)
 
 
+def _header_size(id: str) -> int:
+    """How many bytes a game's states have in common: version, length of the name, name, and 16 numbers, of which the
+    first 12 are its options and two the range of its levels.
+    """
+    return 4 * (2 + 16) + len(id)
+
+
 def _checked_state(
-    state: dict[str, Any], identity: dict[str, Any], shape: tuple[int, int]
+    state: dict[str, Any], identity: dict[str, Any], shape: tuple[int, int], header: bytes
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(blobs [S, N, longest], lengths [S, N]) of a saved state, checked against damage, `identity` and `shape`.
+    """(blobs [S, N, longest], lengths [S, N]) of a saved state, checked against damage, `identity` and `shape`, and
+    each game's state against the first bytes `header` of all of them and the mark of their end.
 
     The library ends the process if a state is damaged, so this must be found before.
     """
@@ -536,7 +546,7 @@ def _checked_state(
         raise PurerlError(f"this Procgen state has no {', '.join(sorted(missing))}: use another checkpoint")
     try:
         theirs = dict(json.loads(np.asarray(state["identity"]).tobytes()))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise PurerlError("this Procgen state has no readable game and options: use another checkpoint") from None
     names = sorted(name for name in theirs.keys() | identity.keys() if theirs.get(name) != identity.get(name))
     if names:
@@ -548,10 +558,16 @@ def _checked_state(
             f"this Procgen state has the size {list(lengths.shape)} = [seeds, environments]: "
             f"restore it in a pool of that size, not of {list(shape)}"
         )
-    whole = (blobs.shape[:2], blobs.ndim, blobs.dtype, lengths.dtype) == (shape, 3, np.uint8, np.int32)
-    whole = whole and 0 < lengths.min() <= lengths.max() <= blobs.shape[2]
-    if not whole or _checksum(blobs, lengths) != np.asarray(state["checksum"]):
+    complete = (blobs.shape[:2], blobs.ndim, blobs.dtype, lengths.dtype) == (shape, 3, np.uint8, np.int32)
+    complete = complete and 0 < lengths.min() <= lengths.max() <= blobs.shape[2]
+    if not complete or not np.array_equal(_checksum(blobs, lengths), state["checksum"]):
         raise PurerlError("this Procgen state is damaged (its checksum differs): use another checkpoint")
+    for game, length in zip(blobs.reshape(-1, blobs.shape[2]), lengths.flat, strict=True):
+        if not (game[: len(header)].tobytes() == header and game[:length].tobytes().endswith(_END_OF_STATE)):
+            raise PurerlError(
+                "this Procgen state is not one of this game, options and version of the library: use another "
+                "checkpoint, or the procgen version that made it"
+            )
     return blobs, lengths
 
 

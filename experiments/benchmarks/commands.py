@@ -11,6 +11,7 @@
 | ppg-procgen   | PPG on Procgen end to end: steps/s, and where the wall time goes                                   |
 | rainbow-atari | Rainbow on Atari end to end: steps/s, and where the wall time goes                                 |
 | sweep         | 8 learning rates x 8 seeds of PPO in one program, against 64 processes (a quarter of an hour)      |
+| memory        | how the memory of Procgen's games grows, of the library alone and of the pool (a few minutes)      |
 | replay        | prioritized replay, add 8 + draw 32 + change 32, against flashbax, at 10k and 1M items             |
 | faults        | not a speed: 180 kills and signals, and whether anything is lost or differs (half an hour)         |
 """
@@ -32,6 +33,7 @@ import jax
 from purerl import configs, rng
 from purerl.errors import PurerlError, nearest
 from purerl.experiments.benchmarks import baselines, faults, pools, replays
+from purerl.experiments.benchmarks import memory as memory_of_games
 from purerl.experiments.benchmarks import sweep as sweep_of_64
 from purerl.loops import sharding
 from purerl.runs import files, provenance
@@ -296,6 +298,11 @@ def storm(repeats: int, seconds: float) -> dict[str, Any]:
     return faults.storm()
 
 
+def memory(repeats: int, seconds: float) -> dict[str, Any]:
+    """See `memory.procgen_memory`; its length is fixed."""
+    return memory_of_games.procgen_memory()
+
+
 BENCHMARKS = {
     "ppo-minatar": ppo_minatar,
     "pure-train": pure_train,
@@ -308,6 +315,7 @@ BENCHMARKS = {
     "rainbow-atari": rainbow_atari,
     "sweep": sweep,
     "replay": replay,
+    "memory": memory,
     "faults": storm,
 }
 

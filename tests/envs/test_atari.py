@@ -1,5 +1,7 @@
 """The pool of real Atari games: its seeds, frames, ends and options."""
 
+import re
+import threading
 import tomllib
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from purerl import registry
-from purerl.envs import atari, atari_scores
+from purerl.envs import atari, atari_scores, atari_watch
 from purerl.errors import PurerlError
 from purerl.runs.train import train
 
@@ -211,11 +213,32 @@ def test_spellings(name):
         ("Pong", {"repeat_action_probability": 1.5}, r"must be in \[0, 1\)"),
         ("Pong", {"frame_skip": 0}, "frame_skip must be an integer"),
         ("Pong", {"life_loss": "maybe"}, "unknown life_loss"),
+        ("Pong", {"repeat_action_probability": float("nan")}, r"must be in \[0, 1\)"),
+        ("Pong", {"repeat_action_probability": "0.2"}, r"must be in \[0, 1\)"),
+        ("Pong", {"full_action_space": 1}, "full_action_space must be True or False"),
+        ("Pong", {"frame_stack": 1001}, r"frame_stack must be an integer in \[1, 1000\]"),
+        ("Pong", {"num_threads": 10**6}, r"num_threads must be an integer in \[0, 1024\]"),
+        ("Pong", {"noop_max": 2**31 - 1}, "noop_max must be an integer"),
     ],
 )
 def test_bad_input_is_named(name, options, message):
     with pytest.raises(PurerlError, match=message):
         atari.make_pool(name, atari.Options(**options), [0], 1)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "num_envs", "message"),
+    [
+        ([-1], 1, "every seed must be an integer"),
+        ([0.5], 1, "every seed must be an integer"),
+        (["0"], 1, "every seed must be an integer"),
+        ([0], 1.0, "num_envs must be an integer"),
+        ([0], 10**16, "lower num_envs"),
+    ],
+)
+def test_bad_sizes_are_told(seeds, num_envs, message):
+    with pytest.raises(PurerlError, match=message):
+        atari.make_pool("Pong", atari.Options(), seeds, num_envs)
 
 
 def test_missing_ale_py_names_the_extra(monkeypatch):
@@ -254,3 +277,76 @@ def test_lists_of_games_and_scores():
         assert atari_scores.human_normalized_score(game, human) == 1
     with pytest.raises(PurerlError, match="no human score for 'AirRaid'"):
         atari_scores.human_normalized_score("AirRaid", 1.0)
+
+
+def test_a_worker_that_throws_ends_the_wait_for_it(monkeypatch):
+    """ale-py keeps the exception of a worker for `recv`, which first waits for the result that never comes."""
+    monkeypatch.setattr(atari, "Watch", lambda: atari_watch.Watch(0.02))
+    pool = atari.make_pool("Pong", atari.Options(num_threads=1), [0], 4, 2)
+    monkeypatch.setattr(pool._guard, "send", lambda group, actions: actions)  # it would refuse the action
+    pool._guard._stepping = [True, True]
+    pool.send(0, np.zeros((1, 2), np.int32))
+    pool.send(1, np.array([[0, 99]], np.int32))
+    assert pool.recv(0).observation.any()
+    told = []
+
+    def receive():
+        try:
+            pool.recv(1)
+        except PurerlError as error:
+            told.append(str(error))
+
+    thread = threading.Thread(target=receive, daemon=True)  # so that a hang is a failure, not a hang
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert re.match(r"a game of atari/Pong failed inside ale-py \(Invalid action_id: 99.*with --resume$", told[0])
+    with pytest.raises(PurerlError, match="closed: create a new one"):
+        pool.reset(0)
+
+
+def test_a_slow_step_is_waited_for(monkeypatch):
+    """Looks that come faster than any step ends must not take a working thread for a dead one."""
+    monkeypatch.setattr(atari, "Watch", lambda: atari_watch.Watch(0.001))
+    with atari.make_pool("Pong", atari.Options(frame_skip=2000, max_frames=10**6), [0], 1) as pool:
+        sent = []
+        send = pool._games[0].send
+        monkeypatch.setattr(pool._games[0], "send", lambda actions: (sent.append(actions), send(actions)))
+        for _ in range(2):
+            pool.send(0, np.zeros((1, 1), np.int32))
+            pool.recv(0)
+    assert len(sent) == 2
+
+
+def test_a_dropped_pool_leaves_no_thread():
+    before = threading.active_count()
+    pool = atari.make_pool("Pong", atari.Options(), [0], 2, 2)
+    watch = next(thread for thread in threading.enumerate() if thread.name == "purerl-atari-watch")
+    del pool
+    watch.join(5)
+    assert threading.active_count() == before
+
+
+def test_a_missing_rom_is_told(monkeypatch, tmp_path, capfd):
+    """The library would end the process."""
+    with atari.make_pool("Pong", atari.Options(), [0], 1) as pool:
+        monkeypatch.setenv("ALE_ROMS_DIR", str(tmp_path))
+        with pytest.raises(PurerlError, match=r"ale-py.s file of Pong cannot be used.*install ale-py again"):
+            pool.restore(pool.state())
+        (tmp_path / "pong.bin").write_bytes(b"not a game")
+        with pytest.raises(PurerlError, match=r"hash of pong\.bin"):
+            pool.restore(pool.state())
+
+
+def test_foreign_states_are_told():
+    with atari.make_pool("Pong", atari.Options(), [0], 2, 2) as pool:
+        state = pool.state()
+        for bad in (
+            {},
+            {**state, "steps": state["steps"][:1]},
+            {**state, "steps": state["steps"] - 1},
+            {**state, "steps": state["steps"].astype(np.float32)},
+            {**state, "identity": np.array("text")},
+        ):
+            with pytest.raises(PurerlError, match="not a state of such an Atari pool"):
+                pool.restore(bad)

@@ -143,7 +143,10 @@ def test_what_a_game_hides_stays_hidden():
     spec = EnvSpec("test/echo", (3,), "float32", num_actions=0, action_shape=(3,), shows_final_observation=False)
     echo = Environment(spec, lambda key: (jnp.int32(0), jnp.zeros(3)), step)
     action = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
+    diverged = np.where(action == 3, np.float32("nan"), action)
     with HostedPool(echo, rng.seed_keys(0, 1), 2) as pool:
+        with pytest.raises(PurerlError, match="actions of test/echo hold NaN or infinity"):
+            pool.send(0, diverged)
         pool.send(0, action)
         shown = pool.recv(0)
     assert shown.final_observation is None and shown.life_lost is None
@@ -186,6 +189,7 @@ def test_misuse_is_told(actions):
     for bad, match in [
         ({}, "belongs to"),
         ({**state, "identity": np.frombuffer(b"test/other", np.uint8)}, "belongs to 'test/other'"),
+        ({**state, "identity": np.array("text\n")}, r"belongs to 't\\x00"),
         ({**state, "observation": state["observation"][:, :2]}, "another shape: its observation"),
         ({name: array for name, array in state.items() if name != "steps"}, "another version"),
     ]:

@@ -5,6 +5,8 @@ import importlib.util
 import os
 import struct
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +70,18 @@ def test_a_missing_package_is_named(monkeypatch):
         procgen._library.__wrapped__()
 
 
+@needs_procgen
+def test_missing_pictures_are_told(monkeypatch, tmp_path):
+    """The library would end the process."""
+    package = Path(importlib.util.find_spec("procgen").submodule_search_locations[0])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "prebuilt").symlink_to(package / "data" / "prebuilt")
+    found = SimpleNamespace(submodule_search_locations=[tmp_path])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+    with pytest.raises(PurerlError, match=r"has no pictures .*install procgen again"):
+        procgen._library.__wrapped__()
+
+
 @pytest.mark.parametrize(
     ("game", "options", "match"),
     [
@@ -106,6 +120,10 @@ def test_impossible_options_are_refused(game, options, match):
         ([], 2, 1, "num_seeds must be at least 1"),
         ([0, -1], 2, 1, "every seed must be an integer in"),
         ([2**31], 2, 1, "every seed must be an integer in"),
+        ([True], 2, 1, "every seed must be an integer in"),
+        ([0], 2.0, 1, "num_envs must be an integer"),
+        ([0], "2", 1, "num_envs must be an integer"),
+        ([0], 10**16, 1, "this machine has .* GB: lower num_envs"),
     ],
 )
 def test_impossible_sizes_are_refused(seeds, num_envs, num_groups, match):
@@ -331,6 +349,13 @@ def test_foreign_and_damaged_states_are_refused():
         state, first = pool.state(), shown(pool).copy()
         damaged = state["games"].copy()
         damaged[0, 1, 500] ^= 1
+
+        def forged(change):
+            """The state with a right checksum after `change` of its bytes and lengths."""
+            games, lengths = state["games"].copy(), state["lengths"].copy()
+            change(games, lengths)
+            return {**state, "games": games, "lengths": lengths, "checksum": procgen._checksum(games, lengths)}
+
         for bad, match in [
             ({}, "this Procgen state has no checksum, games"),
             ({**state, "identity": np.zeros(3, np.uint8)}, "has no readable game and options"),
@@ -339,6 +364,12 @@ def test_foreign_and_damaged_states_are_refused():
             ({**state, "games": state["games"].astype(np.int32)}, "is damaged"),
             ({**state, "lengths": state["lengths"] + 10**6}, "is damaged"),
             ({**state, "lengths": -state["lengths"]}, "is damaged"),
+            ({**state, "checksum": np.zeros(2, np.uint32)}, "is damaged"),
+            ({**state, "identity": np.frombuffer(b"[" * 10**5, np.uint8)}, "has no readable game and options"),
+            (forged(lambda games, lengths: np.put(games, 0, 1)), "not one of this game, options and version"),
+            (forged(lambda games, lengths: np.put(games, 8, ord("h"))), "not one of this game, options and version"),
+            (forged(lambda games, lengths: np.put(lengths, 3, 2000)), "not one of this game, options and version"),
+            (forged(lambda games, lengths: np.put(lengths, 3, 5)), "not one of this game, options and version"),
         ]:
             with pytest.raises(PurerlError, match=match):
                 pool.restore(bad)
