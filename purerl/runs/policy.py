@@ -11,7 +11,7 @@ import jax
 
 from purerl import configs, registry, rng
 from purerl.loops import lanes
-from purerl.runs import checkpoint, progress, run_folder
+from purerl.runs import checkpoint, progress, run_folder, schemas
 from purerl.runs.plan import Plan, seed_keys
 from purerl.runs.saving import told
 from purerl.types import Agent, EnvSpec
@@ -35,7 +35,9 @@ def open_run(folder: str | Path) -> tuple[Plan, Agent, EnvSpec, Any, Callable[[]
         initial = lanes.in_turn(lambda c, key: agent.init(c, spec, rng.init_key(key)))
         template = jax.eval_shape(initial, config, seed_keys(the_plan))
         with checkpoint.Checkpoints(folder / "checkpoints") as saved:
-            marks = saved.read_metadata()[1].get("diverged", [])
+            _, metadata = saved.read_metadata()
+            schemas.check_metadata(metadata, saved.folder)
+            marks = metadata.get("diverged")
             if marks:
                 progress.note(f"the checkpoint in {folder} is not good: {told(marks)}")
             parts = {name: saved.restore_part(f"run/agent/{name}", getattr(template, name)) for name in agent.acting}

@@ -13,7 +13,7 @@ import numpy as np
 from purerl.errors import PurerlError
 from purerl.loops import host, in_graph, sums
 from purerl.loops import lanes as lane_ways
-from purerl.runs import checkpoint
+from purerl.runs import checkpoint, schemas
 from purerl.runs.divergence import ADVICE, Divergence, named
 from purerl.runs.plan import Plan
 from purerl.types import Pool, RunState
@@ -138,7 +138,8 @@ class Saving:
         if self.checkpoints.latest() is None:
             return 0, state, {}, None
         _, metadata = self.checkpoints.read_metadata()
-        marks = metadata.get("diverged", [])
+        schemas.check_metadata(metadata, self.checkpoints.folder)
+        marks = metadata.get("diverged") or []
         if marks and self._stop_at_nan:
             raise PurerlError(
                 f"the checkpoint in {self.checkpoints.folder.parent} cannot be continued: {told(marks)}. Train again "
@@ -149,12 +150,12 @@ class Saving:
         if pool_template is not None:
             pool_template = {name: checkpoint.AnyShape(x.dtype) for name, x in pool_template.items()}
         template = {"run": self.of_seeds(state), "pool": pool_template}
-        if "period" in metadata:
+        if metadata.get("period"):
             kinds = {"total": np.float32, "rest": np.float32, "low": np.uint32, "high": np.uint32}
             template["sums"] = {name: checkpoint.AnyShape(kind) for name, kind in kinds.items()}
         iteration, tree, metadata = self.checkpoints.restore(template)
         period = None
-        if "period" in metadata:
+        if metadata.get("period"):
             found = lane_ways.pad_state(tree["sums"], self._num_lanes)
             period = Period(metadata["period"]["began"], found, metadata["period"]["seconds"])
         state = self._loop.placed(lane_ways.pad_state(tree["run"], self._num_lanes))

@@ -26,8 +26,9 @@ PLAN = {
     "recording?": Mapping,
     "log?": Sequence[str],
 }
-METADATA = {"train_seconds?": float, "compile_seconds?": float, "diverged?": Sequence[Mapping]}
+METADATA = {"train_seconds?": float, "compile_seconds?": float, "diverged?": Sequence[Mapping], "period?": Mapping}
 DIVERGED = {"lane": int, "seed": int, "leaf": str}
+PERIOD = {"began": int, "seconds": float}
 SUMMARY = {"seeds": Sequence[int], "steps": int, "final_return": Mapping, "diverged_seeds?": Sequence[int]}
 FINAL_RETURN = {"per_seed": Numbers, "definition": str}
 SWEEP = {"cells": Sequence[Mapping[str, float | str | bool | Numbers | None]], "imports?": Sequence[Mapping]}
@@ -108,6 +109,16 @@ def check_program(values: Any, path: object) -> None:
     lanes = sum(len(cell["plan"]["seeds"]) for cell in values["cells"])
     if not 0 < lanes <= values["lanes"] <= 2 * lanes + 1024:  # a few more than the seeds, to fill up all devices
         raise PurerlError(f"{path} is damaged ('lanes' = {values['lanes']} for {lanes} seeds): {fix}")
+
+
+def check_metadata(values: Any, path: object) -> None:
+    """Raises PurerlError if the metadata of a checkpoint are damaged."""
+    fix = "remove this checkpoint to continue from an older one, or start a new run"
+    check(values, METADATA, path, fix)
+    for mark in values.get("diverged") or ():
+        check(mark, DIVERGED, path, fix)
+    if values.get("period") is not None:
+        check(values["period"], PERIOD, path, fix)
 
 
 def final_returns(summary: Any, path: object) -> list[float | None]:

@@ -37,6 +37,7 @@ from purerl.runs import (
     files,
     ownership,
     programs,
+    progress,
     provenance,
     run_folder,
     schemas,
@@ -44,7 +45,7 @@ from purerl.runs import (
     trust,
     user_modules,
 )
-from purerl.runs.plan import Plan, Settings, settings
+from purerl.runs.plan import Plan, Settings, rounding, settings
 from purerl.runs.recording import Recording
 from purerl.runs.search_space import ENVIRONMENT, settings_of
 
@@ -154,6 +155,8 @@ def sweep(
             name: value for name, value in configs.to_dict(first.options).items() if ENVIRONMENT + name not in tried[0]
         },
     }
+    if not quiet and (line := rounding(first)):
+        progress.note(line)
     how = {"max_memory": memory, "cells_per_program": cells_per_program, "engine": engine}
     _check(folder, asked, resume, overwrite)
     if not resume:
