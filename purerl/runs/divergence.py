@@ -29,7 +29,6 @@ class Divergence:
 
     def __init__(self, agent: Agent, spec: EnvSpec, config: Any):
         self._agent, self._spec, self._config = agent, spec, config
-        self._flags = jax.jit(jax.vmap(_not_finite))
         self._excused: np.ndarray | None = None
 
     def find(self, state: PyTree, keys: Array) -> dict[int, list[str]]:
@@ -44,7 +43,7 @@ class Divergence:
         leaves = learned(self._agent, state)
         if not leaves:
             return {}
-        found = np.asarray(self._flags(list(leaves.values())))
+        found = np.asarray(_flags_of_lanes(list(leaves.values())))
         if not found.any():
             return {}
         if self._excused is None:
@@ -75,6 +74,10 @@ def learned(agent: Agent, state: PyTree) -> dict[str, Array]:
 def _not_finite(leaves: list[Array]) -> Array:
     """Which leaves have NaN or infinity, bool [L]."""
     return jnp.stack([~jnp.all(jnp.isfinite(leaf)) for leaf in leaves])
+
+
+# One for all programs, so that the next one of the same shapes compiles nothing.
+_flags_of_lanes = jax.jit(jax.vmap(_not_finite))
 
 
 def named(leaves: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from purerl.errors import PurerlError
-from purerl.runs import checkpoint, files
+from purerl.runs import files
 
 MARKER, FORMAT = "purerl.json", 1
 _LOCK = ".purerl-lock"
@@ -154,6 +154,8 @@ def _files_of(folder: Path, kind: str) -> list[str]:
 
 
 def _remove_checkpoints(folder: Path) -> None:
+    from purerl.runs import checkpoint  # imports jax, which a report does without
+
     if not folder.is_dir() or folder.is_symlink():
         return
     for path in folder.iterdir():

@@ -82,7 +82,7 @@ def test_links_are_not_followed(tmp_path):
     folder = run_folder.create(tmp_path / "run", CONFIG)
     for name in ("figures", "checkpoints"):
         (folder / name).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(PurerlError, match="checkpoints is a link, not purerl's own"):
+    with pytest.raises(PurerlError, match="checkpoints is a link that leads out of the folder"):
         run_folder.create(folder, CONFIG, overwrite=True)
     ownership.remove(folder, ownership.RUN)  # as in a sweep's cell
     assert tree(tmp_path / "elsewhere") == ["00000200/index.json", "return.png"]

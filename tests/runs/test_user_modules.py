@@ -247,10 +247,11 @@ def test_the_repository_of_a_file_is_recorded(files):
 
 
 def test_sweeps_and_figures_programs_import_again(capsys, files, tmp_path, monkeypatch):
-    from purerl.runs import programs
+    from purerl.runs import programs, sweeps
 
     with monkeypatch.context() as patch:
         patch.setattr(programs, "train_program", lambda *_, **__: None)
+        patch.setattr(sweeps, "_has_rows", lambda folder: True)  # otherwise nothing would be left of the sweep
         line = f"sweep mine my-games/constant {TINY} --grid num_epochs=1,2 --out s"
         assert run(f"{line} --import code/my_agent.py") == 2  # nothing was trained, so there is no table
     assert "no cell of the sweep" in capsys.readouterr().err
