@@ -19,8 +19,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
-
 from purerl.errors import PurerlError, shown
 from purerl.runs import interrupts
 
@@ -166,7 +164,9 @@ def _plain(value: Any, where: str) -> Any:
         return [_plain(inner, f"{where}[{i}]") for i, inner in enumerate(value)]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name), f"{where}.{f.name}") for f in dataclasses.fields(value)}
-    if isinstance(value, np.generic | np.ndarray) or hasattr(value, "__array__"):
+    if hasattr(value, "__array__"):
+        import numpy as np  # here, so that the help does not wait for it
+
         return _plain(np.asarray(value).tolist(), where)
     raise TypeError(f"{where} is a {type(value).__name__}, which cannot be written as JSON")
 

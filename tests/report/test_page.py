@@ -281,6 +281,9 @@ def test_videos_are_inside_the_page(tmp_path):
     secret = tmp_path / "secret.gif"
     secret.write_bytes(GIF + b"secret")
     (folder / "figures" / "link.gif").symlink_to(secret)
+    with pytest.raises(PurerlError, match=r"link\.gif is a link that leads out of the folder"):
+        page_of(folder)
+    (folder / "figures" / "link.gif").unlink()
     page = page_of(folder)
     ((image, _),), ((video, _),) = page.all("img"), page.all("video")
     assert image["src"] == f"data:image/gif;base64,{base64.b64encode(GIF).decode()}"
@@ -288,7 +291,8 @@ def test_videos_are_inside_the_page(tmp_path):
     assert video["src"].startswith("data:video/mp4;base64,") and "controls" in video and video["aria-label"]
     linked = make_run(tmp_path / "linked", [[1.0]])
     (linked / "figures").symlink_to(folder / "figures")
-    assert not page_of(linked).all("img")
+    with pytest.raises(PurerlError, match="figures is a link that leads out of the folder"):
+        page_of(linked)
     (folder / "figures" / "video.gif").write_bytes(GIF + bytes(recordings.MOST_BYTES))
     page = page_of(folder)
     assert not page.all("img") and "8.0 MiB is too large for this page" in page.all("figure", class_="video")[0][1]
@@ -493,7 +497,7 @@ def test_where_the_page_goes(tmp_path, capsys, monkeypatch):
         assert run("report", *arguments) == 0
         assert capsys.readouterr().out == f"{path}\n"
         assert path.read_text().startswith("<!DOCTYPE html>")
-    assert sorted(path.name for path in a.iterdir()) == ["config.json", "metrics.jsonl", "report.html"]
+    assert sorted(path.name for path in a.iterdir()) == ["config.json", "metrics.jsonl", "purerl.json", "report.html"]
     assert run("report --help") == 0
     assert "DIR/report.html" in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
@@ -543,7 +547,12 @@ def test_a_failed_write_leaves_the_page_that_was_there(tmp_path, capsys, monkeyp
     monkeypatch.setattr(os, "fsync", fail)
     assert said in refused(capsys, "report", folder)
     assert (folder / "report.html").read_text() == "old"
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "metrics.jsonl", "report.html"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "metrics.jsonl",
+        "purerl.json",
+        "report.html",
+    ]
 
 
 def test_the_report_does_not_start_jax(run_cli, tmp_path):

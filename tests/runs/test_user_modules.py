@@ -137,7 +137,7 @@ def test_a_file_of_a_package_may_import_relatively(tmp_path):
         ("x = (", "bad.py", ["SyntaxError", "bad.py, line 1"]),
         ("import no_such_thing", "bad.py", ["ModuleNotFoundError: No module named 'no_such_thing' (bad.py, line 1)"]),
         ("raise SystemExit(3)", "bad.py", ["SystemExit: 3"]),
-        ("import purerl\npurerl.register_agent('ppo', None)", "bad.py", ["the agent name 'ppo' is taken"]),
+        ("from purerl import registry as r\nr.register_agent('ppo', r.agent('ppo'))", "bad.py", ["'ppo' is taken"]),
         ("import purerl\npurerl.train('ppo', 'probe/constant')", "bad.py", ["calls purerl.train", "__name__"]),
         ("import purerl\npurerl.sweep('ppo', 'probe/constant', grid='clip=1')", "bad.py", ["calls purerl.sweep"]),
     ],
