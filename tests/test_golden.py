@@ -43,6 +43,8 @@ _PPG = {
     "hidden": (16, 16),
     "learning_rate": 1e-3,
 }
+# With the default epsilon, Adam makes whole steps of the rounding of gradients near zero, which differs between machines.
+_STEADY = {"adam_epsilon": 1e-4}
 _DQN = {
     "num_envs": 4,
     "rollout_length": 4,
@@ -63,12 +65,11 @@ _PIXELS = {"network": "nature", "num_envs": 4}
 # name: (agent, environment, updates, config)
 RUNS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "ppo": ("ppo", GYMNAX, 4, _PPO),
-    "ppg-dual": ("ppg", GYMNAX, 5, _PPG),
-    "ppg-detach": ("ppg", GYMNAX, 4, _PPG | {"architecture": "detach"}),
-    "ppg-shared": ("ppg", GYMNAX, 4, _PPG | {"architecture": "shared"}),
-    # adam_epsilon: with the default one, the rounding of gradients near zero becomes whole steps.
-    "ppg-kl": ("ppg", GYMNAX, 4, _PPG | {"objective": "kl", "adam_epsilon": 1e-4}),
-    "ppg-two-optimizers": ("ppg", GYMNAX, 4, _PPG | {"policy_epochs": 2, "value_epochs": 1}),
+    "ppg-dual": ("ppg", GYMNAX, 5, _PPG | _STEADY),
+    "ppg-detach": ("ppg", GYMNAX, 4, _PPG | _STEADY | {"architecture": "detach"}),
+    "ppg-shared": ("ppg", GYMNAX, 4, _PPG | _STEADY | {"architecture": "shared"}),
+    "ppg-kl": ("ppg", GYMNAX, 4, _PPG | _STEADY | {"objective": "kl"}),
+    "ppg-two-optimizers": ("ppg", GYMNAX, 4, _PPG | _STEADY | {"policy_epochs": 2, "value_epochs": 1}),
     "dqn": ("dqn", GYMNAX, 12, _DQN | {"double": True}),
     "dqn-pro": ("dqn-pro", GYMNAX, 12, _DQN | {"proximal_coefficient": 0.1}),
     "rainbow": ("rainbow", GYMNAX, 12, _DQN | _FULL),
