@@ -43,7 +43,7 @@ _PPG = {
     "hidden": (16, 16),
     "learning_rate": 1e-3,
 }
-# With the default epsilon, Adam makes whole steps of the rounding of gradients near zero, which differs between machines.
+# With the default one, Adam makes whole steps of the rounding of gradients near zero, which differs by machine.
 _STEADY = {"adam_epsilon": 1e-4}
 _DQN = {
     "num_envs": 4,

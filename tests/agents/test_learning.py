@@ -187,7 +187,7 @@ def test_action_values_that_depend_on_the_observation(name):
 def test_value_based_agents_solve_cartpole(agent, tmp_path):
     train(agent, "gymnax/CartPole-v1", seeds=SEEDS, out=tmp_path / "run", quiet=True)
     result = evaluation.evaluate(tmp_path / "run", episodes=5)
-    # Some networks have just forgotten a part when the run ends (DQN does), and rounding, which differs between machines,
-    # decides which ones: random play reaches 22.
+    # Some networks have just forgotten a part when the run ends (DQN does), and rounding, which differs by machine,
+    # decides which ones. Random play reaches 22.
     means = [lane["mean"] for lane in result["per_seed"]]
     assert result["return"]["iqm"] >= 400 and max(means) == 500, means
