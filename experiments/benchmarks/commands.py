@@ -90,7 +90,7 @@ class Measured:
             started = time.perf_counter()
             self.advance(tried)
             spent = time.perf_counter() - started
-            if spent > seconds / 2:  # not less: a call of many lanes has a fixed cost, the copy of their replays
+            if spent > seconds / 2:  # not less: a call may have a fixed cost
                 return max(1, round(tried / self.cycle * seconds / spent)) * self.cycle
             tried *= 4
 
