@@ -32,7 +32,7 @@ PPG = (
     " --auxiliary-minibatches 2 --env.num-levels 10 --steps 8192 --log-every 2 --checkpoint-seconds 0.3"
 )
 # Whoever starts this in the background of a script has it ignore signals, and the processes that it starts as well.
-_LISTENS = """
+LISTENS = """
 import os, signal, sys
 for number in (signal.SIGINT, signal.SIGHUP):
     signal.signal(number, signal.SIG_DFL)
@@ -74,7 +74,7 @@ class Target:
             words = ["resume", str(folder)]
         else:
             words = [*self.begin.split(), "--out", str(folder)]
-        return [sys.executable, "-c", _LISTENS, *words, "--quiet"]
+        return [sys.executable, "-c", LISTENS, *words, "--quiet"]
 
 
 _OFTEN = "--log-every 10 --checkpoint-seconds 0.3"

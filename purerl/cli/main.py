@@ -381,6 +381,20 @@ def _print_ranking(found: Sweep) -> None:
         console.print(Text(f"file: {found.folder / name}"), soft_wrap=True)
 
 
+# --- commands on folders that exist ----------------------------------------------------------------------------------
+
+
+def _on_folders(
+    words: list[str], name: str, places: str, general: Group, about: str
+) -> tuple[list[str], dict[str, Any]]:
+    """(folders, flags given) of `purerl NAME PLACES ...`, where `places` is DIR or DIR..."""
+    command = f"purerl {name}"
+    found, rest = flags.positionals(words, (places,), [general], command)
+    flags.require(found, (places,), words, command)
+    (given,) = flags.parse([general], rest, f"{command} {places}", about)
+    return found, given
+
+
 # --- resume ----------------------------------------------------------------------------------------------------------
 
 
@@ -391,11 +405,8 @@ class _Resume:
 
 
 def _resume(words: list[str]) -> int:
-    general = Group(_Resume, _Resume())
-    found, rest = flags.positionals(words, ("DIR",), [general], "purerl resume")
-    flags.require(found, ("DIR",), words, "purerl resume")
     about = "Continues the run or the sweep in a folder exactly from its last checkpoint, with the flags that began it."
-    (given,) = flags.parse([general], rest, "purerl resume DIR", about)
+    found, given = _on_folders(words, "resume", "DIR", Group(_Resume, _Resume()), about)
     from purerl.runs import resume
     from purerl.runs.train import Run
 
@@ -540,11 +551,8 @@ class _Nothing:
 
 
 def _plot(words: list[str]) -> int:
-    general = Group(_Plot, _Plot())
-    folders, rest = flags.positionals(words, ("DIR...",), [general], "purerl plot")
-    flags.require(folders, ("DIR...",), words, "purerl plot")
     about = "Draws the learning curves of one run, or of several in one figure."
-    (given,) = flags.parse([general], rest, "purerl plot DIR...", about)
+    folders, given = _on_folders(words, "plot", "DIR...", Group(_Plot, _Plot()), about)
     from purerl.report import plots
     from purerl.runs import run_folder
 
@@ -566,11 +574,8 @@ class _Report:
 
 
 def _report(words: list[str]) -> int:
-    general = Group(_Report, _Report())
-    folders, rest = flags.positionals(words, ("DIR...",), [general], "purerl report")
-    flags.require(folders, ("DIR...",), words, "purerl report")
     about = "Writes one self-contained HTML page about one run, or about several: curves, results, settings, videos."
-    (given,) = flags.parse([general], rest, "purerl report DIR...", about)
+    folders, given = _on_folders(words, "report", "DIR...", Group(_Report, _Report()), about)
     from purerl.report import page
 
     print(page.write_report(folders, **given))

@@ -26,6 +26,23 @@ TorsoName = Literal["auto", "impala", "nature", "dopamine", "minatar", "mlp"]
 # --- Torsos ----------------------------------------------------------------------------------------------------------
 
 
+def _features(x: Array, batch: tuple[int, ...], hidden: int, initializer: ValueInitializerName, dtype: Any) -> Array:
+    """The end of an image torso: images [B, H, W, C] flattened, then a dense layer with a ReLU, [*batch, hidden]; the
+    flattened images if `hidden` is 0. It is called inside of a module, which has the layer.
+    """
+    x = x.reshape(x.shape[0], -1)
+    if not hidden:
+        return x.reshape(*batch, -1)
+    x = nn.Dense(
+        hidden,
+        dtype=dtype,
+        kernel_init=kernel_init(initializer, 1.4),
+        bias_init=bias_init(initializer, x.shape[-1]),
+        name="dense",
+    )(x)
+    return nn.relu(x).reshape(*batch, hidden)
+
+
 class ImpalaCNN(nn.Module):
     """The large network of "IMPALA" by Espeholt et al. (https://arxiv.org/abs/1802.01561), 15 convolutions and no LSTM,
     as used on Procgen by Cobbe et al. 2020 (https://arxiv.org/abs/1912.01588). Images [..., H, W, C] to [..., hidden].
@@ -68,17 +85,7 @@ class ImpalaCNN(nn.Module):
                 y = convolution(nn.relu(x), channels, RESIDUAL_SCALE, f"stack{s}_block{b}_0")
                 y = convolution(nn.relu(y), channels, RESIDUAL_SCALE, f"stack{s}_block{b}_1")
                 x = x + y
-        x = nn.relu(x.reshape(x.shape[0], -1))
-        if not self.hidden:
-            return x.reshape(*batch, -1)
-        x = nn.Dense(
-            self.hidden,
-            dtype=self.dtype,
-            kernel_init=kernel_init(self.initializer, 1.4),
-            bias_init=bias_init(self.initializer, x.shape[-1]),
-            name="dense",
-        )(x)
-        return nn.relu(x).reshape(*batch, self.hidden)
+        return _features(nn.relu(x), batch, self.hidden, self.initializer, self.dtype)
 
 
 class PlainCNN(nn.Module):
@@ -117,17 +124,7 @@ class PlainCNN(nn.Module):
                     name=f"convolution{i}",
                 )(x)
             )
-        x = x.reshape(x.shape[0], -1)
-        if not self.hidden:
-            return x.reshape(*batch, -1)
-        x = nn.Dense(
-            self.hidden,
-            dtype=self.dtype,
-            kernel_init=kernel_init(self.initializer, 1.4),
-            bias_init=bias_init(self.initializer, x.shape[-1]),
-            name="dense",
-        )(x)
-        return nn.relu(x).reshape(*batch, self.hidden)
+        return _features(x, batch, self.hidden, self.initializer, self.dtype)
 
 
 # The network of "Human-level control through deep reinforcement learning" (Mnih et al. 2015), fast on large images.

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from purerl.errors import PurerlError
-from purerl.runs import files
+from purerl.runs import files, lock
 
 MARKER, FORMAT = "purerl.json", 1
-_LOCK = ".purerl-lock"
 RUN, SWEEP, PROGRAM, FIGURES = "run", "sweep", "program", "figures"
 # The files of each kind of folder. A folder's record, which says what it holds, is deleted last.
 _RECORD = {RUN: "config.json", SWEEP: "sweep.json", PROGRAM: "program.json"}
@@ -126,7 +125,7 @@ def _others(folder: Path, kind: str) -> list[Path]:
     """What else is in a folder, and in those folders in it that purerl makes."""
     ours = {path for pattern in _FOLDERS[kind] for path in folder.glob(pattern) if not path.is_symlink()}
     found = [path for parent in (folder, *ours) for path in parent.iterdir() if path not in ours]
-    return sorted(path for path in found if path.name not in (_RECORD[kind], MARKER, _LOCK))
+    return sorted(path for path in found if path.name not in (_RECORD[kind], MARKER, lock.NAME))
 
 
 def _is_inside(path: Path, folder: Path) -> bool:

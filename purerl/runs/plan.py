@@ -58,10 +58,16 @@ class Plan:
         return self.steps // self.steps_per_iteration
 
     def with_steps(self, steps: int) -> Plan:
-        """The plan with another length, rounded up to whole iterations. Raises PurerlError if it is less than 1."""
+        """The plan with another length, rounded up to whole iterations.
+
+        Raises PurerlError if it is less than 1, or more than a run can count.
+        """
         if steps < 1:
             raise PurerlError(f"steps = {steps} must be at least 1")
-        return dataclasses.replace(self, steps=-(-steps // self.steps_per_iteration) * self.steps_per_iteration)
+        iterations = -(-steps // self.steps_per_iteration)
+        _check_length(steps, iterations, self.config)
+        whole = iterations * self.steps_per_iteration
+        return dataclasses.replace(self, steps=whole, asked_steps=None if whole == steps else steps)
 
     def to_dict(self) -> dict[str, Any]:
         """The part of config.json that `from_dict` reads back."""
@@ -200,9 +206,6 @@ class Settings:
             known = typing.get_args(Lanes)
             raise PurerlError(f"unknown lanes '{lanes}'.{nearest(str(lanes), known)} Known: {', '.join(known)}")
         registry.agent(self.agent).check(built, registry.env_spec(self.env, options))
-        per_iteration = built.num_envs * built.rollout_length
-        iterations = -(-steps // per_iteration)
-        _check_length(steps, iterations, built)
         parts = [
             ("agent", self.agent),
             ("environment", self.env.partition("/")[0]),
@@ -215,11 +218,10 @@ class Settings:
             config=built,
             options=options,
             seeds=tuple(range(seed, seed + seeds)),
-            steps=iterations * per_iteration,
+            steps=steps,
             lanes=lanes,
             imports=user_modules.needed(parts),
-            asked_steps=None if iterations * per_iteration == steps else steps,
-        )
+        ).with_steps(steps)
 
 
 def _check_length(steps: int, iterations: int, config: Any) -> None:

@@ -13,19 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from purerl.experiments.benchmarks.faults import LISTENS
 from purerl.runs import interrupts, sinks
 
 TINY = "--num-envs 4 --rollout-length 16 --num-minibatches 2 --num-epochs 1 --hidden 8"
 TRAIN = f"train ppo gymnax/CartPole-v1 {TINY} --steps 1000000000 --log-every 20"
-
-
-# A process that a script starts in its background inherits that signals are ignored, and purerl leaves it at that.
-LISTENS = """
-import os, signal, sys
-for number in (signal.SIGINT, signal.SIGHUP):
-    signal.signal(number, signal.SIG_DFL)
-os.execv(sys.executable, [sys.executable, "-m", "purerl", *sys.argv[1:]])
-"""
 
 
 def start(*words: object, **kwargs) -> subprocess.Popen:

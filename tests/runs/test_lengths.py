@@ -126,6 +126,8 @@ def test_what_the_counters_cannot_hold_is_refused_with_the_largest_length(rollou
     assert make_plan("ppo", CARTPOLE, steps=most, config=config).iterations == MOST // rollout_length
     with pytest.raises(PurerlError, match=f"is too long: .* it has at most {most:,} steps"):
         make_plan("ppo", CARTPOLE, steps=most + 1, config=config)
+    with pytest.raises(PurerlError, match=f"it has at most {most:,} steps"):  # as of `purerl resume --steps`
+        make_plan("ppo", CARTPOLE, steps=4 * rollout_length, config=config).with_steps(most + 1)
 
 
 @pytest.mark.parametrize("agent", ["ppo", "dqn"])
