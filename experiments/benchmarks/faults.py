@@ -31,12 +31,17 @@ PPG = (
     "--preset quick --num-envs 8 --rollout-length 16 --policy-iterations 2 --auxiliary-epochs 1"
     " --auxiliary-minibatches 2 --env.num-levels 10 --steps 8192 --log-every 2 --checkpoint-seconds 0.3"
 )
+# Says on stdout when purerl listens for signals: before that, Python itself starts, and a signal meets no code of ours.
 # Whoever starts this in the background of a script has it ignore signals, and the processes that it starts as well.
 LISTENS = """
-import os, signal, sys
-for number in (signal.SIGINT, signal.SIGHUP):
-    signal.signal(number, signal.SIG_DFL)
-os.execv(sys.executable, [sys.executable, "-m", "purerl", *sys.argv[1:]])
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+from purerl.cli import start
+from purerl.runs import interrupts
+interrupts.watch()
+print("listens", flush=True)
+sys.exit(start.main())
 """
 # Columns that differ from run to run.
 _TIMES = ("wall_time", "steps_per_second")
@@ -153,7 +158,9 @@ class _Storm:
     def _start(self, folder: Path) -> subprocess.Popen:
         record = next((name for name in ("config.json", "sweep.json") if (folder / name).exists()), None)
         words = self.target.command(folder, resume=record is not None)
-        return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process.stdout.readline()
+        return process
 
     def _to_the_end(self, folder: Path) -> bool:
         """Trains to the end; whether it got there."""
@@ -190,7 +197,7 @@ class _Storm:
         return True
 
     def _early(self, moment: float) -> None:
-        """Ctrl-C after so many seconds."""
+        """Ctrl-C so many seconds after purerl's first line."""
         folder = self.parts.with_name("early")
         with self._start(folder) as process:
             time.sleep(moment)
