@@ -215,23 +215,41 @@ class HostLoop:
         first = [jax.tree.map(np.copy, self._walk.first_inputs(group)) for group in range(self.pool.num_groups)]
         return jax.tree.map(lambda *x: jnp.asarray(np.concatenate(x, axis=1)), *first)
 
+    def advance_on(
+        self,
+        config: Any,
+        run_state: RunState,
+        found: sums.Sums | dict[str, Array] | None,
+        iteration: int,
+        total_iterations: int,
+        num_iterations: int,
+    ) -> tuple[RunState, sums.Sums]:
+        """As `InGraphLoop.advance_on`."""
+        total = jnp.int32(total_iterations)
+        parts = [Part(*part) for part in split(config, run_state, self.pool.num_seeds, self.lanes)]
+        of_parts: list[Any] = [jax.tree.map(lambda x, p=part: x[p.lanes], found) for part in parts]
+        for i in range(iteration, iteration + num_iterations):
+            metrics = self._iterate(parts, jnp.int32(i), total)
+            of_parts = [self._added(*pair) for pair in zip(parts, of_parts, metrics, strict=True)]
+        started = time.perf_counter()
+        jax.block_until_ready(of_parts)
+        self.seconds["device"] += time.perf_counter() - started
+        return join([part.run_state for part in parts]), join(of_parts)
+
+    def _added(self, part: Part, found: Any, metrics: dict[str, Metric]) -> sums.Sums:
+        """A part's sums after one more iteration; `found` as in `advance_on`."""
+        if not isinstance(found, sums.Sums):
+            found = beside(part.run_state, sums.zeros(metrics).replace(**(found or {})))
+        return self._add(found, metrics)
+
     def advance(
         self, config: Any, run_state: RunState, iteration: int, total_iterations: int, num_iterations: int
     ) -> tuple[RunState, dict[str, Metric]]:
         """The run after num_iterations more, and metrics {name: Metric [S]} summed over them: numpy, float64 and int64.
         Donates run_state, and waits for the end.
         """
-        found: list[sums.Sums] = []
-        total = jnp.int32(total_iterations)
-        parts = [Part(*part) for part in split(config, run_state, self.pool.num_seeds, self.lanes)]
-        for i in range(iteration, iteration + num_iterations):
-            metrics = self._iterate(parts, jnp.int32(i), total)
-            found = found or [beside(parts[0].run_state, sums.zeros(of_part)) for of_part in metrics]
-            found = [self._add(*pair) for pair in zip(found, metrics, strict=True)]
-        started = time.perf_counter()
-        jax.block_until_ready(found)
-        self.seconds["device"] += time.perf_counter() - started
-        return join([part.run_state for part in parts]), sums.read(join(found))
+        run_state, found = self.advance_on(config, run_state, None, iteration, total_iterations, num_iterations)
+        return run_state, sums.read(found)
 
     def _iterate(self, parts: list[Part], iteration: Array, total: Array) -> list[dict[str, Metric]]:
         walk, length, began = self._walk, parts[0].config.rollout_length, time.perf_counter()

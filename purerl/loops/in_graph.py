@@ -28,43 +28,51 @@ def make_init(agent: Agent, environment: Environment) -> Callable[[Any, Array], 
 
 def make_chunk(
     agent: Agent, environment: Environment, lanes: Lanes = "auto"
-) -> Callable[[Any, RunState, Array, Array, Array], tuple[RunState, sums.Sums]]:
-    """Jitted, donated (config, run_state [S, ...], iteration, total_iterations, num_iterations) -> the same run after
-    num_iterations more, and the Sums [S, ...] of its metrics over them. The three counters are int32 [].
+) -> Callable[..., tuple[RunState, sums.Sums]]:
+    """(config, run_state [S, ...], found, iteration, total_iterations, num_iterations) -> the same run after
+    num_iterations more, and the Sums [S, ...] `found`, with those of its metrics added. The counters are int32 []. With
+    None for `found` the sums begin at zero.
     """
 
     # Traced once, although the loops below call it for its shapes as well; inline, so the program is the same without.
     one_lane = jax.jit(functools.partial(iterate, agent, environment), inline=True)
 
-    def several(advance: Callable, state: RunState, iteration: Array, total: Array, num_iterations: Array):
-        """num_iterations of advance(state, clock) -> (state, metrics), the metrics summed."""
+    def several(advance: Callable, carried: PyTree, iteration: Array, total: Array, num_iterations: Array):
+        """num_iterations of advance(state, clock) -> (state, metrics), from carried = (state, sums so far)."""
 
         def one_iteration(i: Array, carry: PyTree) -> PyTree:
             state, found = carry
             state, metrics = advance(state, Clock(iteration + i, total))
             return state, sums.add(found, metrics)
 
-        shapes = jax.eval_shape(lambda s: advance(s, Clock(iteration, total))[1], state)
-        return jax.lax.fori_loop(0, num_iterations, one_iteration, (state, sums.zeros(shapes)))
+        state, found = carried
+        if found is None:
+            found = sums.zeros(jax.eval_shape(lambda s: advance(s, Clock(iteration, total))[1], state))
+        return jax.lax.fori_loop(0, num_iterations, one_iteration, (state, found))
 
-    def side_by_side(config: Any, run_state: RunState, *counters: Array):
+    def side_by_side(config: Any, carried: PyTree, *counters: Array):
         batched = jax.vmap(one_lane, in_axes=(lane_ways.config_axes(config), 0, None))
-        return several(lambda states, clock: batched(config, states, clock), run_state, *counters)
+        return several(lambda states, clock: batched(config, states, clock), carried, *counters)
 
-    def one_by_one(config: Any, run_state: RunState, *counters: Array):
-        def whole_chunk(config: Any, state: RunState):
-            return several(lambda s, clock: one_lane(config, s, clock), state, *counters)
+    def one_by_one(config: Any, carried: PyTree, *counters: Array):
+        def whole_chunk(config: Any, carried: PyTree):
+            return several(lambda s, clock: one_lane(config, s, clock), carried, *counters), ()
 
-        return lane_ways.one_by_one(whole_chunk, config, run_state)
+        if carried[1] is None:  # for the shapes alone
+
+            def from_zero(config: Any, state: RunState):
+                return several(lambda s, clock: one_lane(config, s, clock), (state, None), *counters)
+
+            return lane_ways.one_by_one(from_zero, config, carried[0])
+        return lane_ways.one_by_one(whole_chunk, config, carried)[0]
 
     local_chunk = {"vmap": side_by_side, "map": one_by_one}[lane_ways.resolve(lanes)]
 
-    def chunk(config: Any, run_state: RunState, iteration: Array, total: Array, num_iterations: Array):
+    def chunk(config: Any, run_state: RunState, found: sums.Sums | None, *counters: Array):
         mesh = sharding.seed_mesh(run_state.key.shape[0])
-        sharded = sharding.shard_seeds(local_chunk, mesh, config, num_seed_trees=1)
-        return sharded(config, run_state, iteration, total, num_iterations)
+        return sharding.shard_seeds(local_chunk, mesh, config, num_seed_trees=1)(config, (run_state, found), *counters)
 
-    return jax.jit(chunk, donate_argnums=1)
+    return chunk
 
 
 class InGraphLoop:
@@ -76,7 +84,9 @@ class InGraphLoop:
 
     def __init__(self, agent: Agent, environment: Environment, lanes: Lanes = "auto"):
         self.agent, self.spec, self.lanes = agent, environment.spec, lane_ways.resolve(lanes)
-        self._init, self._chunk = make_init(agent, environment), make_chunk(agent, environment, lanes)
+        self._init, self._from_zero = make_init(agent, environment), make_chunk(agent, environment, lanes)
+        self._chunk = jax.jit(self._from_zero, donate_argnums=(1, 2))
+        self._sums: dict[int, sums.Sums] = {}
 
     def num_lanes(self, num_seeds: int) -> int:
         """Lanes for so many seeds: a few more where they can then be spread over all devices evenly."""
@@ -101,9 +111,44 @@ class InGraphLoop:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spread), jax.eval_shape(self._init, config, keys)
         )
         counter = jnp.int32(0)
-        found = self._chunk.lower(config, state, counter, counter, counter).compile().memory_analysis()
+        nothing = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spread), self._shapes_of_sums(config, state)
+        )
+        found = self._chunk.lower(config, state, nothing, counter, counter, counter).compile().memory_analysis()
         own = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
         return mesh.size * (own + found.temp_size_in_bytes)
+
+    def _shapes_of_sums(self, config: Any, run_state: RunState) -> sums.Sums:
+        num_lanes = run_state.key.shape[0]
+        if num_lanes not in self._sums:
+            counter = jnp.int32(0)
+            self._sums[num_lanes] = jax.eval_shape(self._from_zero, config, run_state, None, counter, counter, counter)[
+                1
+            ]
+        return self._sums[num_lanes]
+
+    def advance_on(
+        self,
+        config: Any,
+        run_state: RunState,
+        found: sums.Sums | dict[str, Array] | None,
+        iteration: int,
+        total_iterations: int,
+        num_iterations: int,
+    ) -> tuple[RunState, sums.Sums]:
+        """The run after num_iterations more, and the Sums [S, ...] `found` with its metrics added. Several calls give
+        the bits of a single one. Donates run_state and found, and waits for the end.
+
+        Args:
+          found: of the calls before this one, or their arrays from a checkpoint; None to begin at zero.
+        """
+        if not isinstance(found, sums.Sums):
+            shapes = self._shapes_of_sums(config, run_state)
+            found = shapes.replace(**found) if found else jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            mesh = sharding.seed_mesh(run_state.key.shape[0])
+            found = sharding.place(jax.tree.map(jnp.asarray, found), mesh)
+        counters = jnp.int32(iteration), jnp.int32(total_iterations), jnp.int32(num_iterations)
+        return jax.block_until_ready(self._chunk(config, run_state, found, *counters))
 
     def advance(
         self, config: Any, run_state: RunState, iteration: int, total_iterations: int, num_iterations: int
@@ -111,7 +156,5 @@ class InGraphLoop:
         """The run after num_iterations more, and metrics {name: Metric [S]} summed over them: numpy, float64 and int64.
         Donates run_state, and waits for the end.
         """
-        run_state, found = self._chunk(
-            config, run_state, jnp.int32(iteration), jnp.int32(total_iterations), jnp.int32(num_iterations)
-        )
+        run_state, found = self.advance_on(config, run_state, None, iteration, total_iterations, num_iterations)
         return run_state, sums.read(found)

@@ -64,6 +64,11 @@ def add(sums: Sums, metrics: dict[str, Metric]) -> Sums:
     return sums.replace(total=total, rest=rest - (total - rounded), low=low, high=sums.high + sign + carry)
 
 
+def arrays(sums: Sums) -> dict[str, Array]:
+    """The arrays of sums, as a checkpoint holds them."""
+    return {"total": sums.total, "rest": sums.rest, "low": sums.low, "high": sums.high}
+
+
 def _packed(leaves: list[Array], like: Array) -> Array:
     """Numbers [...] as one array [..., n] of the dtype of `like` [..., n]."""
     return jnp.stack([leaf.astype(like.dtype) for leaf in leaves], axis=-1) if leaves else like

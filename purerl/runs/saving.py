@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,27 @@ import jax
 import numpy as np
 
 from purerl.errors import PurerlError
-from purerl.loops import host, in_graph
+from purerl.loops import host, in_graph, sums
 from purerl.loops import lanes as lane_ways
 from purerl.runs import checkpoint, schemas
 from purerl.runs.divergence import ADVICE, Divergence, named
 from purerl.runs.plan import Plan
 from purerl.types import Pool, RunState
+
+
+@dataclasses.dataclass
+class Period:
+    """A log period that is not over.
+
+    Attributes:
+      began: the iteration that it began after.
+      sums: Sums [S, ...] of its metrics so far, or their arrays from a checkpoint; None before its first piece.
+      seconds: time spent on it so far, without compilation.
+    """
+
+    began: int
+    sums: Any
+    seconds: float = 0.0
 
 
 class Saving:
@@ -58,8 +74,13 @@ class Saving:
         """The lanes of the seeds, without those that only fill up the devices."""
         return state if self._num_seeds == self._num_lanes else jax.tree.map(lambda x: x[: self._num_seeds], state)
 
-    def save(self, iteration: int, state: RunState, plan: Plan, spent: dict[str, float]) -> None:
-        """Saves the whole program. Raises PurerlError as `Checkpoints.save`, and for NaN or infinity in a run."""
+    def save(
+        self, iteration: int, state: RunState, plan: Plan, spent: dict[str, float], period: Period | None = None
+    ) -> None:
+        """Saves the whole program; with `period`, in the middle of that log period.
+
+        Raises PurerlError as `Checkpoints.save`, and for NaN or infinity in a run.
+        """
         run = self.of_seeds(state)
         self.diverged = self.look(run)
         if self.diverged and self._stop_at_nan:
@@ -68,8 +89,11 @@ class Saving:
                 f"{named(leaves)} of seed {plan.seeds[lane]} became NaN or infinite by iteration {iteration}, which is "
                 f"not saved; {self.kept()}. {ADVICE}"
             )
-        tree = {"run": run, "pool": self._pool_state()}
-        self.checkpoints.save(iteration, tree, {"plan": plan.to_dict()} | spent | self._marks(plan))
+        tree, metadata = {"run": run, "pool": self._pool_state()}, {"plan": plan.to_dict()} | spent | self._marks(plan)
+        if period is not None:
+            tree["sums"] = self.of_seeds(sums.arrays(period.sums))
+            metadata["period"] = {"began": period.began, "seconds": period.seconds}
+        self.checkpoints.save(iteration, tree, metadata)
 
     def look(self, run: RunState) -> dict[int, list[str]]:
         """{lane: names of its leaves with NaN or infinity} of the seeds' lanes."""
@@ -104,14 +128,15 @@ class Saving:
         with checkpoint.Checkpoints(folder) as checkpoints:
             checkpoints.save(iteration, tree, {"plan": plan.to_dict()} | spent | self._marks(plan, lanes))
 
-    def restore(self, state: RunState) -> tuple[int, RunState, dict[str, Any]]:
-        """(iteration, RunState, metadata) of the newest checkpoint; `state`, a fresh one, if there is none.
+    def restore(self, state: RunState) -> tuple[int, RunState, dict[str, Any], Period | None]:
+        """(iteration, RunState, metadata, Period) of the newest checkpoint; `state`, a fresh one, if there is none. The
+        Period is None for a checkpoint at the end of one.
 
         A pool that cannot be restored begins new episodes. Raises PurerlError as `Checkpoints.restore`, and for a run
         that has diverged.
         """
         if self.checkpoints.latest() is None:
-            return 0, state, {}
+            return 0, state, {}, None
         _, metadata = self.checkpoints.read_metadata()
         schemas.check_metadata(metadata, self.checkpoints.folder)
         marks = metadata.get("diverged") or []
@@ -125,13 +150,20 @@ class Saving:
         if pool_template is not None:
             pool_template = {name: checkpoint.AnyShape(x.dtype) for name, x in pool_template.items()}
         template = {"run": self.of_seeds(state), "pool": pool_template}
+        if metadata.get("period"):
+            kinds = {"total": np.float32, "rest": np.float32, "low": np.uint32, "high": np.uint32}
+            template["sums"] = {name: checkpoint.AnyShape(kind) for name, kind in kinds.items()}
         iteration, tree, metadata = self.checkpoints.restore(template)
+        period = None
+        if metadata.get("period"):
+            found = lane_ways.pad_state(tree["sums"], self._num_lanes)
+            period = Period(metadata["period"]["began"], found, metadata["period"]["seconds"])
         state = self._loop.placed(lane_ways.pad_state(tree["run"], self._num_lanes))
         if tree["pool"] is not None:
             self._loop.pool.restore(tree["pool"])
             if not self._loop.pool.resumes_exactly:
                 state = self._loop.restarted(self._config, state, iteration)
-        return iteration, state, metadata
+        return iteration, state, metadata, period
 
     def _pool_state(self, lanes: slice = slice(None)) -> dict[str, np.ndarray] | None:
         pool: Pool | None = getattr(self._loop, "pool", None)

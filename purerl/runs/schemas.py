@@ -26,8 +26,9 @@ PLAN = {
     "recording?": Mapping,
     "log?": Sequence[str],
 }
-METADATA = {"train_seconds?": float, "compile_seconds?": float, "diverged?": Sequence[Mapping]}
+METADATA = {"train_seconds?": float, "compile_seconds?": float, "diverged?": Sequence[Mapping], "period?": Mapping}
 DIVERGED = {"lane": int, "seed": int, "leaf": str}
+PERIOD = {"began": int, "seconds": float}
 SUMMARY = {"seeds": Sequence[int], "steps": int, "final_return": Mapping, "diverged_seeds?": Sequence[int]}
 FINAL_RETURN = {"per_seed": Numbers, "definition": str}
 SWEEP = {"cells": Sequence[Mapping[str, float | str | bool | Numbers | None]], "imports?": Sequence[Mapping]}
@@ -116,6 +117,8 @@ def check_metadata(values: Any, path: object) -> None:
     check(values, METADATA, path, fix)
     for mark in values.get("diverged") or ():
         check(mark, DIVERGED, path, fix)
+    if values.get("period") is not None:
+        check(values["period"], PERIOD, path, fix)
 
 
 def final_returns(summary: Any, path: object) -> list[float | None]:

@@ -201,7 +201,7 @@ def _last_state(trainer: Trainer) -> RunState:
     """The RunState [S, ...] of a finished run, read without writing anything."""
     try:
         with trainer.saving.checkpoints:
-            _, state, _ = trainer.saving.restore(trainer.loop.init(trainer.config, trainer.keys))
+            _, state, _, _ = trainer.saving.restore(trainer.loop.init(trainer.config, trainer.keys))
             return trainer.saving.of_seeds(state)
     finally:
         trainer.timing.watch.stop()

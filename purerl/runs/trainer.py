@@ -14,16 +14,19 @@ import numpy as np
 
 from purerl import configs, registry
 from purerl.errors import Interrupted, PurerlError
-from purerl.loops import host, in_graph, lanes
+from purerl.loops import host, in_graph, lanes, sums
 from purerl.runs import files, interrupts, progress, provenance, run_folder, sinks
 from purerl.runs.divergence import ADVICE, named
 from purerl.runs.evaluation import Evaluations
 from purerl.runs.plan import Plan, record_resumption, seed_keys
 from purerl.runs.recording import Recording
-from purerl.runs.saving import Saving
+from purerl.runs.saving import Period, Saving
 from purerl.runs.summary import summarize
 from purerl.runs.timing import Timing
 from purerl.types import RunState
+
+# How long a program trains before it looks whether it was asked to stop.
+PIECE_SECONDS = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Trainer:
         self.config, self.keys = lanes.pad(configs.traced(the_plan.config), seed_keys(the_plan), num_lanes)
         self.saving = Saving(checkpoints, loop, self.config, num_seeds, num_lanes, stop_at_nan=stop_at_nan)
         self.timing = Timing()
-        self.iteration = 0
+        self.iteration, self.piece, self.period = 0, 1, Period(0, None)
         ends = np.cumsum([len(member.plan.seeds) for member in self.members])
         self.lanes = [
             slice(int(end) - len(member.plan.seeds), int(end)) for member, end in zip(members, ends, strict=True)
@@ -121,7 +124,8 @@ class Trainer:
         """The state to continue from."""
         state = self.loop.init(self.config, self.keys)
         if self.resume:
-            self.iteration, state, metadata = self.saving.restore(state)
+            self.iteration, state, metadata, period = self.saving.restore(state)
+            self.period = period or Period(self.iteration, None)
             self.timing.earlier |= {name: metadata[name] for name in self.timing.earlier if name in metadata}
         jax.block_until_ready(state)
         if self.resume:
@@ -139,18 +143,19 @@ class Trainer:
                 progress.Progress(self.plan.steps, self.label, enabled=False if self.quiet else None)
             )
             while self.iteration < self.plan.iterations:
-                if stop and stop.at_once:
-                    raise Interrupted("interrupted before the first row of metrics", stop.signal)
-                state, rows = self._advance(state)
-                stop.at_once = False
+                state = self._advance(state, stop)
                 self._look_for_folders()
-                for own, of_member in zip(self.lanes, writers, strict=True):
-                    for writer in of_member:
-                        writer.write(rows[own])
-                self._show(bar, rows)
+                whole = self.iteration == self._end_of_period()
+                if whole:
+                    rows = self._rows(state)
+                    for own, of_member in zip(self.lanes, writers, strict=True):
+                        for writer in of_member:
+                            writer.write(rows[own])
+                    self._show(bar, rows)
                 due = time.perf_counter() - saved_at >= self.checkpoint_seconds
-                if due or stop or self.iteration == self.plan.iterations:
-                    self.saving.save(self.iteration, state, self.plan, self.timing.spent())
+                if stop or (whole and (due or self.iteration == self.plan.iterations)):
+                    period = None if whole else self.period
+                    self.saving.save(self.iteration, state, self.plan, self.timing.spent(), period)
                     saved_at = time.perf_counter()
                 if stop and self.iteration < self.plan.iterations:
                     saved = f"stopped and saved at iteration {self.iteration}"
@@ -194,14 +199,35 @@ class Trainer:
             files.write_json(member.folder / run_folder.SUMMARY, summary)
         return summaries
 
-    def _advance(self, state: RunState) -> tuple[RunState, list[dict[str, Any]]]:
-        """One log period: the state after it, and a row for each seed."""
-        count = min(self.log_every, self.plan.iterations - self.iteration)
-        before, compiled_before = time.perf_counter(), self.timing.watch.seconds
-        state, sums = self.loop.advance(self.config, state, self.iteration, self.plan.iterations, count)
-        seconds = time.perf_counter() - before - (self.timing.watch.seconds - compiled_before)
-        self.iteration += count
+    def _end_of_period(self) -> int:
+        return min(max(self.period.began + self.log_every, self.iteration), self.plan.iterations)
+
+    def _advance(self, state: RunState, stop: interrupts.Stop) -> RunState:
+        """Trains to the end of the log period, or until it is asked to stop: in pieces of some seconds, the first of a
+        process of one iteration, so that a long period can be stopped in its midst.
+        """
+        if self.iteration >= self._end_of_period():
+            self.period = Period(self.iteration, None)
+        while self.iteration < self._end_of_period() and not (stop and not stop.at_once):
+            if stop:
+                raise Interrupted("interrupted before anything was trained", stop.signal)
+            count = min(self.piece, self._end_of_period() - self.iteration)
+            before, compiled_before = time.perf_counter(), self.timing.watch.seconds
+            state, self.period.sums = self.loop.advance_on(
+                self.config, state, self.period.sums, self.iteration, self.plan.iterations, count
+            )
+            seconds = time.perf_counter() - before - (self.timing.watch.seconds - compiled_before)
+            self.iteration += count
+            self.period.seconds += seconds
+            self.piece = max(1, min(4 * self.piece, int(count * PIECE_SECONDS / max(seconds, 1e-6))))
+            stop.at_once = False
+        return state
+
+    def _rows(self, state: RunState) -> list[dict[str, Any]]:
+        """A row for each seed, of the log period that has ended."""
+        found, seconds = sums.read(self.period.sums), self.period.seconds
         num_seeds = self.lanes[-1].stop
+        count = self.iteration - self.period.began
         steps = count * self.plan.steps_per_iteration * num_seeds
         self.timing.add(seconds, steps)
         now = self.iteration * self.plan.steps_per_iteration
@@ -215,8 +241,8 @@ class Trainer:
                 **shared,
                 "seed": seed,
                 **pace,
-                "episodes": int(sums["episode_return"].count[lane]),
-                **{name: _mean(metric, lane) for name, metric in sums.items()},
+                "episodes": int(found["episode_return"].count[lane]),
+                **{name: _mean(metric, lane) for name, metric in found.items()},
             }
             for lane, seed in enumerate(self.plan.seeds[:num_seeds])
         ]
@@ -225,7 +251,7 @@ class Trainer:
             before_step = now - count * self.plan.steps_per_iteration
             returns = self.evaluations.returns(self.saving.of_seeds(state), before_step, now)
             rows = [row | {"evaluation_return": value} for row, value in zip(rows, returns, strict=False)]
-        return state, rows
+        return rows
 
     def _look_for_nan(self, rows: list[dict[str, Any]], state: RunState) -> None:
         """Marks the rows of diverged lanes, or raises PurerlError: what is NaN or infinite, of which seed, and when."""

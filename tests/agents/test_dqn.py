@@ -48,10 +48,10 @@ def test_resume_is_exact_with_a_full_replay(agent, tiny, tmp_path, monkeypatch):
     whole = run(tmp_path / "whole")
     advance = Trainer._advance
 
-    def stopping(trainer, state):
+    def stopping(trainer, state, stop):
         if trainer.iteration == 13:  # the ring of 64 has wrapped, and the next copy is not due
             raise Killed
-        return advance(trainer, state)
+        return advance(trainer, state, stop)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_advance", stopping)

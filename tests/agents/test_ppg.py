@@ -380,5 +380,5 @@ def test_auxiliary_phase_is_a_branch_under_vmap():
     agent = registry.agent("ppg")
     run_state = jax.eval_shape(in_graph.make_init(agent, environment), config, rng.seed_keys(0, 2))
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
-    jaxpr = jax.make_jaxpr(in_graph.make_chunk(agent, environment))(config, run_state, scalar, scalar, scalar)
+    jaxpr = jax.make_jaxpr(in_graph.make_chunk(agent, environment))(config, run_state, None, *[scalar] * 3)
     assert " cond[" in str(jaxpr)

@@ -464,8 +464,8 @@ def test_rainbow_copies_neither_its_priorities_nor_its_replay():
     agent = registry.agent("rainbow")
     config = agent.Config(network="mlp", hidden=(8,), replay_size=5120, learning_starts=64, num_envs=1)
     state = in_graph.make_init(agent, environment)(config, rng.seed_keys(0, 3))
-    chunk = in_graph.make_chunk(agent, environment)
-    compiled = chunk.lower(config, state, jnp.int32(0), jnp.int32(100), jnp.int32(10)).compile()
+    chunk = jax.jit(in_graph.make_chunk(agent, environment), donate_argnums=1)
+    compiled = chunk.lower(config, state, None, jnp.int32(0), jnp.int32(100), jnp.int32(10)).compile()
     ring = state.agent.replay
     for array in (state.agent.priorities.sums, ring.observation, ring.action, ring.reward, ring.done, ring.age):
         assert not copies(compiled, array)

@@ -134,7 +134,7 @@ def test_chunking_changes_nothing_and_compiles_once(lanes, config_of):
     loop, config = in_graph.InGraphLoop(agent, environment(), lanes), config_of("ppo")
     chex.clear_trace_counter()
     traced = chex.assert_max_traces(loop._chunk.__wrapped__, n=1)
-    loop._chunk = jax.jit(traced, donate_argnums=1)
+    loop._chunk = jax.jit(traced, donate_argnums=(1, 2))
     whole, _ = run(loop, config, rng.seed_keys(0, 2), 6)
     for chunk in (3, 4):
         parts, _ = run(loop, config, rng.seed_keys(0, 2), 6, chunk=chunk)
@@ -154,7 +154,7 @@ def test_adding_seeds_compiles_one_program_whatever_their_number(lanes, config_o
         loop, config = in_graph_loop("ppo", lanes), config_of("ppo")
         state = jax.eval_shape(loop._init, config, rng.seed_keys(0, num_seeds))
         i = jax.ShapeDtypeStruct((), jnp.int32)
-        return count(jax.make_jaxpr(loop._chunk)(config, state, i, i, i).jaxpr)
+        return count(jax.make_jaxpr(loop._from_zero)(config, state, None, i, i, i).jaxpr)
 
     assert equations(4) == equations(16) > 500
 
@@ -170,7 +170,7 @@ def test_the_agent_is_traced_once(lanes, config_of):
 
     loop, config = in_graph.InGraphLoop(agent._replace(update=update), environment(), lanes), config_of("ppo")
     i = jax.ShapeDtypeStruct((), jnp.int32)
-    loop._chunk.trace(config, jax.eval_shape(loop._init, config, rng.seed_keys(0, 4)), i, i, i)
+    loop._chunk.trace(config, jax.eval_shape(loop._init, config, rng.seed_keys(0, 4)), None, i, i, i)
     assert len(traces) == 1
 
 

@@ -74,7 +74,7 @@ def test_kept_runs_and_evaluations_have_it(parts):
     agent, config, environment, keys = parts
     loop, i = in_graph.InGraphLoop(agent, environment), jax.ShapeDtypeStruct((), jnp.int32)
     state = jax.eval_shape(loop._init, config, keys)
-    assert all_highest(precisions(loop._chunk, config, state, i, i, i))
+    assert all_highest(precisions(loop._chunk, config, state, None, i, i, i))
     player = play.GraphPlayer(agent, environment, config, num_envs=2, explore=True)
     begun = jax.eval_shape(player._begin, config, state.agent, keys)
     assert all_highest(precisions(player._block, config, begun, i))

@@ -78,10 +78,10 @@ def test_a_shorter_plan_is_fine_while_less_is_done(config, tmp_path, monkeypatch
 
     advance = Trainer._advance
 
-    def stopping(trainer, state):
+    def stopping(trainer, state, stop):
         if trainer.iteration == 2:
             raise Killed
-        return advance(trainer, state)
+        return advance(trainer, state, stop)
 
     how = {"out": tmp_path / "run", "config": config, "quiet": True, "log_every": 1, "checkpoint_seconds": 0}
     with monkeypatch.context() as patch, pytest.raises(Killed):

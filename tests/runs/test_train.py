@@ -13,7 +13,8 @@ import pytest
 
 from purerl import configs, registry
 from purerl.errors import PurerlError
-from purerl.runs import sinks
+from purerl.loops import host, in_graph
+from purerl.runs import sinks, trainer
 from purerl.runs.plan import Plan
 from purerl.runs.summary import final_returns
 from purerl.runs.train import train
@@ -36,7 +37,8 @@ def run(config_of):
     def run(agent, folder, iterations, env=CARTPOLE, config=None, named=None, **kwargs):
         config = config_of(agent, **(config or {}))
         steps = iterations * config["num_envs"] * config["rollout_length"]
-        return train(named or agent, env, steps=steps, out=folder, config=config, quiet=True, log_every=1, **kwargs)
+        kwargs = {"quiet": True, "log_every": 1} | kwargs
+        return train(named or agent, env, steps=steps, out=folder, config=config, **kwargs)
 
     return run
 
@@ -56,10 +58,10 @@ class Stopping:
     def __init__(self, monkeypatch, iteration):
         advance = Trainer._advance
 
-        def stopping(trainer, state):
+        def stopping(trainer, state, stop):
             if trainer.iteration == iteration:
                 raise Killed
-            return advance(trainer, state)
+            return advance(trainer, state, stop)
 
         monkeypatch.setattr(Trainer, "_advance", stopping)
 
@@ -99,6 +101,37 @@ def test_resume_on_procgen_is_exact(tmp_path, monkeypatch, run):
     stopped_run(run, monkeypatch, 2, "ppg", tmp_path / "parts", 4, **kwargs)
     resumed = run("ppg", tmp_path / "parts", 4, resume=True, **kwargs)
     assert_same_bits(whole.state, resumed.state)
+
+
+@pytest.mark.parametrize("env", ["gymnax/CartPole-v1", "procgen/coinrun"])
+def test_a_stop_within_a_log_period_saves_its_sums(env, tmp_path, monkeypatch, run):
+    """A stop that comes in the middle of a row: it is saved there, and the row comes out as without the stop."""
+    kwargs = {"seeds": 3, "log_every": 4, "env": env}
+    if env.startswith("procgen"):
+        pytest.importorskip("cffi", reason="procgen is not installed")
+        kwargs |= {"preset": "procgen-easy", "config": {"network": "nature"}, "seeds": 2}
+    whole = run("ppo", tmp_path / "whole", 8, **kwargs)
+    monkeypatch.setattr(trainer, "PIECE_SECONDS", 0.0)  # pieces of one iteration
+    advance_on, calls = loop_class(env).advance_on, iter(range(100))
+
+    def interrupted(loop, *args):
+        if next(calls) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return advance_on(loop, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="stopped and saved at iteration 6"):
+        patch.setattr(loop_class(env), "advance_on", interrupted)
+        run("ppo", tmp_path / "parts", 8, **kwargs)
+    resumed = run("ppo", tmp_path / "parts", 8, resume=True, **kwargs)
+    assert_same_bits(whole.state, resumed.state)
+    rows = [sinks.read_rows(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts")]
+    for row in (row for half in rows for row in half):
+        del row["wall_time"], row["steps_per_second"]
+    assert len(rows[0]) == 2 * kwargs["seeds"] and rows[0] == rows[1]
+
+
+def loop_class(env):
+    return host.HostLoop if env.startswith("procgen") else in_graph.InGraphLoop
 
 
 @pytest.mark.same_bits
