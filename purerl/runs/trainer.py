@@ -195,7 +195,7 @@ class Trainer:
         ]
         for member, own, summary in zip(self.members, self.lanes, summaries, strict=True):
             folder = member.folder / run_folder.CHECKPOINTS
-            self.saving.save_member(folder, self.iteration, state, own, member.plan, self.timing.earlier)
+            self.saving.save_member(folder, self.iteration, state, own, member.plan, self.timing.spent())
             files.write_json(member.folder / run_folder.SUMMARY, summary)
         return summaries
 
