@@ -31,7 +31,9 @@ from hypothesis import strategies as st
 
 import purerl
 from purerl import PurerlError, configs, registry
+from purerl.cli import folders as folder_commands
 from purerl.cli import main
+from purerl.cli import training as training_commands
 from purerl.experiments.figures import commands
 from purerl.runs import checkpoint, estimates, files, programs, run_folder, sweeps
 from purerl.runs.plan import Plan, make_plan
@@ -138,13 +140,13 @@ def flags_of(command: str, agent: str, env: str) -> list[str]:
     """The names of the flags that a command has."""
     options = registry.environment(env)[0].Options
     owners = [
-        (main._Which, ""),
+        (training_commands.Which, ""),
         (Recording, ""),
         (registry.agent(agent).Config, ""),
         (options, "env."),
         (options, "eval-env."),
     ]
-    owners += [(main._Sweep if command == "sweep" else main._Train, "")]
+    owners += [(training_commands.SweepFlags if command == "sweep" else training_commands.TrainFlags, "")]
     names = [prefix + field.name for cls, prefix in owners for field in dataclasses.fields(cls)]
     return [name for name in names if name not in LEFT_OUT]
 
@@ -176,10 +178,10 @@ def test_any_flag_of_commands_that_train(folders, words):
 
 
 OTHERS = {
-    "eval": (main._Eval, ["bare"]),
-    "video": (main._Video, ["bare"]),
-    "plot": (main._Plot, ["bare"]),
-    "report": (main._Report, ["bare"]),
+    "eval": (folder_commands.EvalFlags, ["bare"]),
+    "video": (folder_commands.VideoFlags, ["bare"]),
+    "plot": (folder_commands.PlotFlags, ["bare"]),
+    "report": (folder_commands.ReportFlags, ["bare"]),
 }
 
 
@@ -187,7 +189,7 @@ OTHERS = {
 def reading(draw: Any) -> list[str]:
     """A command line that reads folders, with up to two flags that have any value, in any order."""
     name = draw(st.sampled_from([*OTHERS, "list", "doctor", "figure", "bench", "no-command"]))
-    cls = OTHERS[name][0] if name in OTHERS else main._Nothing
+    cls = OTHERS[name][0] if name in OTHERS else main.Nothing
     known = [f.name for f in dataclasses.fields(cls) if f.name not in LEFT_OUT] + ["env.max_steps", "any"]
     parts = [[draw(st.one_of(WORDS, st.just("DIR")))] for _ in range(draw(st.integers(0, 2)))]
     parts += [[f"--{draw(st.sampled_from(known))}", draw(WORDS)] for _ in range(draw(st.integers(0, 2)))]

@@ -145,6 +145,20 @@ def require(found: Sequence[str], names: Sequence[str], words: Sequence[str], co
         raise PurerlError(f"missing {' and '.join(missing)}: {command} {' '.join(names)} ({command} --help)")
 
 
+def folders(words: list[str], name: str, places: str, general: Group, about: str) -> tuple[list[str], dict[str, Any]]:
+    """(folders, flags given) of `purerl NAME PLACES ...`, where `places` is DIR or DIR..."""
+    command = f"purerl {name}"
+    found, rest = positionals(words, (places,), [general], command)
+    require(found, (places,), words, command)
+    (given,) = parse([general], rest, f"{command} {places}", about)
+    return found, given
+
+
+def environment_group(options: Any) -> Group:
+    """The `--env.*` flags of a family, with `options` as their defaults."""
+    return Group(type(options), options, "env", "env.", "Options of the environment.")
+
+
 def take(words: Sequence[str], name: str) -> tuple[list[str], list[str]]:
     """Takes a flag `--name VALUE`, which may stand anywhere and be repeated: (the other words, its values).
 

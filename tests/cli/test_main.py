@@ -23,6 +23,7 @@ from PIL import Image
 
 from purerl import configs, registry
 from purerl.cli import flags, main
+from purerl.cli.training import Which
 from purerl.errors import PurerlError
 from purerl.runs import train as training
 from purerl.runs.plan import make_plan
@@ -263,7 +264,7 @@ def test_a_field_with_the_name_of_a_flag_is_refused():
     class Mine:
         seed: int = 0
 
-    general = flags.Group(main._Which, main._Which())
+    general = flags.Group(Which, Which())
     with pytest.raises(PurerlError, match="field 'seed' of mine has the name of another flag"):
         flags.parse([general, flags.Group(Mine, Mine(), "mine")], [], "purerl train mine x", "")
 
