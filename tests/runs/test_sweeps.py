@@ -2,12 +2,6 @@
 
 import csv
 import math
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -167,33 +161,6 @@ def test_overwrite_replaces_a_sweep(tmp_path, tiny):
     found = purerl.sweep(*CARTPOLE, grid={"clip": [0.4]}, overwrite=True, **how)
     assert [path.name for path in (tmp_path / "sweep" / "cells").iterdir()] == ["000"]
     assert [row["clip"] for row in found.table] == [0.4]
-
-
-def test_killed_at_random_and_continued_gives_the_same_table(tmp_path):
-    """SIGKILL at two random moments, each time continued from the command line, against a sweep in one go."""
-    words = [sys.executable, "-m", "purerl", "sweep", *CARTPOLE, "--grid", GRID, "--seeds", "3", "--steps", "32000"]
-    words += ["--num-envs", "4", "--rollout-length", "16", "--num-minibatches", "2", "--quiet", "--out"]
-    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}  # they run for longer than they compile
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    subprocess.run([*words, str(whole)], check=True, env=environment)
-    moments, kills, seen = random.Random(0), 0, set()
-    for _ in range(2):
-        resume = ["--resume"] if (parts / "sweep.json").exists() else []
-        often = ["--checkpoint-seconds", "0.2"]
-        process = subprocess.Popen([*words, str(parts), *often, *resume], env=environment, start_new_session=True)
-        began, saved = time.monotonic(), set(seen)
-        while process.poll() is None and time.monotonic() - began < 60 and saved <= seen:
-            time.sleep(0.05)
-            saved = set(parts.glob("programs/*/checkpoints/0*"))
-        seen |= saved
-        time.sleep(moments.uniform(0.0, 1.0))
-        kills += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert kills >= 1
-    subprocess.run([*words, str(parts), "--resume"], check=True, env=environment)
-    assert (parts / "table.csv").read_bytes() == (whole / "table.csv").read_bytes()
-    assert (parts / "ranking.csv").read_bytes() == (whole / "ranking.csv").read_bytes()
 
 
 def test_the_command_prints_the_ranking(run_cli, tmp_path):
