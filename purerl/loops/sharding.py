@@ -57,6 +57,35 @@ def place(tree: PyTree, mesh: Mesh) -> PyTree:
     )
 
 
+def take(tree: PyTree, lanes: slice) -> PyTree:
+    """Some lanes of a tree of [S, ...] arrays, on the first of their devices (all lanes: where they are).
+
+    Each device cuts its own part, and the parts are copied. `x[lanes]` would be a program of all devices, which talk to
+    each other: on a busy CPU their threads may wait for one another until XLA gives up and ends the process.
+
+    Args:
+      tree: arrays whose seeds are spread evenly (see `place`) or are on one device.
+      lanes: of step 1.
+    """
+
+    def of_array(x: Any) -> Any:
+        first, end, _ = lanes.indices(x.shape[0])
+        if end - first == x.shape[0]:
+            return x
+        if len(x.sharding.device_set) == 1:
+            return x[first:end]
+        parts = []
+        for shard in sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0):
+            begins = shard.index[0].start or 0
+            low, high = max(first - begins, 0), min(end - begins, shard.data.shape[0])
+            if low < high:
+                parts.append(shard.data if high - low == shard.data.shape[0] else shard.data[low:high])
+        here = parts[0].sharding  # with the kind of memory
+        return parts[0] if len(parts) == 1 else jnp.concatenate([jax.device_put(part, here) for part in parts])
+
+    return jax.tree.map(of_array, tree)
+
+
 def shard_seeds(function: Callable[..., PyTree], mesh: Mesh, config: Any, num_seed_trees: int) -> Callable[..., PyTree]:
     """function(config, *trees of [S, ...], *trees without seeds) -> trees of [S, ...], run on each device's own seeds.
 

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from purerl.errors import PurerlError
-from purerl.loops import host, in_graph, sums
+from purerl.loops import host, in_graph, sharding, sums
 from purerl.loops import lanes as lane_ways
 from purerl.runs import checkpoint, schemas
 from purerl.runs.divergence import ADVICE, Divergence, named
@@ -72,7 +71,7 @@ class Saving:
 
     def of_seeds(self, state: RunState) -> RunState:
         """The lanes of the seeds, without those that only fill up the devices."""
-        return state if self._num_seeds == self._num_lanes else jax.tree.map(lambda x: x[: self._num_seeds], state)
+        return sharding.take(state, slice(self._num_seeds))
 
     def save(
         self, iteration: int, state: RunState, plan: Plan, spent: dict[str, float], period: Period | None = None
@@ -124,7 +123,7 @@ class Saving:
         """Saves one run of the program in its own folder, as if it had been trained alone."""
         if folder.absolute() == self.checkpoints.folder:
             return  # the run is the program
-        tree = {"run": jax.tree.map(lambda x: x[lanes], state), "pool": self._pool_state(lanes)}
+        tree = {"run": sharding.take(state, lanes), "pool": self._pool_state(lanes)}
         with checkpoint.Checkpoints(folder) as checkpoints:
             checkpoints.save(iteration, tree, {"plan": plan.to_dict()} | spent | self._marks(plan, lanes))
 

@@ -11,7 +11,7 @@ from jax.extend.core import jaxprs_in_params
 
 from purerl import registry, rng
 from purerl.envs.hosted import HostedPool
-from purerl.loops import in_graph
+from purerl.loops import in_graph, sharding
 from purerl.loops.host import HostLoop
 
 # Adam's epsilon is large enough that a gradient of rounding errors does not become a whole step.
@@ -194,3 +194,16 @@ def test_traced_config_fields_can_be_vmapped_with_the_seeds(lanes, config_of):
         single = config.replace(learning_rate=rates[lane])
         alone, _ = loop.advance(single, loop.init(single, keys), 0, 2, 2)
         assert_same(params(state, lane), params(alone, lane), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("lanes", [slice(3), slice(1, 3), slice(2, 4), slice(1, 2), slice(4)])
+def test_lanes_are_taken_without_a_program_of_all_devices(lanes):
+    """Such a program lets the devices wait for one another, which on a busy machine has ended processes."""
+    rows, keys = np.arange(12.0).reshape(4, 3), rng.seed_keys(0, 4)
+    tree = sharding.place({"rows": jnp.asarray(rows), "keys": keys}, sharding.seed_mesh(4))
+    assert len(tree["rows"].sharding.device_set) == 2
+    found = sharding.take(tree, lanes)
+    np.testing.assert_array_equal(found["rows"], rows[lanes])
+    np.testing.assert_array_equal(jax.random.key_data(found["keys"]), jax.random.key_data(keys)[lanes])
+    devices = {len(x.sharding.device_set) for x in jax.tree.leaves(found)}
+    assert devices == {2 if lanes == slice(4) else 1}
