@@ -31,6 +31,11 @@ def keys_of(seeds: Sequence[int]) -> jax.Array:
     return jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
 
 
+def seed_of(key: jax.Array) -> jax.Array:
+    """The seed of a base key of `seed_keys`, uint32 []; some number for any other key."""
+    return jax.random.key_data(key)[-1]
+
+
 def stream(key: jax.Array, name: str) -> jax.Array:
     """The key of the stream `name` (a short, stable word) of a seed's base key, shape []."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))

@@ -124,11 +124,14 @@ class Environment(NamedTuple):
       spec: its EnvSpec.
       reset: key -> (state, observation).
       step: (key, state, action) -> (state, TimeStep), with an automatic reset at an episode's end.
+      begin: (seed uint32 [], num_envs) -> (states, observations) [N, ...]: used in place of `reset` at the start, by
+        environments whose games are those that a host library makes of the seed. None for all others.
     """
 
     spec: EnvSpec
     reset: Callable[[Array], tuple[PyTree, Array]]
     step: Callable[[Array, PyTree, Array], tuple[PyTree, TimeStep]]
+    begin: Callable[[Array, int], tuple[PyTree, Array]] | None = None
 
 
 class Pool(Protocol):

@@ -13,7 +13,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "procgen-easy": Preset(
         steps=25_000_000,
-        default_for=("procgen/*",),
+        default_for=("procgen/*", "procgen-jax/*"),
         source="procgen-hard with one worker of 64 environments, so four times as many auxiliary steps per frame",
         config={"num_envs": 64},
         env={"distribution_mode": "easy"},

@@ -8,7 +8,7 @@ from purerl.registry import Preset
 PRESETS: dict[str, Preset] = {
     "procgen-easy": Preset(
         steps=25_000_000,
-        default_for=("procgen/*",),
+        default_for=("procgen/*", "procgen-jax/*"),
         source="Cobbe et al. 2020, released code, easy mode; --env.num-levels 200 for the generalization protocol",
         config={"optimizer": "adam-tensorflow"},
         env={"distribution_mode": "easy"},

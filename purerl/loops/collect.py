@@ -55,14 +55,24 @@ def act(
 
 
 def begin(
-    agent: Agent, environment: Environment, config: Any, agent_state: PyTree, key: Array, num_envs: int
+    agent: Agent,
+    environment: Environment,
+    config: Any,
+    agent_state: PyTree,
+    key: Array,
+    num_envs: int,
+    seed: Array | None = None,
 ) -> RunState:
     """A RunState of N environments at the start of their first episodes, its `episodes` still to be filled in.
 
     Args:
       key: the seed's typed base key [], of training or of an evaluation.
+      seed: of the environments' own random numbers, uint32 [], for those with a `begin`; None for that of the key.
     """
-    environment_state, observation = jax.vmap(environment.reset)(rng.reset_keys(key, num_envs))
+    if environment.begin is None:
+        environment_state, observation = jax.vmap(environment.reset)(rng.reset_keys(key, num_envs))
+    else:
+        environment_state, observation = environment.begin(rng.seed_of(key) if seed is None else seed, num_envs)
     return RunState(
         agent=agent_state,
         memory=first_memory(agent, config, environment.spec, num_envs),

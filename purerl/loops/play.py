@@ -73,8 +73,8 @@ class GraphPlayer:
     ):
         self._agent, self._config, self._num_envs = agent, config, num_envs
 
-        def begin(config: Any, agent_state: PyTree, key: Array) -> RunState:
-            return collect.begin(agent, environment, config, agent_state, key, num_envs)
+        def begin(config: Any, agent_state: PyTree, key: Array, seed: Array) -> RunState:
+            return collect.begin(agent, environment, config, agent_state, key, num_envs, seed)
 
         def block(config: Any, run_state: RunState, start: Array) -> tuple[RunState, tuple]:
             run_state, rows = collect.collect(
@@ -97,17 +97,19 @@ class GraphPlayer:
 
         self._begin, self._block = lane_ways.in_turn(begin), jax.jit(blocks)
 
-    def play(self, agent_state: PyTree, keys: Array) -> Iterator[Block]:
+    def play(self, agent_state: PyTree, keys: Array, seeds: Sequence[int]) -> Iterator[Block]:
         """Plays without end, from first observations.
 
         Args:
           agent_state: the agent's State [S, ...], as far as `act` reads it.
           keys: typed base keys [S] of everything random.
+          seeds: S, of the environments' own random numbers, for those with a `begin`.
 
         Yields:
           Blocks without end; those of the same columns are consecutive in time.
         """
-        run_state, start = self._begin(self._config, acting_part(self._agent, agent_state), keys), 0
+        first = acting_part(self._agent, agent_state), keys, jnp.asarray(seeds, jnp.uint32)
+        run_state, start = self._begin(self._config, *first), 0
         while True:
             run_state, rows = self._block(self._config, run_state, jnp.int32(start))
             yield Block(slice(0, self._num_envs), *jax.device_get(rows))
@@ -115,7 +117,7 @@ class GraphPlayer:
 
 
 class PoolPlayer:
-    """Plays on the host: the interface of `GraphPlayer`, but `play` also takes the environments' own seeds.
+    """Plays on the host: the interface of `GraphPlayer`.
 
     Args:
       agent, config, num_envs, explore, observations, lanes: as in `GraphPlayer`.
@@ -152,8 +154,7 @@ class PoolPlayer:
         """Plays without end, from first observations. Close the iterator to close the pool.
 
         Args:
-          agent_state, keys: as in `GraphPlayer.play`.
-          seeds: S, of the environments' own random numbers.
+          agent_state, keys, seeds: as in `GraphPlayer.play`.
 
         Yields:
           Blocks of one step, group after group.

@@ -64,8 +64,7 @@ class Player:
             "observations": observations,
             "lanes": plan.lanes,
         }
-        self._on_host = registry.is_host(family)
-        if self._on_host:
+        if registry.is_host(family):
             make_pool = functools.partial(family.make_pool, env_id, plan.options)
             self._player = play.PoolPlayer(agent, family.spec(env_id, plan.options), config, make_pool, **how)
         else:
@@ -83,13 +82,11 @@ class Player:
           environments.
         """
         keys = jax.vmap(lambda key: rng.evaluation_key(key, seed))(seed_keys(self._plan))
-        if self._on_host:
-            return self._player.play(agent_state, keys, pool_seeds(self._plan.seeds, seed))
-        return self._player.play(agent_state, keys)
+        return self._player.play(agent_state, keys, pool_seeds(self._plan.seeds, seed))
 
 
 def pool_seeds(training_seeds: tuple[int, ...], seed: int) -> list[int]:
-    """Seeds of an evaluation's host environments: all different, and none of them a seed of the training."""
+    """Seeds of the environments' own random numbers in an evaluation: all different, and none is one of the training."""
     taken, found = set(training_seeds), {}
     for number in dict.fromkeys(training_seeds):
         candidate = zlib.crc32(f"evaluation {seed} of {number}".encode()) % 2**31

@@ -76,7 +76,7 @@ def test_kept_runs_and_evaluations_have_it(parts):
     state = jax.eval_shape(loop._init, config, keys)
     assert all_highest(precisions(loop._chunk, config, state, None, i, i, i))
     player = play.GraphPlayer(agent, environment, config, num_envs=2, explore=True)
-    begun = jax.eval_shape(player._begin, config, state.agent, keys)
+    begun = jax.eval_shape(player._begin, config, state.agent, keys, jnp.zeros(2, jnp.uint32))
     assert all_highest(precisions(player._block, config, begun, i))
 
 

@@ -1,0 +1,196 @@
+"""The family `procgen-jax`: Procgen's own levels, played inside the compiled program, exact against the library."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import ModuleType
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from purerl.envs import procgen
+from purerl.envs.procgen_jax import banks, frames, mersenne
+from purerl.errors import PurerlError
+from purerl.types import Array, Environment, EnvSpec, PyTree, TimeStep
+
+FIX = procgen.FIX
+# Levels whose stills (12 KB each) still fit into a compiled program, and levels without stills.
+MOST_LEVELS_WITH_FRAMES, MOST_LEVELS = 20_000, 1_000_000
+_NUM_ACTIONS = 15
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The `--env.*` flags of Procgen in the graph: those of Procgen where they mean something.
+
+    Attributes:
+      num_levels: how many levels to play. All levels (0 in procgen/*) cannot be in a bank: held-out levels are a range
+        of their own, such as --env.start-level 1000000 --env.num-levels 10000.
+      start_level: the first level's number.
+      distribution_mode: which variant of the game to play; exploration (maze alone) is one given hard level.
+      observation: frames, as the library draws them, uint8 [64, 64, 3]; symbolic, what stands in each cell, bool
+        [H, W, planes]; or both, the frame with the planes enlarged to its pixels as more channels, 0 or 255.
+      center_agent: without effect, as in the library: these games always show the whole level.
+      use_backgrounds: whether to draw pictures as backgrounds; black otherwise.
+      use_monochrome_assets: whether to draw every object as a rectangle of one colour.
+      restrict_themes: whether to use a single theme for objects that have several.
+      use_generated_assets: only in procgen/*.
+      paint_vel_info: only in procgen/*.
+      use_sequential_levels: only in procgen/*.
+    """
+
+    num_levels: int = 200
+    start_level: int = 0
+    distribution_mode: Literal["easy", "hard", "exploration"] = "hard"
+    observation: Literal["frames", "symbolic", "both"] = "frames"
+    center_agent: bool = True
+    use_backgrounds: bool = True
+    use_monochrome_assets: bool = False
+    restrict_themes: bool = False
+    use_generated_assets: bool = False
+    paint_vel_info: bool = False
+    use_sequential_levels: bool = False
+
+
+@struct.dataclass
+class State:
+    """One game.
+
+    Attributes:
+      generator: which levels come next.
+      level: int32 [], the level's row in the bank.
+      time: int32 [], steps of this episode.
+      level_complete: bool [], the last step solved its level.
+      game: the state of the game.
+    """
+
+    generator: mersenne.Generator
+    level: Array
+    time: Array
+    level_complete: Array
+    game: PyTree
+
+
+def names() -> list[str]:
+    """The games. Works without the procgen package."""
+    return list(banks.GAMES)
+
+
+def example() -> str:
+    """The id that `purerl doctor` tries."""
+    return "maze"
+
+
+def score(id: str, options: Options, returns: Any) -> tuple[str, Any] | None:
+    """As of procgen/<id>."""
+    return procgen.score(id, procgen.Options(distribution_mode=options.distribution_mode), returns)
+
+
+def make(id: str, options: Options | None = None) -> Environment:
+    """The game `id`, unbatched. Its bank is read, or built, when the first program with it is traced.
+
+    Raises PurerlError for options that cannot be honoured.
+    """
+    options = options or Options()
+    request = bank_request(id, options)
+    game = banks.GAMES[id]
+    number = request.levels[1]
+    spec = _spec(id, options, game)
+
+    def bank() -> dict[str, Any]:
+        return banks.bank(request)
+
+    def observe(level: Array, state: PyTree) -> Array:
+        return _observation(options.observation, game, bank(), level, state)
+
+    def fresh(generator: mersenne.Generator) -> tuple[State, Array]:
+        generator, word = mersenne.draw(generator)
+        level = mersenne.below(word, 0, number)
+        state = game.begin(bank(), level)
+        zero = jnp.zeros((), jnp.int32)
+        return State(generator, level, zero, jnp.zeros((), jnp.bool_), state), observe(level, state)
+
+    def begin(seed: Array, num_envs: int) -> tuple[State, Array]:
+        return jax.vmap(fresh)(mersenne.of_games(seed, num_envs))
+
+    def reset(key: Array) -> tuple[State, Array]:
+        seed = jax.random.bits(key, (), jnp.uint32) >> 1
+        return jax.tree.map(lambda x: x[0], begin(seed, 1))
+
+    def step(key: Array, state: State, action: Array) -> tuple[State, TimeStep]:
+        moved, reward, done, complete = game.step(bank(), state.level, state.game, jnp.asarray(action, jnp.int32))
+        time = state.time + 1
+        done = done | (time >= game.TIMEOUT)
+        generator, word = mersenne.draw(state.generator, done)
+        level = jnp.where(done, mersenne.below(word, 0, number), state.level)
+        begun = game.begin(bank(), level, moved)
+        moved = jax.tree.map(lambda new, old: jnp.where(done, new, old), begun, moved)
+        after = State(generator, level, jnp.where(done, 0, time), complete, moved)
+        return after, TimeStep(observe(level, moved), reward, terminated=done, truncated=jnp.zeros((), jnp.bool_))
+
+    return Environment(spec, reset, step, begin)
+
+
+def bank_request(id: str, options: Options) -> banks.Request:
+    """The bank that the options need. Raises PurerlError for options that cannot be honoured."""
+    for name in ("use_generated_assets", "paint_vel_info", "use_sequential_levels"):
+        if getattr(options, name) is not False:
+            raise PurerlError(f"procgen-jax/{id} cannot honour {name}: leave it off, or play procgen/{id}")
+    if options.distribution_mode not in ("easy", "hard", "exploration"):
+        raise PurerlError(
+            f"procgen-jax/{id} has no distribution_mode '{options.distribution_mode}': use easy or hard, or play "
+            f"procgen/{id}"
+        )
+    if options.observation not in ("frames", "symbolic", "both"):
+        raise PurerlError(f"unknown observation {options.observation!r}: use frames, symbolic or both")
+    shared = {f.name for f in dataclasses.fields(procgen.Options)} & {f.name for f in dataclasses.fields(Options)}
+    values = {name: getattr(options, name) for name in shared}
+    if options.distribution_mode == "exploration":
+        values |= {"num_levels": 0}
+    theirs = procgen.Options(**values)
+    procgen.spec(id, theirs)  # checks the rest
+    request = banks.Request(id, theirs, pictures=options.observation != "symbolic")
+    number, most = request.levels[1], MOST_LEVELS_WITH_FRAMES if request.pictures else MOST_LEVELS
+    if not number:
+        raise PurerlError(
+            f"procgen-jax/{id} plays the levels of a bank, which cannot hold all levels: set num_levels, to 200 for "
+            f"training, or play procgen/{id}; held-out levels are for example start_level 1000000, num_levels 10000"
+        )
+    if number > most:
+        raise PurerlError(
+            f"num_levels={number} is too many for observation {options.observation}: at most {most:,}"
+            + (f" (up to {MOST_LEVELS:,} with observation symbolic)" if request.pictures else "")
+        )
+    return request
+
+
+def _spec(id: str, options: Options, game: ModuleType) -> EnvSpec:
+    width, height = game.SIZES["easy" if options.distribution_mode == "easy" else "hard"]
+    planes = len(game.PLANES)
+    shape, dtype = {
+        "frames": ((frames.SIZE, frames.SIZE, 3), "uint8"),
+        "symbolic": ((height, width, planes), "bool"),
+        "both": ((frames.SIZE, frames.SIZE, 3 + planes), "uint8"),
+    }[options.observation]
+    return EnvSpec(
+        name=f"procgen-jax/{id}",
+        observation_shape=shape,
+        observation_dtype=dtype,
+        num_actions=_NUM_ACTIONS,
+        shows_final_observation=False,
+    )
+
+
+def _observation(kind: str, game: ModuleType, bank: dict[str, Any], level: Array, state: PyTree) -> Array:
+    """What is shown of a state; the first row of planes is the highest row of cells, as in frames."""
+    if kind == "frames":
+        return game.frame(bank, level, state)
+    planes = game.planes(bank, level, state)[::-1]
+    if kind == "symbolic":
+        return planes
+    rows, columns = (np.arange(frames.SIZE) * size // frames.SIZE for size in planes.shape[:2])
+    enlarged = jnp.where(planes[rows][:, columns], jnp.uint8(255), jnp.uint8(0))
+    return jnp.concatenate([game.frame(bank, level, state), enlarged], axis=-1)
