@@ -25,12 +25,12 @@ import numpy as np
 from rich.progress import Progress
 
 from purerl.envs import procgen
-from purerl.envs.procgen_jax import frames, maze
+from purerl.envs.procgen_jax import frames, maze, miner
 from purerl.envs.procgen_jax.states import LibraryState, parse
 from purerl.errors import PurerlError
 
 FORMAT = 1
-GAMES: dict[str, types.ModuleType] = {"maze": maze}
+GAMES: dict[str, types.ModuleType] = {"maze": maze, "miner": miner}
 # Games that are drawn together; one more than frames.NUM_BACKGROUNDS, which photographs of sprites need.
 _BATCH = 1 + frames.NUM_BACKGROUNDS
 _LINE_PERIOD_SECONDS = 10.0
@@ -164,17 +164,17 @@ def _checksum(arrays: dict[str, np.ndarray]) -> int:
     return found
 
 
-def _split(name: str, sprite: frames.Sprite) -> dict[str, np.ndarray]:
+def _split(name: str, sprite: frames.Sprite | frames.Layers) -> dict[str, np.ndarray]:
     return {f"{name}.{field}": array for field, array in sprite._asdict().items()}
 
 
 def _joined(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Arrays of a file, with each Sprite's together again."""
-    names = {name.partition(".")[0] for name in arrays if "." in name}
+    """Arrays of a file, with those of each Sprite or Layers together again."""
     found: dict[str, Any] = {name: array for name, array in arrays.items() if "." not in name}
-    return found | {
-        name: frames.Sprite(*(arrays[f"{name}.{field}"] for field in frames.Sprite._fields)) for name in names
-    }
+    for name in {name.partition(".")[0] for name in arrays if "." in name}:
+        kind = frames.Sprite if f"{name}.corner" in arrays else frames.Layers
+        found[name] = kind(*(arrays[f"{name}.{field}"] for field in kind._fields))
+    return found
 
 
 # --- building --------------------------------------------------------------------------------------------------------

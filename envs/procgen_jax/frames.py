@@ -41,6 +41,20 @@ class Sprite(NamedTuple):
     corner: np.ndarray
 
 
+class Layers(NamedTuple):
+    """How kinds of cells look in a whole frame, L layers over each other: in each, a pixel is of one cell at most.
+
+    Attributes:
+      colour: uint8 [L, kinds, 64, 64, 3], s.
+      behind: uint8 [L, kinds, 64, 64, 1], k.
+      cell: int32 [L, 64, 64], the number y * W + x of the pixel's cell.
+    """
+
+    colour: np.ndarray
+    behind: np.ndarray
+    cell: np.ndarray
+
+
 class Painter:
     """Draws states with the library.
 
@@ -197,6 +211,37 @@ def stacked(sprites: Iterable[Sprite]) -> Sprite:
     return _table(found, (i + 1, *shape))
 
 
+def layered(sprite: Sprite) -> Layers:
+    """The Sprite [kinds, H, W] of cells as layers, in the library's order: from left to right, within that upwards."""
+    kinds, height, width = sprite.corner.shape[:3]
+    depth = np.zeros((SIZE, SIZE), int)
+    most = 4  # cells that share a pixel
+    layers = Layers(
+        np.zeros((most, kinds, SIZE, SIZE, 3), np.uint8),
+        np.full((most, kinds, SIZE, SIZE, 1), 255, np.uint8),
+        np.zeros((most, SIZE, SIZE), np.int32),
+    )
+    for x, y in np.ndindex(width, height):
+        whole = [_whole(sprite, (kind, y, x)) for kind in range(kinds)]
+        touched = np.any([(colour != 0).any(-1) | (behind[..., 0] != 255) for colour, behind in whole], axis=0)
+        rows, columns = np.nonzero(touched)
+        layer = depth[rows, columns]
+        for kind, (colour, behind) in enumerate(whole):
+            layers.colour[layer, kind, rows, columns] = colour[rows, columns]
+            layers.behind[layer, kind, rows, columns] = behind[rows, columns]
+        layers.cell[layer, rows, columns] = y * width + x
+        depth[rows, columns] += 1
+    return Layers(*(array[: depth.max()] for array in layers))
+
+
+def _whole(sprite: Sprite, place: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """(s [64, 64, 3], k [64, 64, 1]) of a sprite in a place."""
+    colour, behind = np.zeros((SIZE, SIZE, 3), np.uint8), np.full((SIZE, SIZE, 1), 255, np.uint8)
+    window = tuple(slice(a, a + n) for a, n in zip(sprite.corner[place], sprite.colour.shape[-3:-1], strict=True))
+    colour[window], behind[window] = sprite.colour[place], sprite.behind[place]
+    return colour, behind
+
+
 # --- in the graph ----------------------------------------------------------------------------------------------------
 
 
@@ -212,3 +257,16 @@ def draw(frame: Array, sprite: Sprite, place: tuple[Array, ...]) -> Array:
     start = corner[0], corner[1], jnp.int32(0)
     pixels = blend(jax.lax.dynamic_slice(frame, start, colour.shape), colour, share)
     return jax.lax.dynamic_update_slice(frame, pixels, start)
+
+
+def draw_cells(frame: Array, layers: Layers, grid: Array, kinds: tuple[int, ...]) -> Array:
+    """A frame uint8 [64, 64, 3] with the cells of a grid [H, W] drawn; cells of no kind in `kinds` are not."""
+    cells = grid.reshape(-1)
+    for colours, shares, cell in zip(*layers, strict=True):
+        here = cells.at[jnp.asarray(cell)].get(mode="promise_in_bounds")[..., None]
+        colour, share = jnp.uint8(0), jnp.uint8(255)
+        for kind, of_colour, of_share in zip(kinds, colours, shares, strict=True):
+            colour = jnp.where(here == kind, jnp.asarray(of_colour), colour)
+            share = jnp.where(here == kind, jnp.asarray(of_share), share)
+        frame = blend(frame, colour, share)
+    return frame

@@ -86,7 +86,7 @@ class Player:
 
 
 def pool_seeds(training_seeds: tuple[int, ...], seed: int) -> list[int]:
-    """Seeds of the environments' own random numbers in an evaluation: all different, and none is one of the training."""
+    """Seeds of the environments' own random numbers in an evaluation: all different, and none of the training's."""
     taken, found = set(training_seeds), {}
     for number in dict.fromkeys(training_seeds):
         candidate = zlib.crc32(f"evaluation {seed} of {number}".encode()) % 2**31
