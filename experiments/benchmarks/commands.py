@@ -7,6 +7,8 @@
 | lanes         | 8 seeds, lanes one after the other (map) against one batch (vmap): PPO, PPG, DQN and Rainbow       |
 | minatar-seeds | Rainbow on Breakout-MinAtar: how steps/s grow with 1, 4, 16 and 64 seeds                           |
 | procgen-pool  | the Procgen pool with frames landing on the device, against bare libenv                            |
+| procgen-jax   | random play of Procgen's games in the graph, with frames and symbolic, against the library           |
+| procgen-jax-exactness | not a speed: 660,000 steps in the graph and in the library, all compared (a quarter of an hour) |
 | atari-pool    | the Atari pool with frames landing on the device, against bare ale-py                              |
 | ppg-procgen   | PPG on Procgen end to end: steps/s, and where the wall time goes                                   |
 | rainbow-atari | Rainbow on Atari end to end: steps/s, and where the wall time goes                                 |
@@ -32,7 +34,7 @@ import jax
 
 from purerl import configs, rng
 from purerl.errors import PurerlError, nearest
-from purerl.experiments.benchmarks import baselines, faults, pools, replays
+from purerl.experiments.benchmarks import baselines, faults, pools, procgen_in_graph, replays
 from purerl.experiments.benchmarks import memory as memory_of_games
 from purerl.experiments.benchmarks import sweep as sweep_of_64
 from purerl.loops import sharding
@@ -228,6 +230,16 @@ def procgen_pool(repeats: int, seconds: float) -> dict[str, Any]:
     return {"target_ratio": 0.95} | pools.procgen_pool(seconds, repeats)
 
 
+def procgen_jax(repeats: int, seconds: float) -> dict[str, Any]:
+    """See `procgen_in_graph.speed`."""
+    return procgen_in_graph.speed(seconds, repeats)
+
+
+def procgen_jax_exactness(repeats: int, seconds: float) -> dict[str, Any]:
+    """See `procgen_in_graph.exactness`; its length is fixed."""
+    return procgen_in_graph.exactness()
+
+
 def atari_pool(repeats: int, seconds: float) -> dict[str, Any]:
     """See `pools.atari_pool`."""
     return {"target_ratio": 0.95} | pools.atari_pool(seconds, repeats)
@@ -310,6 +322,8 @@ BENCHMARKS = {
     "lanes": lanes,
     "minatar-seeds": minatar_seeds,
     "procgen-pool": procgen_pool,
+    "procgen-jax": procgen_jax,
+    "procgen-jax-exactness": procgen_jax_exactness,
     "atari-pool": atari_pool,
     "ppg-procgen": ppg_procgen,
     "rainbow-atari": rainbow_atari,
