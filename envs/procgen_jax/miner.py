@@ -157,7 +157,7 @@ def sweep(grid: Array, x: Array, y: Array) -> tuple[Array, Array, Array]:
 
         start = _Row(outside, here[0], outside, diamonds, crushed)
         xs = columns, jnp.append(here[1:], outside), below, jnp.append(below[1:], outside)
-        end, (left, below) = jax.lax.scan(cell, start, xs, unroll=5)
+        end, (left, below) = jax.lax.scan(cell, start, xs)
         # Each step is done with the cell to its left, and the last one also with its own.
         return (jnp.append(left[1:], end.left), end.diamonds, end.crushed), below
 
