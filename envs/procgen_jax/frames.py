@@ -263,7 +263,7 @@ def draw_cells(frame: Array, layers: Layers, grid: Array, kinds: tuple[int, ...]
     """A frame uint8 [64, 64, 3] with the cells of a grid [H, W] drawn; cells of no kind in `kinds` are not.
 
     The first layer is the whole frame. Those over it are few pixels, where cells touch: they are drawn apart. The
-    barriers keep XLA from computing the gathers again within the loops over pixels, where they are several times slower.
+    barriers keep XLA from moving the gathers into the loops over pixels, where they are several times slower.
     """
     width, channels = grid.shape[1], frame.shape[-1]
     first = layers.cell[0]
