@@ -23,7 +23,7 @@ class HostedPool:
     """A `types.Pool` of an in-graph environment, with the same random numbers as the in-graph loop.
 
     Environment n of a seed is reset with key n of at(stream(base, "reset"), 0), and takes its g-th step (from 0) with
-    key n of at(stream(base, "environment"), g), for any number of groups.
+    key n of at(stream(base, "environment"), g), for any number of groups. One with a `begin` gets the seed of the key.
 
     Args:
       environment: the environment, unbatched.
@@ -48,7 +48,7 @@ class HostedPool:
         self._steps = np.zeros(num_groups, np.int64)
         self._environment = environment
         self._first = [np.uint32(group * self._guard.group_size) for group in range(num_groups)]
-        started = [_reset(environment, self._guard.group_size, keys, first) for first in self._first]
+        started = [_reset(environment, num_envs, self._guard.group_size, keys, first) for first in self._first]
         self._states = [states for states, _ in started]
         self._observations = [observations for _, observations in started]
         self._coming: list[Any] = [None] * num_groups
@@ -140,11 +140,16 @@ class HostedPool:
         return pieces
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _reset(environment: Environment, size: int, keys: jax.Array, first: jax.Array) -> tuple[Any, jax.Array]:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _reset(
+    environment: Environment, num_envs: int, size: int, keys: jax.Array, first: jax.Array
+) -> tuple[Any, jax.Array]:
     """(states, observations) [S, size, ...] of environments first .. first + size - 1 of each of the keys [S]."""
 
     def reset_seed(key: jax.Array):
+        if environment.begin is not None:
+            begun = environment.begin(rng.seed_of(key), num_envs)
+            return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, size), begun)
         return jax.vmap(environment.reset)(rng.per_environment(rng.at(rng.stream(key, "reset"), 0), size, first))
 
     return jax.vmap(reset_seed)(keys)

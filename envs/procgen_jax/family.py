@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ FIX = procgen.FIX
 # Levels whose stills (12 KB each) still fit into a compiled program, and levels without stills.
 MOST_LEVELS_WITH_FRAMES, MOST_LEVELS = 20_000, 1_000_000
 _NUM_ACTIONS = 15
+LEVELS_OF = "procgen"  # the family whose levels the banks hold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +79,24 @@ class State:
 def names() -> list[str]:
     """The games. Works without the procgen package."""
     return list(banks.GAMES)
+
+
+def about(id: str) -> str:
+    """What `purerl list envs` says of a game."""
+    return banks.GAMES[id].EXACT
+
+
+def build_levels(id: str, options: Options, *, overwrite: bool = False, quiet: bool = False) -> tuple[Path, int]:
+    """Builds the bank of a game with these options, unless it is there: (its file, number of levels).
+
+    Raises PurerlError for options that cannot be honoured, or if the procgen package is missing.
+    """
+    request = bank_request(id, options)
+    path = request.path()
+    if overwrite or not path.exists():
+        banks.write(path, request, banks.build(request, quiet))
+    banks.read(path, request)
+    return path, request.levels[1]
 
 
 def example() -> str:
@@ -148,8 +168,8 @@ def bank_request(id: str, options: Options) -> banks.Request:
         raise PurerlError(f"unknown observation {options.observation!r}: use frames, symbolic or both")
     shared = {f.name for f in dataclasses.fields(procgen.Options)} & {f.name for f in dataclasses.fields(Options)}
     values = {name: getattr(options, name) for name in shared}
-    if options.distribution_mode == "exploration":
-        values |= {"num_levels": 0}
+    if options.distribution_mode == "exploration" and options.num_levels in (1, Options.num_levels):
+        values |= {"num_levels": 0}  # what the library wants for its one level
     theirs = procgen.Options(**values)
     procgen.spec(id, theirs)  # checks the rest
     request = banks.Request(id, theirs, pictures=options.observation != "symbolic")

@@ -9,11 +9,12 @@ import numpy as np
 from flax import struct
 
 from purerl.envs.procgen_jax import frames
-from purerl.envs.procgen_jax.moves import direction, inside
+from purerl.envs.procgen_jax.moves import direction, inside, is_cell
 from purerl.envs.procgen_jax.states import REFLECTED, LibraryState
 from purerl.types import Array
 
 SPACE, WALL, GOAL = 100, 51, 2
+EXACT = "exact: rules, levels and frames"
 TIMEOUT = 500
 SIZES = {"easy": (15, 15), "hard": (25, 25)}  # width and height in cells
 PLANES = ("wall", "goal", "agent")
@@ -87,5 +88,5 @@ def planes(bank: dict[str, Any], level: Array, state: State) -> Array:
     """What stands in each cell, bool [H, W, planes], row 0 the lowest."""
     grid = jnp.asarray(bank["grid"]).at[level].get(mode="promise_in_bounds")
     height, width = grid.shape
-    agent = (jnp.arange(height)[:, None] == state.y) & (jnp.arange(width) == state.x)
+    agent = is_cell(state.x, state.y, width, height)
     return jnp.stack([grid == WALL, grid == GOAL, agent], axis=-1)

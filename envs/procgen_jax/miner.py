@@ -14,11 +14,12 @@ import numpy as np
 from flax import struct
 
 from purerl.envs.procgen_jax import frames
-from purerl.envs.procgen_jax.moves import direction, inside
+from purerl.envs.procgen_jax.moves import direction, inside, is_cell
 from purerl.envs.procgen_jax.states import REFLECTED, TYPE, LibraryState
 from purerl.types import Array
 
 SPACE, BOULDER, DIAMOND, FALLING_BOULDER, FALLING_DIAMOND, EXIT, DIRT, OUTSIDE = 100, 1, 2, 3, 4, 6, 9, 10
+EXACT = "exact: rules, levels and frames"
 TIMEOUT = 1000
 SIZES = {"easy": (10, 10), "hard": (20, 20)}  # width and height in cells
 PLANES = ("dirt", "boulder", "diamond", "falling boulder", "falling diamond", "exit", "agent")
@@ -121,8 +122,7 @@ def step(bank: dict[str, Any], level: Array, state: State, action: Array) -> tup
 def _put(grid: Array, y: Array, x: Array, value: Array, where: Array) -> Array:
     """The grid with a value in a cell, where `where`. Compared cell by cell, which is faster than a scatter."""
     height, width = grid.shape
-    cell = (jnp.arange(height)[:, None] == y) & (jnp.arange(width) == x)
-    return jnp.where(cell & where, value, grid)
+    return jnp.where(is_cell(x, y, width, height) & where, value, grid)
 
 
 class _Row(NamedTuple):
@@ -219,6 +219,5 @@ def planes(bank: dict[str, Any], level: Array, state: State) -> Array:
     height, width = state.grid.shape
     exit = jnp.asarray(bank["exit"]).at[level].get(mode="promise_in_bounds")
     kinds = [state.grid == kind for kind in (DIRT, BOULDER, DIAMOND, FALLING_BOULDER, FALLING_DIAMOND)]
-    rows, columns = jnp.arange(height)[:, None], jnp.arange(width)
-    places = [(rows == y) & (columns == x) for x, y in ((exit[0], exit[1]), (state.x, state.y))]
+    places = [is_cell(x, y, width, height) for x, y in ((exit[0], exit[1]), (state.x, state.y))]
     return jnp.stack([*kinds, *places], axis=-1)

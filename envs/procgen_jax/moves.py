@@ -17,3 +17,8 @@ def direction(action: Array) -> tuple[Array, Array]:
 def inside(x: Array, y: Array, width: int, height: int) -> Array:
     """Whether a cell is one of the world's, bool []."""
     return (x >= 0) & (x < width) & (y >= 0) & (y < height)
+
+
+def is_cell(x: Array, y: Array, width: int, height: int) -> Array:
+    """bool [H, W], True in cell (x, y) alone."""
+    return (jnp.arange(height)[:, None] == y) & (jnp.arange(width)[None] == x)

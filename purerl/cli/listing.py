@@ -47,8 +47,10 @@ def _first_line(module: str) -> str:
 
 def _list_envs(family: str | None) -> None:
     for name in registry.family_names() if family is None else [family]:
-        for env_id in registry.family(name).names():
-            print(f"{name}/{env_id}")
+        found = registry.family(name)
+        about = getattr(found, "about", lambda env_id: "")
+        for env_id in found.names():
+            print(f"{name}/{env_id:20} {about(env_id)}".rstrip())
 
 
 def _list_presets(agent: str | None) -> None:

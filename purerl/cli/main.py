@@ -35,6 +35,7 @@ usage: purerl COMMAND ...      (purerl COMMAND --help: details; purerl --version
   report DIR...     one self-contained HTML page about one run, or about several
   figure COMMAND    list, run, render, verify or cost: figures of papers at three scales
   list WHAT         agents, envs [FAMILY] or presets [AGENT]
+  levels build ENV  take a game's levels from its library, for the same game in the graph
   doctor            what is installed, what works on this machine, how to fix the rest
   bench             speed measurements, as JSON
 
@@ -143,6 +144,12 @@ def _list(words: list[str]) -> int:
     return listing.main(words)
 
 
+def _levels(words: list[str]) -> int:
+    from purerl.cli import levels
+
+    return levels.main(words)
+
+
 def _doctor(words: list[str]) -> int:
     flags.parse([Group(Nothing, Nothing())], words, "purerl doctor", "Shows what is installed and what works here.")
     from purerl.cli import doctor
@@ -172,6 +179,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "report": folders.report,
     "list": _list,
     "figure": _figure,
+    "levels": _levels,
     "doctor": _doctor,
     "bench": _bench,
 }
