@@ -191,7 +191,7 @@ def test_play_equals_the_librarys(game, mode, num_envs, steps, frames):
         procgen_in_graph.play(pair, steps)
     assert not any(pair.mismatches.values()), pair.mismatches
     assert pair.steps == num_envs * steps and ("frame" in pair.mismatches) == frames
-    assert pair.ends > pair.solved >= (5 if mode == "easy" else 0) and len(pair.levels) > 10
+    assert pair.ends >= pair.solved >= (5 if mode == "easy" else 0) and len(pair.levels) > 10
 
 
 def test_a_difference_is_noticed():
