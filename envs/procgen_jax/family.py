@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from purerl.configs import flag
 from purerl.envs import procgen
 from purerl.envs.procgen_jax import banks, frames, mersenne
 from purerl.errors import PurerlError
@@ -26,35 +27,29 @@ LEVELS_OF = "procgen"  # the family whose levels the banks hold
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The `--env.*` flags of Procgen in the graph: those of Procgen where they mean something.
+    """The `--env.*` flags of Procgen in the graph: those of procgen/* where they mean something, and `observation`."""
 
-    Attributes:
-      num_levels: how many levels to play. All levels (0 in procgen/*) cannot be in a bank: held-out levels are a range
-        of their own, such as --env.start-level 1000000 --env.num-levels 10000.
-      start_level: the first level's number.
-      distribution_mode: which variant of the game to play; exploration (maze alone) is one given hard level.
-      observation: frames, as the library draws them, uint8 [64, 64, 3]; symbolic, what stands in each cell, bool
-        [H, W, planes]; or both, the frame with the planes enlarged to its pixels as more channels, 0 or 255.
-      center_agent: without effect, as in the library: these games always show the whole level.
-      use_backgrounds: whether to draw pictures as backgrounds; black otherwise.
-      use_monochrome_assets: whether to draw every object as a rectangle of one colour.
-      restrict_themes: whether to use a single theme for objects that have several.
-      use_generated_assets: only in procgen/*.
-      paint_vel_info: only in procgen/*.
-      use_sequential_levels: only in procgen/*.
-    """
-
-    num_levels: int = 200
-    start_level: int = 0
-    distribution_mode: Literal["easy", "hard", "exploration"] = "hard"
-    observation: Literal["frames", "symbolic", "both"] = "frames"
-    center_agent: bool = True
-    use_backgrounds: bool = True
-    use_monochrome_assets: bool = False
-    restrict_themes: bool = False
-    use_generated_assets: bool = False
-    paint_vel_info: bool = False
-    use_sequential_levels: bool = False
+    num_levels: int = flag(
+        200,
+        "how many levels to play; all levels (0 in procgen/*) do not fit into a bank: held-out levels are a range of "
+        "their own, such as start_level 1000000 and num_levels 10000",
+    )
+    start_level: int = flag(0, "the first level's number")
+    distribution_mode: Literal["easy", "hard", "exploration"] = flag(
+        "hard", "which variant of the game to play; exploration (maze alone) is one given hard level"
+    )
+    observation: Literal["frames", "symbolic", "both"] = flag(
+        "frames",
+        "frames: the library's, uint8 [64, 64, 3]; symbolic: what stands in each cell, bool [H, W, planes]; "
+        "both: the frame, and the planes enlarged to its pixels as further channels, 0 or 255",
+    )
+    center_agent: bool = flag(True, "without effect, as in the library: these games show the whole level")
+    use_backgrounds: bool = flag(True, "whether to draw pictures as backgrounds; black otherwise")
+    use_monochrome_assets: bool = flag(False, "whether to draw every object as a rectangle of one colour")
+    restrict_themes: bool = flag(False, "whether to use a single theme for objects that have several")
+    use_generated_assets: bool = flag(False, "only in procgen/*")
+    paint_vel_info: bool = flag(False, "only in procgen/*")
+    use_sequential_levels: bool = flag(False, "only in procgen/*")
 
 
 @struct.dataclass
@@ -168,7 +163,7 @@ def bank_request(id: str, options: Options) -> banks.Request:
         raise PurerlError(f"unknown observation {options.observation!r}: use frames, symbolic or both")
     shared = {f.name for f in dataclasses.fields(procgen.Options)} & {f.name for f in dataclasses.fields(Options)}
     values = {name: getattr(options, name) for name in shared}
-    if options.distribution_mode == "exploration" and options.num_levels in (1, Options.num_levels):
+    if options.distribution_mode == "exploration" and options.num_levels in (1, Options().num_levels):
         values |= {"num_levels": 0}  # what the library wants for its one level
     theirs = procgen.Options(**values)
     procgen.spec(id, theirs)  # checks the rest
