@@ -136,7 +136,7 @@ def write(path: Path, request: Request, arrays: dict[str, np.ndarray]) -> None:
 def read(path: Path, request: Request) -> dict[str, np.ndarray]:
     """The arrays of a bank's file. Raises PurerlError if it is damaged or holds something else."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:  # np.load leaves damaged files open
             arrays = {name: file[name] for name in file.files}
         header = json.loads(arrays.pop("header").tobytes())
         checksum = header.pop("checksum")
