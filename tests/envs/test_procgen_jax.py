@@ -230,7 +230,7 @@ def test_planes_are_the_picture_upside_up(game):
     ("options", "match"),
     [
         ({"num_levels": 0}, "cannot hold all levels"),
-        ({"num_levels": 20_001}, "too many"),
+        ({"num_levels": 10_001}, "too many"),
         ({"num_levels": -1}, "num_levels"),
         ({"start_level": 2**31 - 1}, "start_level"),
         ({"distribution_mode": "memory"}, "distribution_mode"),
