@@ -54,7 +54,7 @@ _SWITCHES = (
     "center_agent", "use_backgrounds", "use_monochrome_assets", "restrict_themes", "use_generated_assets",
     "paint_vel_info", "use_sequential_levels",
 )  # fmt: skip
-_NUM_ACTIONS = 15
+NUM_ACTIONS = 15
 # Fixes a broken installation. The wheels also require numpy<2, gym and gym3, which are not needed and which pip cannot
 # install together with JAX.
 FIX = "pip install cffi && pip install --no-deps procgen-mirror  # wheels: Linux on x86-64"
@@ -134,7 +134,7 @@ def spec(id: str, options: Options) -> EnvSpec:
         name=f"procgen/{id}",
         observation_shape=(64, 64, 3),
         observation_dtype="uint8",
-        num_actions=_NUM_ACTIONS,
+        num_actions=NUM_ACTIONS,
         shows_final_observation=False,
     )
 
@@ -485,7 +485,7 @@ def _flags(id: str, options: Options, rand_seed: int, threads: int, assets: str)
         "start_level": _EXPLORATION_LEVELS[id] if exploration else options.start_level,
         "distribution_mode": _MODES[options.distribution_mode],
         **{name: getattr(options, name) for name in _SWITCHES},
-        "num_actions": _NUM_ACTIONS,
+        "num_actions": NUM_ACTIONS,
         "rand_seed": rand_seed,
         "num_threads": threads,
         "debug_mode": 0,

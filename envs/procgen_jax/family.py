@@ -21,7 +21,6 @@ from purerl.types import Array, Environment, EnvSpec, PyTree, TimeStep
 FIX = procgen.FIX
 # Levels are constants of compiled programs: 5,000 with their stills (12 KB each) make one compile for 12 seconds.
 MOST_LEVELS_WITH_FRAMES, MOST_LEVELS = 10_000, 100_000
-_NUM_ACTIONS = 15
 LEVELS_OF = "procgen"  # the family whose levels the banks hold
 
 
@@ -194,7 +193,7 @@ def _spec(id: str, options: Options, game: ModuleType) -> EnvSpec:
         name=f"procgen-jax/{id}",
         observation_shape=shape,
         observation_dtype=dtype,
-        num_actions=_NUM_ACTIONS,
+        num_actions=procgen.NUM_ACTIONS,
         shows_final_observation=False,
     )
 

@@ -7,7 +7,7 @@
 | lanes         | 8 seeds, lanes one after the other (map) against one batch (vmap): PPO, PPG, DQN and Rainbow       |
 | minatar-seeds | Rainbow on Breakout-MinAtar: how steps/s grow with 1, 4, 16 and 64 seeds                           |
 | procgen-pool  | the Procgen pool with frames landing on the device, against bare libenv                            |
-| procgen-jax   | random play of Procgen's games in the graph, with frames and symbolic, against the library           |
+| procgen-jax   | random play of Procgen's games in the graph, with frames and symbolic, against the library         |
 | procgen-jax-exactness | not a speed: 660,000 steps of both, all compared (a quarter of an hour)                    |
 | atari-pool    | the Atari pool with frames landing on the device, against bare ale-py                              |
 | ppg-procgen   | PPG on Procgen end to end: steps/s, and where the wall time goes                                   |

@@ -14,7 +14,6 @@ import numpy as np
 from purerl.envs import procgen, procgen_jax
 from purerl.envs.procgen_jax import banks, family, maze, miner, states
 
-NUM_ACTIONS = 15
 # (dx, dy) and the action that goes there.
 _MOVES = {(-1, 0): 1, (0, -1): 3, (0, 1): 5, (1, 0): 7}
 
@@ -149,7 +148,7 @@ def play(pair: Pair, num_steps: int, seed: int = 0) -> None:
     random = np.random.RandomState(seed)
     share = np.array([0.0, 0.5, 0.85])[np.arange(pair.num_envs) % 3]
     for _ in range(num_steps):
-        action = random.randint(0, NUM_ACTIONS, pair.num_envs)
+        action = random.randint(0, procgen.NUM_ACTIONS, pair.num_envs)
         seeks = random.rand(pair.num_envs) < share
         pair.step(np.where(seeks, pair.seeking(), action) if seeks.any() else action)
 
@@ -208,7 +207,7 @@ def _library(game: str, num_envs: int, num_levels: int, block: int = 64) -> Step
     pool = procgen.make_pool(
         game, procgen.Options(num_levels=num_levels, distribution_mode="easy"), [0], num_envs, num_groups=2
     )
-    actions = np.random.RandomState(0).randint(0, NUM_ACTIONS, (block, 1, num_envs // 2)).astype(np.int32)
+    actions = np.random.RandomState(0).randint(0, procgen.NUM_ACTIONS, (block, 1, num_envs // 2)).astype(np.int32)
 
     def play_blocks(blocks: int) -> int:
         for _ in range(blocks):
@@ -227,7 +226,7 @@ def _graph(game: str, num_envs: int, num_levels: int, kind: str, block: int = 64
     environment = procgen_jax.make(game, options)
 
     def step(carry: Any, key: jax.Array) -> tuple[Any, jax.Array]:
-        action = jax.random.randint(key, (num_envs,), 0, NUM_ACTIONS)
+        action = jax.random.randint(key, (num_envs,), 0, procgen.NUM_ACTIONS)
         state, timestep = jax.vmap(lambda s, a: environment.step(None, s, a))(carry[0], action)
         # The observation is carried, as the loops do it, so that all of it is made.
         return (state, timestep.observation), timestep.reward.sum()
