@@ -30,12 +30,12 @@ COEFFICIENTS = {
     "paper": (0.1, 0.2, 0.5, 1.0),
 }
 # The smallest sizes that use everything: learning, target networks, both phases of epsilon.
-_TINY = {"hidden": (16,), "learning_starts": 400, "replay_size": 2_000, "target_period": 200}
+_TINY = {"hidden": (16,), "learning_starts": 200, "replay_size": 1_000, "target_period": 48}
 # The coefficient with which the recorded pairs were measured: it leaves 0.57 of a constant drift, not 0.37.
 _RECORDED = {"dqn-pro": {"proximal_coefficient": 0.1}, "rainbow-pro": {"proximal_coefficient": 0.1}}
-_TINY_ATARI = {"network": "mlp", "hidden": (8,), "learning_starts": 400, "replay_size": 2_000, "num_envs": 4}
+_TINY_ATARI = {"network": "mlp", "hidden": (8,), "learning_starts": 1_800, "replay_size": 2_000, "num_envs": 4}
 _PROTOCOL = {
-    "smoke": "MinAtar, a tiny MLP, 4,000 steps, 2 seeds: shows that it works, the numbers mean nothing",
+    "smoke": "MinAtar, a tiny MLP, 1,000 steps, 2 seeds: shows that it works, the numbers mean nothing",
     "small": "MinAtar, preset minatar-small (MLP of 64-64), 500,000 steps, 250 gradient steps between target networks, "
     "c = 0.1 unless another is named (leaves 0.57 of a constant drift, 0.37 in the paper's runs), training returns; "
     "the paper: Atari, 30M steps (120M frames), 2000 gradient steps between target networks, evaluation returns, 5 "
@@ -54,7 +54,7 @@ def _minatar(agent: str, game: str, scale: str, seeds: int, **config: Any) -> Ce
         env=f"gymnax/{game}-MinAtar",
         preset="minatar-small",
         seeds=seeds if small else 2,
-        steps=500_000 if small else 4_000,
+        steps=500_000 if small else 1_000,
         config={**(_RECORDED.get(agent, {}) if small else _TINY), **config},
     )
 
