@@ -38,13 +38,24 @@ def checked(function: F) -> F:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise PurerlError(f"{function.__name__}: {error}{_where_fields_go(signature, kwargs)}") from error
         for name, value in bound.arguments.items():
             if signature.parameters[name].kind is not inspect.Parameter.VAR_KEYWORD:
                 bound.arguments[name] = fitting(f"{function.__name__}: {name}", _hints(function)[name], value)
         return function(*bound.args, **bound.kwargs)
 
     return typing.cast(F, call)
+
+
+def _where_fields_go(signature: inspect.Signature, kwargs: Mapping[str, Any]) -> str:
+    """What to do with unknown arguments of a function that takes an agent's fields as `config`."""
+    unknown = [name for name in kwargs if name not in signature.parameters]
+    if not unknown or "config" not in signature.parameters:
+        return ""
+    return f"; fields of the agent belong into config: config={{'{unknown[0]}': ...}}"
 
 
 @functools.cache

@@ -39,6 +39,46 @@ def field_types(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
+def check_class(cls: type, what: str, needs: Sequence[str] = ()) -> None:
+    """Raises PurerlError unless a config class can be used in programs and read back from a run's folder.
+
+    Args:
+      cls: the class.
+      what: its name in errors, such as "agent 'mine': Config".
+      needs: fields that it must have, made by `types.static`.
+    """
+    if not dataclasses.is_dataclass(cls):
+        raise PurerlError(f"{what} must be a dataclass: write @flax.struct.dataclass above it")
+    fields, kinds = {field.name: field for field in dataclasses.fields(cls)}, field_types(cls)
+    for name in needs:
+        if name not in fields or fields[name].metadata.get("pytree_node", True):
+            raise PurerlError(f"{what} needs the field {name}: write {name}: int = purerl.static(16)")
+    for name, field in fields.items():
+        if "help" not in field.metadata:
+            raise PurerlError(
+                f"{what}: write the field {name} as purerl.static(...), a constant of programs, or purerl.traced(...)"
+            )
+        if not _can_be_read(kinds[name]):
+            raise PurerlError(
+                f"{what}: the field {name} is annotated {_annotation(kinds[name])}, and a run's folder could not be "
+                "read again: write int, float, bool, str, tuple[int, ...], Literal[...] or several of them with |"
+            )
+
+
+def _can_be_read(kind: Any) -> bool:
+    """Whether `_checked` knows a field's annotation."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return all(map(_can_be_read, inner))
+    if origin is tuple:
+        return inner[0] in (int, float, bool, str)
+    return origin is typing.Literal or kind in (int, float, bool, str, type(None))
+
+
+def _annotation(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
+
+
 # --- names -----------------------------------------------------------------------------------------------------------
 
 

@@ -35,7 +35,7 @@ import sys
 from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from purerl import arguments
+from purerl import arguments, configs
 from purerl.errors import PurerlError, nearest, shown
 
 if TYPE_CHECKING:  # so that `purerl list agents` does not wait for jax
@@ -107,8 +107,15 @@ def _load(point: EntryPoint) -> Any:
 
 
 def register_agent(name: str, agent: Agent) -> None:
-    """Registers your own agent for `purerl.train` and all tools. Raises PurerlError if the name is taken."""
-    _check_entry("agent", name, agent, ("Config", "check", "init", "act", "update"), "a purerl.Agent")
+    """Registers your own agent for `purerl.train` and all tools.
+
+    Raises PurerlError if the name is taken or is not the agent's own, or if a field of its Config is of a kind that
+    cannot be read back from a run's folder.
+    """
+    _check_entry("agent", name, agent, ("name", "Config", "check", "init", "act", "update"), "a purerl.Agent")
+    if agent.name != name:
+        raise PurerlError(f"register_agent('{name}', ...) got the Agent '{agent.name}': give both the same name")
+    configs.check_class(agent.Config, f"agent '{name}': Config", needs=("num_envs", "rollout_length"))
     _claim("agent", name, {*_entry_points("agents"), *_agents})
     _agents[name] = agent
 
@@ -169,6 +176,11 @@ def is_known(kind: str, name: str) -> bool:
         return name in _figures
     known = {"agent": _agents, "environment": _families}.get(kind)
     return known is not None and (name in known or name in _entry_points(f"{kind}s"))
+
+
+def modules() -> set[str]:
+    """The modules that registered names of their own."""
+    return set(_origins.values())
 
 
 def registered_by(module: str) -> list[tuple[str, str]]:

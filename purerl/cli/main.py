@@ -75,8 +75,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(_os_error(error))
     except RuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
+            _note_own_line(error)
             raise
         return _fail(f"out of memory: try fewer --seeds or a smaller --num-envs ({str(error)[:200]})")
+    except Exception as error:
+        _note_own_line(error)
+        raise
+
+
+def _note_own_line(error: Exception) -> None:
+    from purerl.runs import user_modules
+
+    user_modules.note_own_line(error)
 
 
 def _run(words: list[str]) -> int:

@@ -69,6 +69,8 @@ class Train:
     config: Any
     iterations: int
 
+    __name__ = "train"  # what jax.jit calls its program
+
     def __call__(self, key: Array, config: Any = None) -> tuple[RunState, dict[str, Array]]:
         """Trains one seed from the start.
 

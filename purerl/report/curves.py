@@ -69,7 +69,8 @@ class Run:
     @property
     def preset(self) -> Any:
         """The preset's name; a false value if there is none."""
-        return self.config.get("preset")
+        name = self.config.get("preset")
+        return None if name == "none" else name
 
     @property
     def planned_steps(self) -> float | None:

@@ -24,8 +24,9 @@ COLUMNS += ("evaluation_return", "diverged")
 def check_agent(the_plan: Plan) -> None:
     """Traces one iteration of a user's agent, without running it. purerl's own agents have tests for this.
 
-    Raises PurerlError for metrics that are not `types.Metric`, and for a State that does not keep its shapes. The
-    training loop reports all other errors, because it sees the real environment.
+    Raises PurerlError for metrics that are not `types.Metric`, for actions that are not what the environment takes, and
+    for a State or memory that does not keep its shapes. The training loop reports all other errors, because it sees the
+    real environment.
     """
     if registry.is_own(the_plan.agent):
         return
@@ -42,7 +43,7 @@ def _trace(name: str, update: Callable[..., Any], spec: EnvSpec, on_host: bool, 
         found = update(config, spec, state, *rest)
         if not isinstance(found, tuple) or len(found) != 2:
             raise PurerlError(f"agent '{name}': update must return (State, metrics), not {_kind(found)}")
-        check_state(name, state, found[0])
+        check_kept(name, "update", "State", state, found[0])
         check_metrics(name, found[1])
         return found
 
@@ -50,6 +51,9 @@ def _trace(name: str, update: Callable[..., Any], spec: EnvSpec, on_host: bool, 
         found = act(*args)
         if not isinstance(found, tuple) or len(found) != 3:
             raise PurerlError(f"agent '{name}': act must return (action, memory, extras), not {_kind(found)}")
+        memory, inputs = args[3], args[4]
+        check_action(name, spec, found[0], len(inputs.is_first))
+        check_kept(name, "act", "memory", memory, found[1])
         return found
 
     act = registry.agent(name).act
@@ -114,19 +118,36 @@ def check_metrics(agent: str, metrics: Any) -> None:
             raise PurerlError(f"agent '{agent}': the metric '{name}' has the name of a built-in column; rename it")
 
 
-def check_state(agent: str, before: PyTree, after: PyTree) -> None:
-    """Raises PurerlError unless an update keeps the type, structure, shapes and dtypes of the agent's State."""
+def check_action(agent: str, spec: EnvSpec, action: Any, num_envs: int) -> None:
+    """Raises PurerlError unless an action is one for each of `num_envs` environments, as the EnvSpec wants it."""
+    wanted, found = f"{spec.action_dtype}{[num_envs, *spec.action_shape]}", _described(action)
+    if not isinstance(action, jax.Array) or found != wanted:
+        raise PurerlError(
+            f"agent '{agent}': the actions of act must be {wanted} on {spec.name}, one for each of {num_envs} "
+            f"environments, and are {found if isinstance(action, jax.Array) else _kind(action)}"
+        )
+
+
+def check_kept(agent: str, function: str, what: str, before: PyTree, after: PyTree) -> None:
+    """Raises PurerlError unless a function keeps the type, structure, shapes and dtypes of State or memory."""
     old, new = (jax.tree_util.tree_flatten_with_path(tree) for tree in (before, after))
     if old[1] != new[1]:
         raise PurerlError(
-            f"agent '{agent}': update must return a State of the same structure as init: {_short(new[1])} is not "
-            f"{_short(old[1])}"
+            f"agent '{agent}': {function} must return a {what} of the same structure as init's: {_short(new[1])} is "
+            f"not {_short(old[1])}"
         )
     for (path, x), (_, y) in zip(old[0], new[0], strict=True):
-        was, now = (f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for leaf in (x, y))
+        was, now = _described(x), _described(y)
         if was != now:
             where = jax.tree_util.keystr(path)
-            raise PurerlError(f"agent '{agent}': update must keep the State's shapes: State{where} was {was}, is {now}")
+            raise PurerlError(
+                f"agent '{agent}': {function} must keep shapes and dtypes: {what}{where} was {was}, is {now}"
+            )
+
+
+def _described(array: Any) -> str:
+    """Such as float32[16, 4]."""
+    return f"{jnp.result_type(array)}{list(jnp.shape(array))}"
 
 
 def _kind(value: Any) -> str:

@@ -158,7 +158,7 @@ def summary_table(summary: dict[str, Any]) -> None:
 
 
 def _title(summary: dict[str, Any]) -> str:
-    preset = f" ({summary['preset']})" if summary.get("preset") else ""
+    preset = f" ({summary['preset']})" if summary.get("preset") not in (None, "none") else ""
     return f"{summary.get('agent', '?')} on {summary.get('env', '?')}{preset}"
 
 

@@ -178,6 +178,19 @@ def refuse_while_importing(call: str) -> None:
         )
 
 
+def note_own_line(error: BaseException) -> None:
+    """Adds to an error where in the user's modules it was raised: a traceback through JAX buries that line."""
+    files = {str(_file_of(sys.modules.get(module))): None for module in registry.modules()}
+    found = [one for one in traceback.extract_tb(error.__traceback__) if one.filename in files]
+    if not found:
+        return
+    hint = ""
+    if "tracer" in type(error).__name__.lower():
+        hint = "; it is compiled: use jnp.where, jax.lax.cond or jnp in place of if, float() or numpy"
+    line = found[-1]
+    error.add_note(f"purerl: raised by {Path(line.filename).name}, line {line.lineno}, in {line.name}{hint}")
+
+
 def _module_of(path: Path) -> str | None:
     """The module that was loaded from a file; None if there is none."""
     for name, module in list(sys.modules.items()):

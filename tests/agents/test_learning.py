@@ -133,6 +133,7 @@ VALUE_BASED = {
     "discount": 0.9,
     "epsilon_decay_steps": 4000.0,
     "support_max": 2.0,
+    "atoms": 21,
 }
 
 
@@ -161,12 +162,16 @@ CASES = {
     "dqn": ("dqn", {}),
     "double-pro": ("dqn", {"proximal_coefficient": 0.3, "double": True, "num_steps": 3}),
     "rainbow": ("rainbow", {}),
-    "full-rainbow": ("rainbow", {"dueling": True, "double": True, "noisy": True, "epsilon_final": 0.0}),
+    "full-rainbow": (
+        "rainbow",
+        {"batch_size": 32, "dueling": True, "double": True, "noisy": True, "epsilon_final": 0.0},
+    ),
     "plain": ("rainbow", {"atoms": 0, "prioritized": False}),
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+# Each case takes one of the two probes: what one of them shows of replay, targets and networks, the other does too.
+@pytest.mark.parametrize("name", ["dqn", "double-pro", "full-rainbow"])
 def test_discounted_action_values(name):
     agent, overrides = CASES[name]
     found = TrainedOnValues(agent, "discount", **overrides)
@@ -174,7 +179,7 @@ def test_discounted_action_values(name):
     np.testing.assert_allclose(found.values(1.0), 1.0, atol=0.06)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["dqn", "rainbow", "plain"])
 def test_action_values_that_depend_on_the_observation(name):
     agent, overrides = CASES[name]
     found = TrainedOnValues(agent, "policy", **overrides)
@@ -183,9 +188,8 @@ def test_action_values_that_depend_on_the_observation(name):
 
 
 @pytest.mark.optimized
-@pytest.mark.parametrize("agent", ["dqn", "dqn-pro"])
-def test_value_based_agents_solve_cartpole(agent, tmp_path):
-    train(agent, "gymnax/CartPole-v1", seeds=SEEDS, out=tmp_path / "run", quiet=True)
+def test_dqn_solves_cartpole(tmp_path):
+    train("dqn", "gymnax/CartPole-v1", seeds=SEEDS, out=tmp_path / "run", quiet=True)
     result = evaluation.evaluate(tmp_path / "run", episodes=5)
     # Some networks have just forgotten a part when the run ends (DQN does), and rounding, which differs by machine,
     # decides which ones. Random play reaches 22.

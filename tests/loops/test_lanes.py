@@ -16,12 +16,22 @@ RUNS = {
     # two auxiliary phases
     "ppg": (
         "ppg",
-        "gymnax/Breakout-MinAtar",
+        "gymnax/CartPole-v1",
         4 * 8 * 16,
         {"num_envs": 8, "rollout_length": 16, "num_minibatches": 4, "policy_iterations": 2, "auxiliary_minibatches": 4},
     ),
-    "rainbow": ("rainbow", "gymnax/CartPole-v1", 2_000, {"learning_starts": 500, "noisy": True}),
-    "recurrent": ("ppo", "gymnax/CartPole-v1", 4 * 2048, {"recurrent": "gru", "recurrent_size": 16}),
+    "rainbow": (
+        "rainbow",
+        "gymnax/CartPole-v1",
+        1_000,
+        {"learning_starts": 300, "replay_size": 1020, "noisy": True, "hidden": (32,), "atoms": 11},
+    ),
+    "recurrent": (
+        "ppo",
+        "gymnax/CartPole-v1",
+        4 * 256,
+        {"recurrent": "gru", "recurrent_size": 16, "num_envs": 8, "rollout_length": 32, "num_minibatches": 2},
+    ),
     "procgen": ("ppo", "procgen/coinrun", 3 * 64, PIXELS),
 }
 
@@ -58,7 +68,7 @@ def test_a_cell_of_a_sweep_is_its_solo_run(tmp_path):
         "ppo", "gymnax/CartPole-v1", grid="learning_rate=1e-3,5e-3;discount=.9,.99", seeds=2, config=config,
         out=tmp_path / "sweep", **how,
     )  # fmt: skip
-    for cell, (rate, discount) in zip(("000", "003"), ((1e-3, 0.9), (5e-3, 0.99)), strict=True):
+    for cell, (rate, discount) in (("003", (5e-3, 0.99)),):
         state = open_run(swept.folder / "cells" / cell)[4]()
         alone = purerl.train(
             "ppo", "gymnax/CartPole-v1", seed=1, config=config | {"learning_rate": rate, "discount": discount},

@@ -65,9 +65,7 @@ def largest_difference(a, b):
     return max(jax.tree.leaves(jax.tree.map(lambda x, y: float(np.abs(x - y).max()), a, b)))
 
 
-@pytest.mark.parametrize(
-    ("agent", "lanes", "groups"), [("ppo", "map", 2), ("ppo", "vmap", 1), ("ppg", "map", 1), ("ppg", "vmap", 2)]
-)
+@pytest.mark.parametrize(("agent", "lanes", "groups"), [("ppo", "map", 2), ("ppg", "map", 1), ("ppg", "vmap", 2)])
 def test_host_cartpole_equals_in_graph_cartpole(agent, lanes, groups, config_of):
     """The signature test: the same parameters after 4 updates (a cycle of auxiliary phases included), two seeds."""
     keys, config = rng.seed_keys(0, 2), config_of(agent)
@@ -101,12 +99,11 @@ def test_acting_on_the_host_compiles_once_for_each_place_of_its_inputs(config_of
     assert len(compiled) == 2, compiled
 
 
-@pytest.mark.parametrize("agent", ["ppo", "ppg"])
-def test_a_batched_lane_equals_the_solo_run_of_its_seed(agent, config_of):
+def test_a_batched_lane_equals_the_solo_run_of_its_seed(config_of):
     """Lane i of 4 seeds is seed i to rounding, and the neighbouring seed is far away. Where lanes take turns it is to
     the bit: see test_lanes.
     """
-    loop, config = in_graph_loop(agent, "vmap"), config_of(agent)
+    loop, config = in_graph_loop("ppg", "vmap"), config_of("ppg")
     together, _ = run(loop, config, rng.seed_keys(5, 4), 3)
     for lane in (0, 3):
         alone, _ = run(loop, config, rng.seed_keys(5 + lane, 1), 3)

@@ -217,7 +217,14 @@ def test_cells_on_host_games(tmp_path):
     The rates are small because lanes are equal up to rounding, which large steps of Adam let change an action.
     """
     pytest.importorskip("cffi", reason="procgen is not installed")
-    config = {"num_envs": 4, "rollout_length": 8, "num_minibatches": 2, "network": "nature", "policy_iterations": 2}
+    config = {
+        "num_envs": 4,
+        "rollout_length": 8,
+        "num_minibatches": 2,
+        "network": "mlp",
+        "hidden": (8,),
+        "policy_iterations": 2,
+    }
     config |= {"auxiliary_epochs": 1, "auxiliary_minibatches": 2, "anneal_learning_rate": False}
     plan = lambda rate: make_plan(  # noqa: E731
         "ppg", "procgen/coinrun", steps=64, seeds=2, preset="quick", config=config | {"learning_rate": rate}

@@ -78,13 +78,12 @@ def stopped_run(run, monkeypatch, iteration, *args, **kwargs):
             run(*args, **kwargs)
 
 
-@pytest.mark.parametrize("agent", ["ppo", "ppg"])
-def test_resume_in_graph_is_exact(agent, tmp_path, monkeypatch, run):
+def test_resume_in_graph_is_exact(tmp_path, monkeypatch, run):
     """run(6) == run(3) + kill + resume + run(3), bit for bit, in the middle of a PPG cycle, annealing included."""
     kwargs = {"seeds": 2, "config": {"anneal_learning_rate": True}, "checkpoint_seconds": 0}
-    whole = run(agent, tmp_path / "whole", 6, **kwargs)
-    stopped_run(run, monkeypatch, 3, agent, tmp_path / "parts", 6, **kwargs)
-    resumed = run(agent, tmp_path / "parts", 6, resume=True, **kwargs)
+    whole = run("ppg", tmp_path / "whole", 6, **kwargs)
+    stopped_run(run, monkeypatch, 3, "ppg", tmp_path / "parts", 6, **kwargs)
+    resumed = run("ppg", tmp_path / "parts", 6, resume=True, **kwargs)
     assert_same_bits(whole.state, resumed.state)
     rows = [sinks.read_rows(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts")]
     for row in (row for half in rows for row in half):
@@ -95,7 +94,7 @@ def test_resume_in_graph_is_exact(agent, tmp_path, monkeypatch, run):
 def test_resume_on_procgen_is_exact(tmp_path, monkeypatch, run):
     """The same with real games: levels, RNGs and frames continue where they were."""
     pytest.importorskip("cffi", reason="procgen is not installed")
-    config = {"network": "nature", "policy_iterations": 2, "auxiliary_epochs": 1}
+    config = {"network": "mlp", "hidden": (8,), "policy_iterations": 2, "auxiliary_epochs": 1}
     kwargs = {"env": "procgen/coinrun", "seeds": 2, "checkpoint_seconds": 0, "preset": "procgen-easy", "config": config}
     whole = run("ppg", tmp_path / "whole", 4, **kwargs)
     stopped_run(run, monkeypatch, 2, "ppg", tmp_path / "parts", 4, **kwargs)
@@ -109,7 +108,7 @@ def test_a_stop_within_a_log_period_saves_its_sums(env, tmp_path, monkeypatch, r
     kwargs = {"seeds": 3, "log_every": 4, "env": env}
     if env.startswith("procgen"):
         pytest.importorskip("cffi", reason="procgen is not installed")
-        kwargs |= {"preset": "procgen-easy", "config": {"network": "nature"}, "seeds": 2}
+        kwargs |= {"preset": "procgen-easy", "config": {"network": "mlp", "hidden": (8,)}, "seeds": 2}
     whole = run("ppo", tmp_path / "whole", 8, **kwargs)
     monkeypatch.setattr(trainer, "PIECE_SECONDS", 0.0)  # pieces of one iteration
     advance_on, calls = loop_class(env).advance_on, iter(range(100))
@@ -134,7 +133,12 @@ def loop_class(env):
     return host.HostLoop if env.startswith("procgen") else in_graph.InGraphLoop
 
 
-@pytest.mark.same_bits
+def flags_of_tests():
+    """What makes a process compile as the tests do, on as many devices."""
+    flags = os.environ["PURERL_TESTS_COMMAND_XLA_FLAGS"]
+    return {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={jax.device_count()}"}
+
+
 def test_a_killed_process_can_be_resumed(tmp_path, run, config_of):
     """SIGKILL at some moment of a run that saves with every row; what is left loads and finishes."""
     # Not annealed, because the runs below are planned to be shorter than the killed one.
@@ -144,7 +148,7 @@ def test_a_killed_process_can_be_resumed(tmp_path, run, config_of):
         f"log_every=1, checkpoint_seconds=0, config={steady!r})"
     )
     folder = tmp_path / "run"
-    process = subprocess.Popen([sys.executable, "-c", script, str(folder)], env=os.environ)
+    process = subprocess.Popen([sys.executable, "-c", script, str(folder)], env=os.environ | flags_of_tests())
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and len(list(folder.glob("checkpoints/[0-9]*"))) < 2:
         time.sleep(0.05)
@@ -219,7 +223,7 @@ def test_a_second_start_uses_the_compilation_cache(tmp_path, run, config_of):
         "quiet=True,"
         f"config={config_of('ppo')!r}); print(json.dumps(run.summary))"
     )
-    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"} | flags_of_tests()
     environment["PURERL_CACHE"] = str(tmp_path / "cache")
 
     def summary(name):

@@ -370,9 +370,94 @@ def test_a_state_that_changes_its_shape(tmp_path):
 
     grown = lambda s, m: (s.replace(params=jax.tree.map(lambda x: x[None], s.params)), m)  # noqa: E731
     purerl.register_agent("broken", broken(grown))
-    with pytest.raises(PurerlError, match=r"keep the State's shapes: State\.params.* is float32\[1, "):
+    with pytest.raises(PurerlError, match=r"must keep shapes and dtypes: State\.params.* is float32\[1, "):
         purerl.sweep("broken", "probe/constant", grid="clip=.1", config=CONFIG, out=tmp_path / "s")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (lambda action, memory: (action.astype("float32"), memory), ["actions of act", "int32[4]", "are float32[4]"]),
+        (lambda action, memory: (action[:, None], memory), ["one for each of 4 environments", "are int32[4, 1]"]),
+        (lambda action, memory: (0, memory), ["int32[4]", "are a int"]),
+        (lambda action, memory: (action, action), ["act must return a memory of the same structure"]),
+    ],
+)
+def test_actions_and_memory_that_no_environment_can_take(tmp_path, change, parts):
+    ppo = registry.agent("ppo")
+
+    def act(*args):
+        action, memory, extras = ppo.act(*args)
+        return *change(action, memory), extras
+
+    purerl.register_agent("broken", ppo._replace(name="broken", act=act))
+    with pytest.raises(PurerlError) as error:
+        purerl.train("broken", "probe/constant", config=CONFIG, steps=64, quiet=True)
+    assert all(part in str(error.value) for part in ["agent 'broken'", *parts]), error.value
+    assert list(tmp_path.iterdir()) == []
+
+
+CONFIG_OF = """
+import flax, purerl
+from purerl import registry, static, traced
+from typing import Literal
+@flax.struct.dataclass
+class Config:
+    rollout_length: int = static(16)
+    {field}
+purerl.register_agent({name!r}, registry.agent("ppo")._replace(name="mine", Config=Config))
+"""
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "parts"),
+    [
+        (
+            "num_envs: int = static(16); hidden: tuple = static((64,))",
+            "mine",
+            ["hidden is annotated tuple", "tuple[int"],
+        ),
+        ("num_envs: int = static(16); rate: dict = static(None)", "mine", ["rate is annotated dict"]),
+        ("num_envs: int = static(16); rate: float = 0.1", "mine", ["write the field rate as", "purerl.traced(...)"]),
+        ("rate: float = traced(0.1)", "mine", ["needs the field num_envs"]),
+        ("num_envs: int = traced(16)", "mine", ["needs the field num_envs"]),
+        ("num_envs: int = static(16)", "other", ["got the Agent 'mine'", "same name"]),
+    ],
+)
+def test_a_config_that_no_run_could_keep_is_refused(capsys, tmp_path, field, name, parts):
+    (tmp_path / "mine.py").write_text(CONFIG_OF.format(field=field, name=name))
+    refused(capsys, "list agents --import mine.py", *parts)
+
+
+def test_all_kinds_of_fields_that_can_be_kept():
+    from purerl import configs
+
+    field = 'num_envs: int = static(1); a: tuple[int, ...] | None = static(None); b: Literal["x"] = static("x")'
+    found = {}
+    exec(CONFIG_OF.format(field=field, name="mine").partition("purerl.register")[0], found)
+    configs.check_class(found["Config"], "Config")
+    for name in registry.agent_names():
+        if registry.is_own(name):
+            configs.check_class(registry.agent(name).Config, name)
+
+
+def test_an_exception_names_the_line_of_the_users_file(capsys, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import purerl\nfrom purerl import registry\nppo = registry.agent('ppo')\n"
+        "def update(config, spec, state, rollout, key, clock):\n"
+        "    if rollout.reward.mean() > 0:\n        pass\n"
+        "purerl.register_agent('mine', ppo._replace(name='mine', update=update))\n"
+    )
+    with pytest.raises(Exception) as error:
+        run("train mine probe/constant --import mine.py --num-envs 4 --num-minibatches 2 --steps 64 --quiet")
+    (note,) = [note for note in error.value.__notes__ if note.startswith("purerl: ")]
+    assert note.startswith("purerl: raised by mine.py, line 5, in update; it is compiled: use jnp.where"), note
+
+
+def test_fields_of_the_agent_belong_into_config():
+    with pytest.raises(PurerlError, match=r"'learning_rate'; fields of the agent belong into config: config="):
+        purerl.train("ppo", "probe/constant", learning_rate=1e-3)
 
 
 def test_the_check_suits_games_on_the_host():
