@@ -262,7 +262,7 @@ def run_python(code, *args, **kwargs):
 
 
 def test_a_kill_at_any_moment_leaves_a_good_checkpoint(tmp_path):
-    """Twelve processes that save without pause are killed at random; what they leave is of one iteration, and whole."""
+    """Eight processes that save without pause are killed at random; what they leave is of one iteration, and whole."""
     template = {
         "x": jax.ShapeDtypeStruct((500_000,), jnp.int32),
         "y": [np.zeros((1000, 300), np.float32)] * 2,
@@ -273,7 +273,7 @@ def test_a_kill_at_any_moment_leaves_a_good_checkpoint(tmp_path):
     in_the_middle, last = 0, 0
     child = run_python(SAVE_FOREVER, tmp_path)
     try:
-        for _ in range(12):
+        for _ in range(8):
             assert child.stdout.readline() == "saved\n"
             time.sleep(random.uniform(0, 0.3))
             child.send_signal(signal.SIGKILL)
@@ -288,7 +288,7 @@ def test_a_kill_at_any_moment_leaves_a_good_checkpoint(tmp_path):
     finally:
         child.kill()
         child.communicate()
-    assert in_the_middle >= 3  # most of the kills did hit a save
+    assert in_the_middle >= 2  # most of the kills did hit a save
 
 
 def files_of(folder):
