@@ -75,6 +75,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     os.environ["PURERL_TESTS_COMMAND_XLA_FLAGS"] = f"{_XLA_FLAGS} {own}".strip()
 
 
+# The files that take longest begin first, so that no process is left alone with one of them at the end.
+_LONGEST = ("test_docs", "test_figures", "test_learning", "test_train", "test_lanes", "test_golden", "test_procgen_jax")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # pytest-xdist would begin with the files of many small tests
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: i for i, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
 # Nothing that is imported by now is garbage ever, and traces make many objects that stay.
 gc.freeze()
 gc.set_threshold(50_000, 20, 50)
