@@ -262,7 +262,7 @@ def test_cost_counts_what_would_be_run(capsys):
 def test_every_probe_of_a_cost_is_a_possible_run(scale):
     """The sizes that a probe makes smaller still divide each other, for all figures."""
     for name, figure in FIGURES.items():
-        for cell in {(cell.agent, cell.env, cell.preset): cell for cell in figure.cells(scale)}.values():
+        for cell in (cells[0] for cells in commands.kinds(figure, scale).values()):
             config = plan_of(cell).config
             fewer = commands.probe_config(config)
             assert fewer["num_envs"] <= config.num_envs, name
