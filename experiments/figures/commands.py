@@ -36,7 +36,6 @@ from matplotlib.figure import Figure as Drawing
 
 from purerl import registry, statistics
 from purerl.errors import PurerlError, nearest
-from purerl.loops import sharding
 from purerl.report import plots
 from purerl.runs import files, ownership, provenance, run_folder, schemas, trust, user_modules
 
@@ -435,7 +434,10 @@ def main(words: Sequence[str]) -> int:
             f"(purerl figure list; {registry.IMPORT_HINT})"
         )
     chosen = list(known.values()) if given.name == "all" else [known[given.name]]
-    sharding.one_cpu_device_per_core()
+    if given.command in ("run", "cost"):  # the others read files, and need no JAX
+        from purerl.loops import sharding
+
+        sharding.one_cpu_device_per_core()
     if given.command == "run":
         with run_folder.held(given.folder / scale) as folder:
             _claim(folder, chosen, scale)

@@ -50,22 +50,24 @@ def make_loop(the_plan: Plan) -> in_graph.InGraphLoop | host.HostLoop:
 
 
 # The last loop of `shared_loop`, and what it is for.
-_shared: tuple[tuple[Any, ...], in_graph.InGraphLoop] | None = None
+_shared: tuple[Any, tuple[Any, ...], in_graph.InGraphLoop] | None = None
 
 
 def shared_loop(the_plan: Plan) -> in_graph.InGraphLoop | host.HostLoop:
-    """As `make_loop`; the last loop again if it is for the same agent, game, options and lanes.
+    """As `make_loop`; the last loop again if it is for the same functions, game, options and lanes.
 
-    A run then neither traces nor loads its program again if one with the same static fields came before it.
+    A run then neither traces nor loads its program again if one with the same static fields came before it. Variants of
+    an agent, such as dqn and dqn-pro, have the same functions.
     """
     global _shared
     agent, (family, env_id) = registry.agent(the_plan.agent), registry.environment(the_plan.env)
     if registry.is_host(family):
         return make_loop(the_plan)
-    kind = (id(agent), id(family), env_id, the_plan.options, the_plan.lanes)
-    if _shared is None or _shared[0][2:] != kind:
-        _shared = (agent, family, *kind), make_loop(the_plan)  # held, so that no other gets their ids
-    return _shared[1]
+    functions = agent._replace(name="", defaults={})
+    kind = (functions, id(family), env_id, the_plan.options, the_plan.lanes)
+    if _shared is None or _shared[1] != kind:
+        _shared = family, kind, make_loop(the_plan)  # the family is held, so that no other gets its id
+    return _shared[2]
 
 
 def forget_shared_loop() -> None:
