@@ -6,6 +6,7 @@ jax is imported only where a config becomes arrays, so that the command line can
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -34,7 +35,8 @@ def flag(default: Any, help: str, metavar: str | None = None, shown: str | None 
     return dataclasses.field(default=default, metadata={"help": help, "metavar": metavar, "shown": shown, **bounds})
 
 
-def field_types(cls: type) -> dict[str, Any]:
+@functools.cache
+def field_types(cls: type) -> Mapping[str, Any]:
     """{field: its type} of a config or options dataclass."""
     return typing.get_type_hints(cls)
 

@@ -67,6 +67,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs an accelerator, and JAX has none here")
     optimized = item.get_closest_marker("optimized") is not None
     jax.config.update("jax_disable_most_optimizations", _DISABLE_OPTIMIZATIONS and not optimized)
+    if "purerl.runs.trainer" in sys.modules:  # no test runs the programs of another one's settings
+        sys.modules["purerl.runs.trainer"].forget_shared_loop()
     _quick.clear()
     if _HAS_OPTIONS and not optimized:
         _quick.update(_IN_ONE_PART if item.get_closest_marker("same_bits") else _IN_ONE_PART | _QUICK)

@@ -24,7 +24,7 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 _BLOCK = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^\n]+?) -->\n+)?^```(?P<language>[^\n]*)\n(?P<text>.*?)^```[ \t]*$", re.M | re.S
 )
-# A python block that begins with its file's name is saved under it, so that later blocks can import it.
+# A python block that begins with its file's name is saved under it, for the later blocks that import it.
 _FILE = re.compile(r"# ([\w.]+\.py)\n")
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 
@@ -124,12 +124,13 @@ def test_there_are_pages() -> None:
     ],
 )
 def test_the_blocks_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None:
-    for number, block in enumerate(blocks(page.read_text())):
+    found = blocks(page.read_text())
+    for number, block in enumerate(found):
         where = f"{page.name}, line {block.line}"
         if block.language == "bash" and block.reason:
-            found = list(commands(block.text))
-            assert found, f"{where}: not run, and no purerl command"
-            for words in found:
+            shown = list(commands(block.text))
+            assert shown, f"{where}: not run, and no purerl command"
+            for words in shown:
                 check_exists(words)
         elif block.language == "bash":
             done = _run(["bash", "-euo", "pipefail", "-s"], tmp_path, block.text)
@@ -138,6 +139,10 @@ def test_the_blocks_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None:
             named = _FILE.match(block.text)
             script = tmp_path / (named[1] if named else f".block{number}.py")
             script.write_text(block.text)
+            if named:
+                later = "".join(other.text for other in found[number + 1 :] if not other.reason)
+                assert re.search(rf"import {script.stem}\b", later), f"{where}: nothing imports {script.name}"
+                continue
             done = _run([sys.executable, str(script)], tmp_path)
             assert done.returncode == 0, f"{where}:\n{done.stdout[-4000:]}"
 

@@ -223,3 +223,16 @@ def test_common_grid_refuses_what_has_nothing_in_common():
         statistics.to_common_grid([(np.array([1, 2]), np.array([0, 0])), (np.array([3, 4]), np.array([0, 0]))])
     with pytest.raises(ValueError, match="without points"):
         statistics.to_common_grid([(np.array([]), np.array([]))])
+
+
+@pytest.mark.parametrize("runs", [(6, 6), (6, 4)])
+def test_intervals_are_those_of_a_plain_loop(runs):
+    """Draws that are made all at once, as those of as many runs on both sides are, are the same draws."""
+    ours, base = (np.round(rng.normal(size=(n, 3)), 1) for n in runs)
+    draw, values = np.random.default_rng(0), []
+    for _ in range(250):
+        rows = [draw.integers(len(x), size=x.shape) for x in (ours, base)]
+        drawn = (np.take_along_axis(x, at, axis=0) for x, at in zip((ours, base), rows, strict=True))
+        values.append(statistics.probability_of_improvement(*drawn))
+    found = statistics.probability_of_improvement_interval(ours, base, repetitions=250)
+    assert found == tuple(np.quantile(values, [(1 - 0.95) / 2, (1 + 0.95) / 2]))

@@ -36,7 +36,6 @@ from matplotlib.figure import Figure as Drawing
 
 from purerl import registry, statistics
 from purerl.errors import PurerlError, nearest
-from purerl.loops import sharding
 from purerl.report import plots
 from purerl.runs import files, ownership, provenance, run_folder, schemas, trust, user_modules
 
@@ -348,13 +347,11 @@ def cost(figure: Figure, scale: str) -> str:
     """Cells, steps and hours of a scale; the hours come from a short probe of each kind of cell on this machine."""
     from purerl.runs.plan import make_plan
 
-    kinds: dict[tuple[str, str, str], list[Cell]] = {}
-    for cell in figure.cells(scale):
-        kinds.setdefault((cell.agent, cell.env.partition("/")[0], cell.preset), []).append(cell)
-    if not kinds:
+    found = kinds(figure, scale)
+    if not found:
         return f"{figure.name} ({scale}): no training; minutes on this machine\n"
     rows, total = [], 0.0
-    for (agent, family, preset), of_kind in kinds.items():
+    for (agent, family, preset), of_kind in found.items():
         cell = of_kind[0]
         plan = make_plan(cell.agent, cell.env, preset=cell.preset, steps=cell.steps, config=cell.config)
         steps = sum(one.steps * one.seeds for one in of_kind)
@@ -368,6 +365,14 @@ def cost(figure: Figure, scale: str) -> str:
     header = ("kind", "cells", "seeds in all", "environment steps", "replay a seed", "steps/s here", "hours")
     lines = [f"{figure.name} ({scale}): {figure.protocol[scale]}", *_table(header, rows)]
     return "\n".join([*lines, f"{total:,.1f} hours in total, extrapolated from a short probe on this machine\n"])
+
+
+def kinds(figure: Figure, scale: str) -> dict[tuple[str, str, str], list[Cell]]:
+    """{(agent, environment family, preset): cells}; the first cell of each kind is probed."""
+    found: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in figure.cells(scale):
+        found.setdefault((cell.agent, cell.env.partition("/")[0], cell.preset), []).append(cell)
+    return found
 
 
 def probe_config(config: Any) -> dict[str, Any]:
@@ -429,7 +434,10 @@ def main(words: Sequence[str]) -> int:
             f"(purerl figure list; {registry.IMPORT_HINT})"
         )
     chosen = list(known.values()) if given.name == "all" else [known[given.name]]
-    sharding.one_cpu_device_per_core()
+    if given.command in ("run", "cost"):  # the others read files, and need no JAX
+        from purerl.loops import sharding
+
+        sharding.one_cpu_device_per_core()
     if given.command == "run":
         with run_folder.held(given.folder / scale) as folder:
             _claim(folder, chosen, scale)

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure as Drawing
 
 from purerl import statistics
-from purerl.envs import procgen, procgen_scores
+from purerl.envs import procgen_scores
 from purerl.experiments.figures import published
 from purerl.experiments.figures.commands import Cell, Check, Figure, draw_curves, legend, panels, summary, text
 from purerl.report import plots
@@ -25,7 +25,7 @@ MINATAR = (
     "Freeway",
     "SpaceInvaders",
 )  # no Seaquest: a tenth of the others' speed
-ARCHITECTURES = ("dual", "detach", "shared")
+ARCHITECTURES = {scale: ("dual", "detach", "shared") for scale in ("small", "paper")} | {"smoke": ("dual", "detach")}
 # The published grid, reduced for each scale. One field is varied at a time, and all others keep PPG's values. This also
 # holds for E_V if E_pi is varied: the value function is trained as before, with its own Adam if E_pi differs.
 REUSE = {
@@ -39,7 +39,7 @@ _TINY = {"num_envs": 8, "rollout_length": 16, "num_minibatches": 2, "hidden": (1
 _TINY_PPG = {**_TINY, "policy_iterations": 2, "policy_epochs": 1, "value_epochs": 1, "auxiliary_epochs": 1}
 _TINY_PPG |= {"auxiliary_minibatches": 2}
 _PROTOCOL = {
-    "smoke": "MinAtar, tiny networks, 2,000 steps, 2 seeds: shows that it works, the numbers mean nothing",
+    "smoke": "MinAtar, tiny networks, 1,024 steps, 2 seeds: shows that it works, the numbers mean nothing",
     "small": "MinAtar, preset minatar (two MLPs of 64-64), 1M steps, 8 seeds; the paper: Procgen, hard, unlimited "
     "levels, 100M steps, IMPALA, 3 seeds",
     "paper": "Procgen, hard, unlimited levels, 100M steps, 3 seeds, preset procgen-hard",
@@ -61,7 +61,7 @@ def _cell(agent: str, game: str, scale: str, **config: Any) -> Cell:
         return Cell(name, "ppg", f"procgen/{game}", "procgen-hard", 3, 100_000_000, config=chosen)
     name = "-".join([agent, game, "MinAtar", *changes])
     tiny = {} if scale == "small" else _TINY if agent == "ppo" else _TINY_PPG
-    seeds, steps = (8, 1_000_000) if scale == "small" else (2, 2_000)
+    seeds, steps = (8, 1_000_000) if scale == "small" else (2, 1_024)
     return Cell(name, agent, f"gymnax/{game}-MinAtar", "minatar", seeds, steps, config={**tiny, **config})
 
 
@@ -78,7 +78,7 @@ def _single_network(scale: str) -> list[Cell]:
     return [
         _cell("ppg", game, scale, **({} if architecture == "dual" else {"architecture": architecture}))
         for game in _games(scale)
-        for architecture in ARCHITECTURES
+        for architecture in ARCHITECTURES[scale]
     ]
 
 
@@ -258,12 +258,14 @@ def _generalization_cells(scale: str) -> list[Cell]:
         how = {"seeds": 1, "steps": 1_000_000, "eval_every": 100_000, "eval_episodes": 3}
         return [_generalization("ppg", "coinrun", "quick", 200, **how)]
     tiny = {**_TINY_PPG, "network": "mlp"}
-    how = {"seeds": 1, "steps": 512, "eval_every": 256, "eval_episodes": 1, "config": tiny}
+    how = {"seeds": 1, "steps": 512, "eval_every": 512, "eval_episodes": 1, "config": tiny}
     return [_generalization("ppg", "coinrun", "quick", 10, **how)]
 
 
 def _generalization(agent: str, game: str, preset: str, levels: int, **how: Any) -> Cell:
     """A cell that trains on levels 0 to levels - 1, and tests on all levels after them."""
+    from purerl.envs import procgen
+
     return Cell(
         name=f"{agent}-{game}-{levels}-levels",
         agent=agent,

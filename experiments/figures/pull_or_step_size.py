@@ -44,7 +44,7 @@ class Scale(NamedTuple):
 _ONE_STEP_PER_TRANSITION = {"train_period": 1, "target_period": 2_000, "learning_rate": 2.5e-4, "epsilon_final": 0.1}
 _TINY = {"hidden": (16,), "learning_starts": 200, "replay_size": 1_000, "target_period": 48}
 SCALES = {
-    "smoke": Scale(GAMES[:1], (0.2,), (2,), "minatar-small", 2, 500, _ONE_STEP_PER_TRANSITION | _TINY),
+    "smoke": Scale(GAMES[:1], (0.2,), (), "minatar-small", 2, 500, _ONE_STEP_PER_TRANSITION | _TINY),
     "small": Scale(GAMES[:1], COEFFICIENTS, (0.5, 2, 4), "minatar-small", 5, 300_000, _ONE_STEP_PER_TRANSITION),
     "paper": Scale(GAMES, COEFFICIENTS, (0.5, 2, 4), "minatar", 10, 4_000_000, _ONE_STEP_PER_TRANSITION),
 }

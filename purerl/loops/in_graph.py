@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from purerl.loops import lanes as lane_ways
@@ -75,6 +76,15 @@ def make_chunk(
     return chunk
 
 
+def _program_of(config: Any, run_state: RunState) -> tuple[int, Any]:
+    """What decides a program's shapes: the number of lanes, and the config's structure with its static fields."""
+    return run_state.key.shape[0], jax.tree.structure(config)
+
+
+def _spread(num_lanes: int) -> NamedSharding:
+    return NamedSharding(sharding.seed_mesh(num_lanes), PartitionSpec(sharding.AXIS))
+
+
 class InGraphLoop:
     """Advances a run on environments in the graph: the interface that `host.HostLoop` has too.
 
@@ -86,7 +96,8 @@ class InGraphLoop:
         self.agent, self.spec, self.lanes = agent, environment.spec, lane_ways.resolve(lanes)
         self._init, self._from_zero = make_init(agent, environment), make_chunk(agent, environment, lanes)
         self._chunk = jax.jit(self._from_zero, donate_argnums=(1, 2))
-        self._sums: dict[int, sums.Sums] = {}
+        self._sums: dict[tuple[int, Any], sums.Sums] = {}
+        self._zeros: dict[tuple[int, Any], Callable[[], sums.Sums]] = {}
 
     def num_lanes(self, num_seeds: int) -> int:
         """Lanes for so many seeds: a few more where they can then be spread over all devices evenly."""
@@ -106,7 +117,7 @@ class InGraphLoop:
         Compiles it; the persistent cache then has it for `advance`.
         """
         mesh = sharding.seed_mesh(keys.shape[0])
-        spread = NamedSharding(mesh, PartitionSpec(sharding.AXIS))
+        spread = _spread(keys.shape[0])
         state = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spread), jax.eval_shape(self._init, config, keys)
         )
@@ -119,13 +130,21 @@ class InGraphLoop:
         return mesh.size * (own + found.temp_size_in_bytes)
 
     def _shapes_of_sums(self, config: Any, run_state: RunState) -> sums.Sums:
-        num_lanes = run_state.key.shape[0]
-        if num_lanes not in self._sums:
+        key = _program_of(config, run_state)
+        if key not in self._sums:
             counter = jnp.int32(0)
-            self._sums[num_lanes] = jax.eval_shape(self._from_zero, config, run_state, None, counter, counter, counter)[
-                1
-            ]
-        return self._sums[num_lanes]
+            _, found = jax.eval_shape(self._from_zero, config, run_state, None, counter, counter, counter)
+            self._sums[key] = found
+        return self._sums[key]
+
+    def _sums_of_nothing(self, config: Any, run_state: RunState) -> sums.Sums:
+        """Zeros, spread over the devices as the seeds are. Each row of metrics begins with them: one small program."""
+        key = _program_of(config, run_state)
+        if key not in self._zeros:
+            shapes, spread = self._shapes_of_sums(config, run_state), _spread(run_state.key.shape[0])
+            zeros = functools.partial(jax.tree.map, lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            self._zeros[key] = jax.jit(zeros, out_shardings=spread)
+        return self._zeros[key]()
 
     def advance_on(
         self,
@@ -142,12 +161,12 @@ class InGraphLoop:
         Args:
           found: of the calls before this one, or their arrays from a checkpoint; None to begin at zero.
         """
-        if not isinstance(found, sums.Sums):
-            shapes = self._shapes_of_sums(config, run_state)
-            found = shapes.replace(**found) if found else jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-            mesh = sharding.seed_mesh(run_state.key.shape[0])
-            found = sharding.place(jax.tree.map(jnp.asarray, found), mesh)
-        counters = jnp.int32(iteration), jnp.int32(total_iterations), jnp.int32(num_iterations)
+        if not found:
+            found = self._sums_of_nothing(config, run_state)
+        elif not isinstance(found, sums.Sums):
+            found = self._shapes_of_sums(config, run_state).replace(**found)
+            found = sharding.place(jax.tree.map(jnp.asarray, found), sharding.seed_mesh(run_state.key.shape[0]))
+        counters = np.int32(iteration), np.int32(total_iterations), np.int32(num_iterations)
         return jax.block_until_ready(self._chunk(config, run_state, found, *counters))
 
     def advance(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 import math
 import os
@@ -27,7 +26,7 @@ import numpy as np
 
 from purerl import arguments, configs, registry
 from purerl.errors import Interrupted, PurerlError, nearest
-from purerl.loops import compilation, host, in_graph, sharding
+from purerl.loops import compilation, sharding
 from purerl.runs import (
     agent_checks,
     estimates,
@@ -43,7 +42,8 @@ from purerl.runs import (
 )
 from purerl.runs.plan import Plan, difference, header, seed_keys, update_header
 from purerl.runs.recording import Recording
-from purerl.runs.trainer import Member, Trainer, close, make_loop
+from purerl.runs.trainer import Member, Trainer, close, forget_shared_loop
+from purerl.runs.trainer import shared_loop as _loop
 
 PROGRAM = "program.json"
 Engine = Literal["local", "ray"]
@@ -100,6 +100,8 @@ def run(
     work = Path(work)
     check([cell.plan for cell in cells], engine)
     compilation.enable_cache()
+    if any(cell.plan.imports for cell in cells):  # the user's own functions may read what has changed since
+        forget_shared_loop()
     if len({cell.folder.resolve() for cell in cells}) < len(cells):
         raise PurerlError("two cells have the same folder: give each its own")
     with run_folder.held(work):
@@ -373,19 +375,6 @@ def train_program(path: str | os.PathLike, *, quiet: bool = True, part: str = ""
         _remove(path)
     with contextlib.suppress(OSError):
         path.rmdir()  # the lock was still in it
-
-
-@functools.lru_cache(maxsize=1)
-def _in_graph_loop(agent: str, env: str, options: Any, lanes: str) -> in_graph.InGraphLoop:
-    """A cached loop: the next program with the same static fields need not compile again."""
-    family, env_id = registry.environment(env)
-    return in_graph.InGraphLoop(registry.agent(agent), family.make(env_id, options), lanes)
-
-
-def _loop(plan: Plan) -> in_graph.InGraphLoop | host.HostLoop:
-    if registry.is_host(registry.environment(plan.env)[0]):
-        return make_loop(plan)
-    return _in_graph_loop(plan.agent, plan.env, plan.options, plan.lanes)
 
 
 def _import_ray() -> Any:

@@ -19,7 +19,7 @@ from purerl.runs.checkpoint import Checkpoints
 from purerl.runs.evaluation import make_evaluations
 from purerl.runs.plan import Plan, default_folder, difference, header, make_plan, rounding, update_header, with_lanes
 from purerl.runs.recording import Recording
-from purerl.runs.trainer import Member, Trainer, close, make_loop
+from purerl.runs.trainer import Member, Trainer, close, forget_shared_loop, shared_loop
 from purerl.types import RunState
 
 
@@ -134,7 +134,9 @@ def train_plan(
     with contextlib.ExitStack() as stack:
         stack.enter_context(run_folder.held(folder))
         run_folder.check(folder, resume=resume, overwrite=overwrite)  # again: nobody else can change it now
-        loop = make_loop(the_plan)
+        if the_plan.imports:  # the user's own functions may read what has changed since
+            forget_shared_loop()
+        loop = shared_loop(the_plan)
         stack.callback(close, loop)
         evaluations = make_evaluations(the_plan, recording)
         if not resume:

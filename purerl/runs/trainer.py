@@ -49,6 +49,33 @@ def make_loop(the_plan: Plan) -> in_graph.InGraphLoop | host.HostLoop:
     return host.HostLoop(agent, pool, the_plan.lanes)
 
 
+# The last loop of `shared_loop`, and what it is for.
+_shared: tuple[Any, tuple[Any, ...], in_graph.InGraphLoop] | None = None
+
+
+def shared_loop(the_plan: Plan) -> in_graph.InGraphLoop | host.HostLoop:
+    """As `make_loop`; the last loop again if it is for the same functions, game, options and lanes.
+
+    A run then neither traces nor loads its program again if one with the same static fields came before it. Variants of
+    an agent, such as dqn and dqn-pro, have the same functions.
+    """
+    global _shared
+    agent, (family, env_id) = registry.agent(the_plan.agent), registry.environment(the_plan.env)
+    if registry.is_host(family):
+        return make_loop(the_plan)
+    functions = agent._replace(name="", defaults={})
+    kind = (functions, id(family), env_id, the_plan.options, the_plan.lanes)
+    if _shared is None or _shared[1] != kind:
+        _shared = family, kind, make_loop(the_plan)  # the family is held, so that no other gets its id
+    return _shared[2]
+
+
+def forget_shared_loop() -> None:
+    """For functions that may not do what they did when they were traced."""
+    global _shared
+    _shared = None
+
+
 def close(loop: in_graph.InGraphLoop | host.HostLoop) -> None:
     """Closes the pool of a host loop."""
     pool = getattr(loop, "pool", None)
