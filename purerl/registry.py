@@ -20,6 +20,7 @@ An environment family is a module (or any object) with
   check_training(id, options) -> None, raising PurerlError for options that cannot be trained with;
   score(id, options, returns) -> (name of the score, scores) or None, for raw returns [...] of an environment with a
     published normalised score;
+  picture(options, observation) -> what a video shows of an observation, if not all of it;
   example() -> the id that `purerl doctor` tries; FIX, the command that fixes a broken installation; CORE, True
     where purerl is of no use without the family.
 """

@@ -4,6 +4,17 @@
 library: levels and pictures. `states` reads its states, `frames` its pictures, `mersenne` is its random generator.
 """
 
-from purerl.envs.procgen_jax.family import FIX, LEVELS_OF, Options, about, build_levels, example, make, names, score
+from purerl.envs.procgen_jax.family import (
+    FIX,
+    LEVELS_OF,
+    Options,
+    about,
+    build_levels,
+    example,
+    make,
+    names,
+    picture,
+    score,
+)
 
-__all__ = ["FIX", "LEVELS_OF", "Options", "about", "build_levels", "example", "make", "names", "score"]
+__all__ = ["FIX", "LEVELS_OF", "Options", "about", "build_levels", "example", "make", "names", "picture", "score"]

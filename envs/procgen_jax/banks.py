@@ -17,7 +17,7 @@ import tempfile
 import time
 import types
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from purerl.envs.procgen_jax.states import LibraryState, parse
 from purerl.errors import PurerlError
 
 FORMAT = 1
+NUM_ALL_LEVELS = 2**31 - 1  # the levels that the library plays with num_levels 0: 0 to 2^31 - 2
 GAMES: dict[str, types.ModuleType] = {"maze": maze, "miner": miner}
 # Games that are drawn together; one more than frames.NUM_BACKGROUNDS, which photographs of sprites need.
 _BATCH = 1 + frames.NUM_BACKGROUNDS
@@ -42,19 +43,36 @@ class Request:
 
     Attributes:
       game: its id.
-      options: of procgen, with a finite number of levels.
+      options: of procgen, with a finite number of levels unless `drawn` is set.
       pictures: whether stills and sprites belong to it.
+      drawn: so many levels drawn from all levels, instead of those of the options; 0 for those of the options.
     """
 
     game: str
     options: procgen.Options
     pictures: bool = True
+    drawn: int = 0
 
     @property
     def levels(self) -> tuple[int, int]:
-        """(first level, number of levels)."""
+        """(first level, number of levels); the first is 0 if levels are drawn."""
+        if self.drawn:
+            return 0, self.drawn
         flags = procgen._flags(self.game, self.options, 0, 1, "")
         return int(flags["start_level"]), int(flags["num_levels"])
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The numbers of the levels, in the order of the bank's rows.
+
+        Drawn ones are those that a game of the library would play whose generator of levels was seeded with 0, so a
+        bank of fewer levels is the beginning of one of more.
+        """
+        first, number = self.levels
+        if not self.drawn:
+            return range(first, first + number)
+        words = np.random.RandomState(0).randint(0, 2**32, number, dtype=np.uint32)
+        return (words % np.uint32(NUM_ALL_LEVELS)).tolist()
 
     def header(self) -> dict[str, Any]:
         """What the bank's file must say of itself."""
@@ -69,6 +87,7 @@ class Request:
             "num_levels": number,
             "pictures": {name: getattr(self.options, name) for name in looks},
             "library": _library(),
+            **({"drawn_from": "all levels"} if self.drawn else {}),
         }
 
     def path(self) -> Path:
@@ -77,8 +96,8 @@ class Request:
         mark = zlib.crc32(json.dumps(header, sort_keys=True).encode())
         first, number = self.levels
         kind = "frames" if self.pictures else "rules"
-        name = f"{self.game}-{header['distribution_mode']}-{first}to{first + number - 1}-{kind}-{mark:08x}.npz"
-        return folder() / name
+        which = f"{number}of-all" if self.drawn else f"{first}to{first + number - 1}"
+        return folder() / f"{self.game}-{header['distribution_mode']}-{which}-{kind}-{mark:08x}.npz"
 
 
 def folder() -> Path:
@@ -182,13 +201,12 @@ def _joined(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 
 def build(request: Request, quiet: bool = False) -> dict[str, np.ndarray]:
     """Takes the levels, and the pictures, from the installed library; a progress bar on stderr unless `quiet`."""
-    first, number = request.levels
-    game = GAMES[request.game]
+    numbers, game = request.numbers, GAMES[request.game]
     painter = frames.Painter(request.game, request.options, _BATCH)
     try:
         rows: list[dict[str, np.ndarray]] = []
-        with _progress(f"levels of {request.game}", number, quiet) as advance:
-            for batch, states in _first_states(painter, first, number):
+        with _progress(f"levels of {request.game}", len(numbers), quiet) as advance:
+            for batch, states in _first_states(painter, numbers):
                 if request.pictures:
                     shown = _stills(painter, game, states)
                     rows += [game.level(s) | {"still": f} for s, f in zip(states, shown, strict=True)][: len(batch)]
@@ -205,10 +223,12 @@ def build(request: Request, quiet: bool = False) -> dict[str, np.ndarray]:
         painter.close()
 
 
-def _first_states(painter: frames.Painter, first: int, number: int) -> Iterator[tuple[range, list[LibraryState]]]:
+def _first_states(
+    painter: frames.Painter, numbers: Sequence[int]
+) -> Iterator[tuple[Sequence[int], list[LibraryState]]]:
     """(levels, _BATCH states at their start) of some levels at a time; the last level fills the last batch."""
-    for start in range(first, first + number, _BATCH):
-        batch = range(start, min(start + _BATCH, first + number))
+    for start in range(0, len(numbers), _BATCH):
+        batch = numbers[start : start + _BATCH]
         yield batch, painter.at_levels([batch[min(i, len(batch) - 1)] for i in range(_BATCH)])
 
 

@@ -34,6 +34,11 @@ class Options:
         "their own, such as start_level 1000000 and num_levels 10000",
     )
     start_level: int = flag(0, "the first level's number")
+    drawn_levels: int = flag(
+        0,
+        "with num_levels 0: play this many levels, drawn once from all levels. An approximation: in the library nearly "
+        "every episode is then a level of its own",
+    )
     distribution_mode: Literal["easy", "hard", "exploration"] = flag(
         "hard", "which variant of the game to play; exploration (maze alone) is one given hard level"
     )
@@ -103,6 +108,11 @@ def score(id: str, options: Options, returns: Any) -> tuple[str, Any] | None:
     return procgen.score(id, procgen.Options(distribution_mode=options.distribution_mode), returns)
 
 
+def picture(options: Options, observation: np.ndarray) -> np.ndarray:
+    """What a video shows of an observation: of "both" the frame."""
+    return observation[..., :3] if options.observation == "both" else observation
+
+
 def make(id: str, options: Options | None = None) -> Environment:
     """The game `id`, unbatched. Its bank is read, or built, when the first program with it is traced.
 
@@ -162,23 +172,34 @@ def bank_request(id: str, options: Options) -> banks.Request:
         raise PurerlError(f"unknown observation {options.observation!r}: use frames, symbolic or both")
     shared = {f.name for f in dataclasses.fields(procgen.Options)} & {f.name for f in dataclasses.fields(Options)}
     values = {name: getattr(options, name) for name in shared}
+    drawn = options.drawn_levels
+    if drawn and (options.num_levels or drawn < 0 or options.distribution_mode == "exploration"):
+        raise PurerlError(
+            f"drawn_levels={drawn} needs num_levels 0, a positive number and distribution_mode easy or hard"
+        )
     if options.distribution_mode == "exploration" and options.num_levels in (1, Options().num_levels):
         values |= {"num_levels": 0}  # what the library wants for its one level
     theirs = procgen.Options(**values)
     procgen.spec(id, theirs)  # checks the rest
-    request = banks.Request(id, theirs, pictures=options.observation != "symbolic")
+    request = banks.Request(id, theirs, pictures=options.observation != "symbolic", drawn=drawn)
+    _check_number(id, request)
+    return request
+
+
+def _check_number(id: str, request: banks.Request) -> None:
+    """Raises PurerlError if a bank would hold no levels or too many."""
     number, most = request.levels[1], MOST_LEVELS_WITH_FRAMES if request.pictures else MOST_LEVELS
     if not number:
         raise PurerlError(
             f"procgen-jax/{id} plays the levels of a bank, which cannot hold all levels: set num_levels, to 200 for "
-            f"training, or play procgen/{id}; held-out levels are for example start_level 1000000, num_levels 10000"
+            f"training, or play procgen/{id}; drawn_levels 10000 plays a sample of them (an approximation), and "
+            "held-out levels are for example start_level 1000000, num_levels 10000"
         )
     if number > most:
         raise PurerlError(
-            f"num_levels={number} is too many for observation {options.observation}: at most {most:,}"
-            + (f" (up to {MOST_LEVELS:,} with observation symbolic)" if request.pictures else "")
+            f"{'drawn_levels' if request.drawn else 'num_levels'}={number} is too many: at most {most:,}"
+            + (f", or {MOST_LEVELS:,} with observation symbolic" if request.pictures else "")
         )
-    return request
 
 
 def _spec(id: str, options: Options, game: ModuleType) -> EnvSpec:

@@ -262,33 +262,82 @@ def draw(frame: Array, sprite: Sprite, place: tuple[Array, ...]) -> Array:
 def draw_cells(frame: Array, layers: Layers, grid: Array, kinds: tuple[int, ...]) -> Array:
     """A frame uint8 [64, 64, 3] with the cells of a grid [H, W] drawn; cells of no kind in `kinds` are not.
 
-    The first layer is the whole frame. Those over it are few pixels, where cells touch: they are drawn apart. The
-    barriers keep XLA from moving the gathers into the loops over pixels, where they are several times slower.
-    """
-    width, channels = grid.shape[1], frame.shape[-1]
-    first = layers.cell[0]
-    rows, columns = first[:, 0] // width, np.repeat(first[0] % width, channels)
-    if not np.array_equal(first, width * rows[:, None] + columns[::channels]):
-        raise PurerlError("the installed procgen draws cells in another way than version 0.10.7: install that one")
+    Most pixels are of one cell; a few rows and columns are of two, whose pictures overlap by a pixel. The few rows are
+    drawn one by one, with all of their cells; then the whole frame with the cell of each other row and the first cell
+    of each column, and once more with the second one.
 
-    def blended(behind: Array, here: Array, colours: np.ndarray, shares: np.ndarray) -> Array:
+    Kinds of cells are spread over the pixels of a row before anything is drawn, and without a gather: XLA would move
+    that into the loops over pixels, which then cannot use vector instructions. Barriers keep it from moving the rest.
+    """
+    barrier, channels = jax.lax.optimization_barrier, frame.shape[-1]
+    passes = _passes(layers, grid.shape[1])
+    spread = [barrier(_spread(grid, np.repeat(by_row[0].columns, channels))) for by_row in passes]
+
+    def over(pixels: Array, here: Array, cells: _Pass, which: np.ndarray) -> Array:
+        """Pixels [R, 192] of the frame's rows `which` with the cells of a pass, of kinds `here` [R, 192], over them."""
         colour, share = jnp.uint8(0), jnp.uint8(255)
-        for kind, of_colour, of_share in zip(kinds, colours, shares, strict=True):
+        for kind, of_colour, of_share in zip(kinds, cells.colour[:, which], cells.behind[:, which], strict=True):
             colour = jnp.where(here == kind, jnp.asarray(of_colour), colour)
             share = jnp.where(here == kind, jnp.asarray(of_share), share)
-        return blend(behind, colour, share)
+        return blend(pixels, colour, share)
 
-    flat = len(kinds), SIZE, SIZE * channels
-    shares = np.repeat(layers.behind[0], channels, axis=-1).reshape(flat)
-    here = jax.lax.optimization_barrier(jax.lax.optimization_barrier(grid[:, columns])[rows])
-    frame = blended(frame.reshape(flat[1:]), here, layers.colour[0].reshape(flat), shares)
+    drawn = barrier(frame.reshape(SIZE, SIZE * channels))
+    shared = passes[0][1].rows >= 0 if len(passes[0]) > 1 else np.zeros(SIZE, bool)
+    for row in np.flatnonzero(shared):
+        pixels = drawn[row][None]
+        for by_row, kind_of in zip(passes, spread, strict=True):
+            for cells in by_row:
+                pixels = over(pixels, kind_of[cells.rows[row]][None], cells, np.array([row]))
+        drawn = drawn.at[row].set(pixels[0])
+    for (cells, *_), kind_of in zip(passes, spread, strict=True):
+        here = barrier(jnp.where(shared[:, None], jnp.asarray(-1, grid.dtype), kind_of[np.maximum(cells.rows, 0)]))
+        drawn = over(drawn, here, cells, np.arange(SIZE))
+    return drawn.reshape(frame.shape)
 
-    drawn = (layers.behind[1:, ..., 0] != 255) | layers.colour[1:].any(axis=-1)
-    pixels = np.flatnonzero(drawn.any(axis=(0, 1)))
-    frame = jax.lax.optimization_barrier(frame.reshape(-1, channels))
-    few, cells = frame[pixels], grid.reshape(-1)
-    for colour, share, cell in list(zip(*layers, strict=True))[1:]:
-        here = cells[cell.reshape(-1)[pixels]][:, None]
-        few = blended(few, here, *(table.reshape(len(kinds), SIZE**2, -1)[:, pixels] for table in (colour, share)))
-    frame = frame.at[pixels].set(few, unique_indices=True, indices_are_sorted=True, mode="promise_in_bounds")
-    return frame.reshape(SIZE, SIZE, channels)
+
+class _Pass(NamedTuple):
+    """Cells of which none overlap: int [64] rows, of cells, one for each row of pixels, -1 for none, and so columns;
+    uint8 [kinds, 64, 192], what they look like.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    colour: np.ndarray
+    behind: np.ndarray
+
+
+def _passes(layers: Layers, width: int) -> list[list[_Pass]]:
+    """Layers as passes, in the order of drawing: by columns of cells from the left, and within them by rows upwards."""
+    drawn = ((layers.behind[..., 0] != 255) | layers.colour.any(axis=-1)).any(axis=1)  # [L, 64, 64]
+    rows = _lines(layers.cell // width, drawn)
+    columns = _lines((layers.cell % width).transpose(0, 2, 1), drawn.transpose(0, 2, 1))
+    found: list[list[_Pass]] = []
+    for column in columns:
+        found.append([])
+        for row in rows:
+            is_cell = (row >= 0)[:, None] & (column >= 0) & (layers.cell == row[:, None] * width + column) & drawn
+            layer = is_cell.argmax(axis=0)[None, None, ..., None]
+            colour, behind = (np.take_along_axis(table, layer, axis=0)[0] for table in (layers.colour, layers.behind))
+            of_pixel = is_cell.any(axis=0)[..., None]
+            colour, behind = np.where(of_pixel, colour, np.uint8(0)), np.where(of_pixel, behind, np.uint8(255))
+            behind = np.repeat(behind, colour.shape[-1], axis=-1)
+            found[-1].append(_Pass(row, column, *(table.reshape(len(table), SIZE, -1) for table in (colour, behind))))
+    return found
+
+
+def _lines(numbers: np.ndarray, drawn: np.ndarray) -> list[np.ndarray]:
+    """The numbers [L, 64, 64] in each line of pixels, where drawn: int [64] of the lowest, then of the second lowest if
+    any line has two, and so on; -1 for none.
+    """
+    sets = [sorted({*numbers[:, i][drawn[:, i]].tolist()}) for i in range(SIZE)]
+    most = max(map(len, sets))
+    return [np.array([found[i] if i < len(found) else -1 for found in sets]) for i in range(most)]
+
+
+def _spread(grid: Array, columns: np.ndarray) -> Array:
+    """[H, C] of a grid [H, W]: its column columns[c] in place c, -1 where that is negative."""
+    found = jnp.full((grid.shape[0], len(columns)), -1, grid.dtype)
+    for column in range(grid.shape[1]):
+        if (columns == column).any():
+            found = jnp.where(columns == column, grid[:, column, None], found)
+    return found

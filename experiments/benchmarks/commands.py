@@ -7,7 +7,8 @@
 | lanes         | 8 seeds, lanes one after the other (map) against one batch (vmap): PPO, PPG, DQN and Rainbow       |
 | minatar-seeds | Rainbow on Breakout-MinAtar: how steps/s grow with 1, 4, 16 and 64 seeds                           |
 | procgen-pool  | the Procgen pool with frames landing on the device, against bare libenv                            |
-| procgen-jax   | random play of Procgen's games in the graph, with frames and symbolic, against the library         |
+| procgen-jax   | Procgen's games in the graph against the library: random play, and PPO end to end, with frames and |
+|               | symbolic (an hour; --quick: some minutes)                                                          |
 | procgen-jax-exactness | not a speed: 660,000 steps of both, all compared (a quarter of an hour)                    |
 | atari-pool    | the Atari pool with frames landing on the device, against bare ale-py                              |
 | ppg-procgen   | PPG on Procgen end to end: steps/s, and where the wall time goes                                   |
@@ -32,74 +33,21 @@ from typing import Any
 
 import jax
 
-from purerl import configs, rng
+from purerl import rng
 from purerl.errors import PurerlError, nearest
-from purerl.experiments.benchmarks import baselines, faults, pools, procgen_in_graph, replays
+from purerl.experiments.benchmarks import baselines, faults, pools, procgen_in_graph, procgen_ppo, replays
 from purerl.experiments.benchmarks import memory as memory_of_games
 from purerl.experiments.benchmarks import sweep as sweep_of_64
+from purerl.experiments.benchmarks.measured import Measured
 from purerl.loops import sharding
 from purerl.runs import files, provenance
 from purerl.runs.functions import make_train
-from purerl.runs.plan import make_plan
-from purerl.runs.trainer import make_loop
 
 # The sizes of the comparison: 64 environments x 128 steps, 4 epochs, 8 minibatches, two 64-64 MLPs: preset minatar.
 # rejax treats a time-out as an end and does not anneal, so neither do we here.
 PPO_FAIR = {"time_limit_is_terminal": True, "anneal_learning_rate": False}
 # Both learn one-step returns; our preset's are of three steps.
 DQN_FAIR = {"num_steps": 1, "time_limit_is_terminal": True}
-
-
-class Measured:
-    """A training run that can be advanced for about some seconds at a time.
-
-    Attributes:
-      steps_per_iteration: environment steps of all seeds.
-      learning_starts: iterations before the first that learns.
-      cycle: iterations after which the same kinds of iteration come again (PPG's policy and auxiliary phases).
-      loop: the loop, with `seconds` by place if its games are on the host.
-    """
-
-    def __init__(self, agent: str, env: str, seeds: int, **plan: Any):
-        the_plan = make_plan(agent, env, seeds=seeds, **plan)
-        self.config, self.loop = configs.traced(the_plan.config), make_loop(the_plan)
-        self.steps_per_iteration = the_plan.steps_per_iteration * seeds
-        self.cycle = getattr(the_plan.config, "policy_iterations", 1)
-        self.learning_starts = 1 + getattr(the_plan.config, "learning_starts", 0) // the_plan.steps_per_iteration
-        self.state, self.iteration = self.loop.init(self.config, rng.seed_keys(0, seeds)), 0
-        started = time.perf_counter()
-        self.advance(1)
-        self.first_seconds = time.perf_counter() - started
-
-    def advance(self, iterations: int) -> None:
-        """Trains and waits for the end of it."""
-        self.state, metrics = self.loop.advance(self.config, self.state, self.iteration, 10**6, iterations)
-        jax.block_until_ready(metrics)
-        self.iteration += iterations
-
-    def measure(self, iterations: int) -> dict[str, float]:
-        """Steps per second (of wall time, and of processor time of this process) over some iterations."""
-        wall, cpu = time.perf_counter(), time.process_time()
-        self.advance(iterations)
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        steps = iterations * self.steps_per_iteration
-        return {"steps_per_second": steps / wall, "steps_per_cpu_second": steps / cpu}
-
-    def iterations_for(self, seconds: float) -> int:
-        """How many iterations take about that long; whole cycles, at least one."""
-        tried = self.cycle
-        while True:
-            started = time.perf_counter()
-            self.advance(tried)
-            spent = time.perf_counter() - started
-            if spent > seconds / 2:  # not less: a call may have a fixed cost
-                return max(1, round(tried / self.cycle * seconds / spent)) * self.cycle
-            tried *= 4
-
-    def close(self) -> None:
-        """Closes the games."""
-        if hasattr(self.loop, "pool"):
-            self.loop.pool.close()
 
 
 class PureTrain(Measured):
@@ -230,9 +178,16 @@ def procgen_pool(repeats: int, seconds: float) -> dict[str, Any]:
     return {"target_ratio": 0.95} | pools.procgen_pool(seconds, repeats)
 
 
-def procgen_jax(repeats: int, seconds: float) -> dict[str, Any]:
-    """See `procgen_in_graph.speed`."""
-    return procgen_in_graph.speed(seconds, repeats)
+def procgen_jax(repeats: int, seconds: float, quick: bool = False) -> dict[str, Any]:
+    """See `procgen_in_graph.speed` and `procgen_ppo.end_to_end`."""
+    if quick:
+        repeats, seconds = 1, min(seconds, 0.5)
+    environment = procgen_in_graph.speed(seconds, repeats)
+    return {
+        "target_ratio_of_symbolic_ppo": 10,
+        "environment": environment,
+        "ppo": procgen_ppo.end_to_end(environment, min(repeats, 3), seconds, quick=quick),
+    }
 
 
 def procgen_jax_exactness(repeats: int, seconds: float) -> dict[str, Any]:
@@ -332,6 +287,8 @@ BENCHMARKS = {
     "memory": memory,
     "faults": storm,
 }
+# Benchmarks that have a small size: they take `quick`.
+QUICK = ("procgen-jax",)
 
 
 def _median(values: Any, digits: int = 1) -> float:
@@ -350,6 +307,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--repeats", type=int, default=5, help="repeats to take the median of (default 5)")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of one repeat (default 5)")
+    parser.add_argument("--quick", action="store_true", help=f"a small size, for {', '.join(QUICK)}")
     parser.add_argument("--out", type=Path, help="also write the JSON to this file")
     parser.error = _refuse  # one line and exit code 2, like all commands of purerl
     arguments = parser.parse_args(argv)
@@ -358,10 +316,15 @@ def main(argv: Sequence[str]) -> int:
             raise PurerlError(f"unknown benchmark '{name}'.{nearest(name, BENCHMARKS)} Known: {', '.join(BENCHMARKS)}")
     if arguments.repeats < 1 or not 0 < arguments.seconds < 10**6:
         raise PurerlError("--repeats must be at least 1 and --seconds positive")
+    names = arguments.names or list(BENCHMARKS)
+    slow = [name for name in names if name not in QUICK]
+    if arguments.quick and slow:
+        raise PurerlError(f"--quick is for {', '.join(QUICK)} and not for {', '.join(slow)}: leave it out")
     sharding.one_cpu_device_per_core()
     report = provenance.environment_report() | {"load_before": os.getloadavg()[0]}
-    for name in arguments.names or BENCHMARKS:
-        report[name] = BENCHMARKS[name](arguments.repeats, arguments.seconds)
+    for name in names:
+        small = {"quick": True} if arguments.quick else {}
+        report[name] = BENCHMARKS[name](arguments.repeats, arguments.seconds, **small)
         if arguments.out:  # after each one, so that a long bench that is cut short keeps what it has
             files.write_json(arguments.out, report)
     print(json.dumps(report, indent=2))

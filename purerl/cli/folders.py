@@ -15,6 +15,8 @@ from purerl.errors import PurerlError
 
 # --- eval and video --------------------------------------------------------------------------------------------------
 
+ANOTHER_ENV = "another environment of the same observations and actions, such as procgen/maze for procgen-jax/maze"
+
 
 @dataclasses.dataclass
 class EvalFlags:
@@ -22,6 +24,7 @@ class EvalFlags:
 
     episodes: int = flag(10, "episodes of every environment; all count", "N")
     num_envs: int | None = flag(None, "environments of each seed", "N", "(default: as in training)")
+    env: str | None = flag(None, ANOTHER_ENV, "ENV", "(default: that of training)")
     greedy: bool = flag(False, "take the most likely action instead of sampling, as in training")
     seed: int = flag(0, "seed of the evaluation's random numbers", "K")
     max_steps: int | None = flag(
@@ -39,6 +42,7 @@ class VideoFlags:
     steps: int | None = flag(None, "how many steps to show", "N", "(default: 300)")
     seconds: float | None = flag(None, "how many seconds to show, instead of --steps", "S", "(default: by --steps)")
     frames_per_second: float = flag(15.0, "speed of the video", "F")
+    env: str | None = flag(None, ANOTHER_ENV, "ENV", "(default: that of training)")
     greedy: bool = flag(False, "take the most likely action instead of sampling, as in training")
     seed: int = flag(0, "seed of the video's random numbers", "K")
 
@@ -86,6 +90,8 @@ def _run_folder_command(
     from purerl.runs.plan import Plan
 
     the_plan = Plan.from_dict(run_folder.load(found[0])["config"])
+    env = flags.value_of(rest, "env")
+    the_plan = the_plan.with_env(env) if env else the_plan
     groups = [general, flags.environment_group(the_plan.options)]
     given, options = flags.parse(groups, rest, f"purerl {name} {found[0]}", about)
     return found[0], given, options
@@ -126,6 +132,8 @@ def _print_evaluation(result: dict[str, Any], path: str | Path) -> None:
         shown = "" if interval is None else f" (95% interval {interval[0]:.4g} to {interval[1]:.4g})"
         score = f", normalised {result['normalized_return'][name]:.3f}" if has_score else ""
         console.print(f"{name} over seeds: {result['return'][name]:.4g}{shown}{score}")
+    if result["training_env"] != result["env"]:
+        console.print(f"trained on {result['training_env']}")
     options = ", ".join(f"{name} {now}" for name, (_, now) in result["changed_env_options"].items())
     if options:
         console.print(f"other environment options than in training: {options}")

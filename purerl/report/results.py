@@ -119,7 +119,7 @@ class Evaluation:
       episodes: episodes of each seed, if all seeds have the same number.
       step: the checkpoint's step.
       greedy: whether the most likely action was taken.
-      options: environment options that differ from training, and their values, as text.
+      options: another environment than in training, and environment options that differ, with their values, as text.
       score: the IQM of the normalised return.
     """
 
@@ -143,6 +143,8 @@ def evaluation(run: Run) -> Evaluation | None:
     returns = mapping(found.get("return"))
     changed = mapping(found.get("changed_env_options"))  # {name: [in training, in the evaluation]}
     options = {name: now[-1] if isinstance(now, list) and now else now for name, now in changed.items()}
+    played = found.get("env")
+    elsewhere = [f"played in {played}"] if played not in (None, run.config["env"]) else []
     return Evaluation(
         run=run,
         iqm=_stored(returns, "iqm"),
@@ -150,7 +152,7 @@ def evaluation(run: Run) -> Evaluation | None:
         episodes=episodes.pop() if len(episodes) == 1 else None,
         step=number(found.get("step")),
         greedy=bool(found.get("greedy")),
-        options=", ".join(f"{name} {now}" for name, now in options.items()),
+        options=", ".join([*elsewhere, *(f"{name} {now}" for name, now in options.items())]),
         score=number(mapping(found.get("normalized_return")).get("iqm")),
     )
 

@@ -213,6 +213,7 @@ def evaluate(
     num_envs: int | None = None,
     greedy: bool = False,
     seed: int = 0,
+    env: str | None = None,
     env_options: dict[str, Any] | None = None,
     max_steps: int | None = None,
     out: str | Path | None = None,
@@ -223,12 +224,14 @@ def evaluate(
     Args:
       folder: the run folder.
       episodes, num_envs, greedy, seed, max_steps, report: as in `evaluate_agent`.
+      env: another environment to play in, with the same observations and actions, e.g. "procgen/maze" after training
+        in "procgen-jax/maze"; None for that of training. Options that both have keep the values of training.
       env_options: environment options that replace those of training, e.g. {"num_levels": 0} for Procgen's test levels.
       out: another file to write to.
 
     Returns:
       a dict of
-        agent, env, preset; iteration and step of the checkpoint;
+        agent, preset, training_env; env, where it played; iteration and step of the checkpoint;
         env_options, and changed_env_options {name: [in training, here]};
         greedy, seed, num_envs, episodes_per_environment;
         per_seed [{seed, mean, std, episodes, length, normalized}];
@@ -238,14 +241,15 @@ def evaluate(
         environment, the versions and the device.
 
     Raises:
-      PurerlError: no run or no checkpoint in the folder, an unknown option, episodes that do not end, a failed write.
+      PurerlError: no run or no checkpoint in the folder, an unknown option, an environment of other observations or
+        actions, episodes that do not end, a failed write.
     """
     folder = Path(folder)
     check_sizes(episodes, num_envs, max_steps, seed)
     target = folder / run_folder.EVALUATION if out is None else Path(out)
     files.check_name(target)
     compilation.enable_cache()
-    trained, plan, state, iteration = open_for_evaluation(folder, env_options)
+    trained, plan, state, iteration = open_for_evaluation(folder, env, env_options)
     num_envs = plan.config.num_envs if num_envs is None else num_envs
     played = evaluate_agent(
         plan, state, episodes=episodes, num_envs=num_envs, greedy=greedy, seed=seed, max_steps=max_steps, report=report
@@ -254,11 +258,14 @@ def evaluate(
     result = {
         "agent": plan.agent,
         "env": plan.env,
+        "training_env": trained.env,
         "preset": plan.preset,
         "iteration": iteration,
         "step": iteration * plan.steps_per_iteration,
         "env_options": now,
-        "changed_env_options": {name: [before[name], now[name]] for name in now if before[name] != now[name]},
+        "changed_env_options": {
+            name: [before[name], now[name]] for name in now if name in before and before[name] != now[name]
+        },
         "greedy": greedy or registry.agent(plan.agent).plays_greedily,
         "seed": seed,
         "num_envs": num_envs,
@@ -270,20 +277,24 @@ def evaluate(
     return result
 
 
-def open_for_evaluation(folder: Path, env_options: dict[str, Any] | None) -> tuple[Plan, Plan, PyTree, int]:
-    """Opens a run folder: (its plan, the plan with `env_options`, the agent's State [S, ...], iteration)."""
-    plan, _, spec, _, load = open_run(folder)
-    family, _ = registry.environment(plan.env)
+def open_for_evaluation(
+    folder: Path, env: str | None, env_options: dict[str, Any] | None
+) -> tuple[Plan, Plan, PyTree, int]:
+    """Opens a run folder: (its plan, the plan in `env` with `env_options`, the agent's State [S, ...], iteration)."""
+    trained, _, spec, _, load = open_run(folder)
+    plan = trained if env is None else trained.with_env(env)
     values = {field.name: getattr(plan.options, field.name) for field in dataclasses.fields(plan.options)}
-    options = configs.build(family.Options, values | (env_options or {}), plan.env)
-    if registry.env_spec(plan.env, options) != spec:
+    options = configs.build(type(plan.options), values | (env_options or {}), plan.env)
+    if dataclasses.replace(registry.env_spec(plan.env, options), name=spec.name) != spec:
         raise PurerlError(
             f"with these options {plan.env} has other observations or actions than in training: "
             "leave out the options that change them"
+            if plan.env == trained.env
+            else f"{plan.env} has other observations or actions than {trained.env} had in training"
         )
     with checkpoint.Checkpoints(folder / run_folder.CHECKPOINTS) as saved:
         iteration, _ = saved.read_metadata()
-    return plan, dataclasses.replace(plan, options=options), load(), iteration
+    return trained, dataclasses.replace(plan, options=options), load(), iteration
 
 
 def summarize(plan: Plan, played: Episodes) -> dict[str, Any]:
@@ -336,6 +347,7 @@ def film(
     steps: int,
     greedy: bool = False,
     seed: int = 0,
+    env: str | None = None,
     env_options: dict[str, Any] | None = None,
 ) -> tuple[list[np.ndarray], list[float]]:
     """Plays one environment with the agent of a run's first seed.
@@ -343,10 +355,11 @@ def film(
     Args:
       folder: the run folder.
       steps: how many steps to play, at least 1.
-      greedy, seed, env_options: as in `evaluate`.
+      greedy, seed, env, env_options: as in `evaluate`.
 
     Returns:
-      The `steps` observations that the agent acted on, and the returns of the episodes that ended in these steps.
+      The `steps` observations that the agent acted on (as `picture` of their family shows them), and the returns of the
+      episodes that ended in these steps.
 
     Raises:
       PurerlError: as in `evaluate`.
@@ -354,15 +367,17 @@ def film(
     arguments.in_range("steps", steps, 1, 2**31 - 1)
     arguments.in_range("seed", seed, 0, 2**31 - 1)
     compilation.enable_cache()
-    _, plan, state, _ = open_for_evaluation(Path(folder), env_options)
+    _, plan, state, _ = open_for_evaluation(Path(folder), env, env_options)
     estimates.check_evaluation(plan, 1, 1, frames=steps)
     plan, state = first_seed(plan, state)
     player = Player(plan, num_envs=1, greedy=greedy, observations=True)
+    family, _ = registry.environment(plan.env)
+    picture = getattr(family, "picture", lambda options, observation: observation)
     observations: list[np.ndarray] = []
     returns, running = [], 0.0
     with contextlib.closing(player.play(state, seed)) as blocks:
         for observation, reward, done in itertools.islice(_steps(blocks), steps):
-            observations.append(np.array(observation))
+            observations.append(np.array(picture(plan.options, observation)))
             running += reward
             if done:
                 returns.append(running)

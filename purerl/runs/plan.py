@@ -57,6 +57,17 @@ class Plan:
         """Updates in the whole run."""
         return self.steps // self.steps_per_iteration
 
+    def with_env(self, env: str) -> Plan:
+        """The plan in another environment; the options that both families have keep their values.
+
+        Raises PurerlError for an unknown environment, or one that cannot be played with these values.
+        """
+        family, env_id = registry.environment(env)
+        known = configs.field_types(family.Options)
+        values = {name: value for name, value in configs.to_dict(self.options).items() if name in known}
+        options = configs.build(family.Options, values, env)
+        return dataclasses.replace(self, env=f"{env.partition('/')[0]}/{env_id}", options=options)
+
     def with_steps(self, steps: int) -> Plan:
         """The plan with another length, rounded up to whole iterations.
 

@@ -231,6 +231,9 @@ def test_planes_are_the_picture_upside_up(game):
     [
         ({"num_levels": 0}, "cannot hold all levels"),
         ({"num_levels": 10_001}, "too many"),
+        ({"num_levels": 0, "drawn_levels": 10_001}, "drawn_levels=10001 is too many"),
+        ({"num_levels": 0, "drawn_levels": -1}, "drawn_levels"),
+        ({"drawn_levels": 5}, "drawn_levels=5 needs num_levels 0"),
         ({"num_levels": -1}, "num_levels"),
         ({"start_level": 2**31 - 1}, "start_level"),
         ({"distribution_mode": "memory"}, "distribution_mode"),

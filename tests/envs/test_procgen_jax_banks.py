@@ -136,6 +136,22 @@ def test_levels_are_those_of_their_numbers_in_any_batch(cache):
     assert one["grid"].shape == (1, 25, 25)
 
 
+def test_levels_drawn_from_all(cache):
+    drawn = request(num_levels=0, drawn_levels=5)
+    few = request(num_levels=0, drawn_levels=3)
+    assert few.numbers == drawn.numbers[:3] and 0 <= min(drawn.numbers) < max(drawn.numbers) < 2**31 - 1
+    words = np.random.RandomState(0).randint(0, 2**32, 5, dtype=np.uint32)
+    assert drawn.numbers == [int(word) % (2**31 - 1) for word in words]
+    assert drawn.levels == (0, 5) and "5of-all" in drawn.path().name
+    assert len({one.path() for one in (drawn, few, request(num_levels=5))}) == 3
+    grid = banks.bank(drawn)["grid"]
+    for row in (0, 4):
+        alone = banks.bank(request(start_level=drawn.numbers[row], num_levels=1))
+        np.testing.assert_array_equal(grid[row], alone["grid"][0])
+    with np.load(drawn.path(), allow_pickle=False) as file:
+        assert json.loads(file["header"].tobytes())["drawn_from"] == "all levels"
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [

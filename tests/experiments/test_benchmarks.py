@@ -1,5 +1,8 @@
 """The measurements of a benchmark."""
 
+import pytest
+
+from purerl.errors import PurerlError
 from purerl.experiments.benchmarks import commands
 
 
@@ -11,3 +14,8 @@ def test_ppg_is_measured_in_whole_cycles():
     assert run.iterations_for(1e-6) == 3
     assert run.iterations_for(0.5) % 3 == 0
     assert commands.Measured("ppo", "gymnax/CartPole-v1", 1, preset="classic").cycle == 1
+
+
+def test_only_some_have_a_quick_size():
+    with pytest.raises(PurerlError, match="--quick is for procgen-jax and not for replay"):
+        commands.main(["procgen-jax", "replay", "--quick"])
