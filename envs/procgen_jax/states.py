@@ -17,10 +17,20 @@ VERSION = 0
 END_WORD = 0xCAFECAFE
 ENTITY_WORDS = 31
 # Words of an entity that purerl reads or changes. Entity 0 is the agent.
-X, Y, TYPE, REFLECTED = 0, 1, 6, 15
+X, Y, VX, VY, RX, RY, TYPE, IMAGE_TYPE, THEME = range(9)
+RENDER_Z, ROTATION, REFLECTED, LIFE_TIME, USE_ABSOLUTE, SMART, HEALTH = 9, 13, 15, 18, 20, 22, 26
 MOST_ENTITIES = MOST_CELLS = 2**16
-# Games that purerl knows: {name: its own numbers at the end of a state}.
-TAILS = {"maze": ("maze_dim", "world_dim"), "miner": ("diamonds_remaining",)}
+# Games that purerl knows: {name: what is its own at the end of a state}; "*name" is a vector of integers or booleans.
+TAILS = {
+    "maze": ("maze_dim", "world_dim"),
+    "miner": ("diamonds_remaining",),
+    "chaser": (
+        "*free_cells", "*is_space", "eat_timeout", "egg_timeout", "eat_time", "total_enemies", "total_orbs",
+        "orbs_collected", "maze_dim",
+    ),
+    "heist": ("num_keys", "world_dim", "*has_keys"),
+    "fruitbot": ("min_dim:f", "bullet_vscale:f", "last_fire_time"),
+}  # fmt: skip
 
 _OPTIONS = (
     "paint_vel_info use_generated_assets use_monochrome_assets restrict_themes use_backgrounds center_agent debug_mode "
@@ -80,6 +90,7 @@ class LibraryState:
       generators: {name: Generator}.
       entities: uint32 [E, 31], the bits of each entity's words; entity 0 is the agent.
       grid: int32 [H, W], row 0 is the lowest one.
+      vectors: {name: int32 [...]} of the game's own part.
     """
 
     name: str
@@ -87,6 +98,22 @@ class LibraryState:
     generators: dict[str, Generator]
     entities: np.ndarray
     grid: np.ndarray
+    vectors: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def of_type(self, kind: int) -> np.ndarray:
+        """The numbers of the entities of a type, in their order."""
+        return np.flatnonzero(self.entities[:, TYPE] == kind)
+
+    def floats(self, *words: int) -> np.ndarray:
+        """float32 [E, len(words)], words of all entities."""
+        return self.entities[:, list(words)].view(np.float32)
+
+    def draws(self, number: int) -> np.ndarray:
+        """The next numbers that the generator of the level gives, uint32 [number]."""
+        words, position = self.generators["rand_gen"].words()
+        generator = np.random.RandomState()
+        generator.set_state(("MT19937", words, position))
+        return generator.randint(0, 2**32, number, dtype=np.uint32)
 
     def position(self, entity: int) -> tuple[float, float]:
         """Where an entity's centre is, in cells."""
@@ -114,6 +141,9 @@ class LibraryState:
         if field.startswith("@"):
             generator = self.generators[field[1:]]
             return struct.pack("<ii", generator.is_seeded, len(generator.text)) + generator.text
+        if field.startswith("*"):
+            vector = self.vectors[field[1:]]
+            return struct.pack("<i", len(vector)) + vector.astype("<i4").tobytes()
         name, _, is_float = field.partition(":")
         return struct.pack("<f" if is_float else "<i", self.numbers[name])
 
@@ -177,6 +207,9 @@ def _read(reader: _Reader, field: str, found: LibraryState) -> None:
     elif field.startswith("@"):
         is_seeded = reader.count(1, "as the mark of a seeded generator")
         found.generators[field[1:]] = Generator(is_seeded, reader.take(reader.count(2**16, "letters in a generator")))
+    elif field.startswith("*"):
+        number = reader.count(MOST_CELLS, "numbers in a vector")
+        found.vectors[field[1:]] = np.frombuffer(reader.take(4 * number), "<i4").astype(np.int32)
     else:
         name, _, is_float = field.partition(":")
         found.numbers[name] = reader.number("f" if is_float else "i")
