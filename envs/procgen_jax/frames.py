@@ -181,7 +181,7 @@ class Camera:
 
 
 @functools.cache
-def _blends() -> np.ndarray:
+def blends() -> np.ndarray:
     """uint8 [256, 256]: what a share k of a pixel d gives."""
     k, d = np.ogrid[:256, :256]
     return (((d * k) + ((d * k) >> 8) + 128) >> 8).astype(np.uint8)
@@ -192,7 +192,7 @@ def _shares(frames: np.ndarray, pictures: np.ndarray, colour: np.ndarray) -> np.
 
     Raises PurerlError if a pixel has no such k, or several.
     """
-    fits = (_blends()[:, pictures] + colour == frames).all(axis=(1, 4))  # [256, h, w]
+    fits = (blends()[:, pictures] + colour == frames).all(axis=(1, 4))  # [256, h, w]
     if not (fits.sum(axis=0) == 1).all():
         raise PurerlError(
             "the installed procgen draws sprites in another way than version 0.10.7: use --env.observation symbolic"

@@ -18,7 +18,7 @@ from purerl.envs.procgen_jax.moves import push
 from purerl.envs.procgen_jax.states import RX, RY, THEME, TYPE, LibraryState, X, Y
 from purerl.types import Array
 
-SPACE, AGENT, BARRIER, BULLET, BAD, GOOD, DOOR, LOCK, PRESENT = 100, 0, 1, 3, 4, 7, 10, 11, 12
+SPACE, AGENT, BARRIER, BORDER, BULLET, BAD, GOOD, DOOR, LOCK, PRESENT = 100, 0, 1, 2, 3, 4, 7, 10, 11, 12
 EXACT = "exact: rules, levels and frames"
 TIMEOUT = 1000
 SIZES = {"easy": (10, 10), "hard": (20, 20)}  # width and height in cells, of what the agent sees
@@ -41,6 +41,7 @@ _FAR = -9.0
 _LOOK = scroll.Look(
     pictures={
         (BARRIER, 0): "misc_assets/tileStone_slope.png",
+        (BORDER, 0): "misc_assets/tileStone_slope.png",
         (BULLET, 0): "misc_assets/keyRed2.png",
         **{(BAD, theme): f"misc_assets/food{theme + 1}.png" for theme in range(6)},
         **{(GOOD, theme): f"misc_assets/fruit{theme + 1}.png" for theme in range(6)},
@@ -50,6 +51,7 @@ _LOOK = scroll.Look(
     },
     agent=("misc_assets/robot_3Dblue.png", _RADIUS, -90.0),
     bullet=BULLET,
+    border=BORDER,
     tiles={BARRIER: 1.0, DOOR: 3.25},
     height=_HEIGHT,
 )
@@ -78,9 +80,9 @@ class State:
 
 @functools.cache
 def heights() -> np.ndarray:
-    """float32 [TIMEOUT + 1], the agent's height at each time."""
+    """float32 [T], the agent's height at each time, until it is out of the world; the presents end the level before."""
     y, speed, found = _RADIUS, np.float32(0), []
-    for _ in range(TIMEOUT + 1):
+    while y < _HEIGHT:
         found.append(y)
         speed = np.float32(0.9 * np.float64(np.float32(0.5) * speed + _RISE))
         for _ in range(bodies.SUB_STEPS):

@@ -21,6 +21,7 @@ from purerl.envs.procgen_jax import frames
 from purerl.envs.procgen_jax.states import LibraryState
 from purerl.types import Array
 
+_MARGIN = np.float32(0.02)
 _ONE = 1 << 16  # of Qt's fixed point
 
 
@@ -39,12 +40,23 @@ class View(NamedTuple):
 
     def columns(self, x: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(left edge, width) in pixels of boxes with centres x, float64 of float32 numbers."""
-        return ((x - radius) * self.unit - self.left).astype(np.float64), (2 * radius * self.unit).astype(np.float64)
+        return self._along(x - radius, -self.left, 2 * radius)
 
     def rows(self, y: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(upper edge, height) in pixels of boxes with centres y, float64 of float32 numbers."""
-        upper = (self.size - (y + radius)) * self.unit + self.top
-        return upper.astype(np.float64), (2 * radius * self.unit).astype(np.float64)
+        return self._along(self.size - (y + radius), self.top, 2 * radius)
+
+    def cell_columns(self, cell: int) -> tuple[np.ndarray, np.ndarray]:
+        """(left edge, width) in pixels of a cell, which is drawn a fiftieth larger on each side."""
+        return self._along(np.float32(cell) - _MARGIN, -self.left, np.float32(1) + 2 * _MARGIN)
+
+    def cell_rows(self, cell: int) -> tuple[np.ndarray, np.ndarray]:
+        """(upper edge, height) in pixels of a cell, likewise."""
+        return self._along(self.size - np.float32(cell + 1) - _MARGIN, self.top, np.float32(1) + 2 * _MARGIN)
+
+    def _along(self, start: np.ndarray, offset: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        edge = start * self.unit + offset
+        return edge.astype(np.float64), (length * self.unit).astype(np.float64)
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ class Look(NamedTuple):
     Attributes:
       pictures: {(kind, theme): file}, of all but the agent.
       agent: the agent's file, radius, and angle in degrees.
-      bullet: kind of the bullets.
+      bullet, border: kinds of the bullets, and of the cells around the world.
       tiles: {kind: width of a tile, in heights of the box}, of kinds that are drawn as rows of tiles.
       height: of a level in cells.
     """
@@ -36,6 +36,7 @@ class Look(NamedTuple):
     pictures: dict[tuple[int, int], str]
     agent: tuple[str, np.float32, float]
     bullet: int
+    border: int
     tiles: dict[int, float]
     height: int
 
@@ -67,45 +68,79 @@ def tables(camera: frames.Camera, look: Look, heights: np.ndarray) -> dict[str, 
         "view": np.array([unit, size, left], np.float32),
         "top": top,
     }
-    found |= _background(state.numbers["use_backgrounds"], sampling.View(unit, size, left, top), width, look.height)
-    return found | _bands(levels, look, sampling.View(unit, size, left, np.float32(0)), found, is_monochrome)
+    border = of_kind[look.border, 0]
+    border = pictures[border], sizes[border]
+    view = sampling.View(unit, size, left, top)
+    found |= _background(state.numbers["use_backgrounds"], view, width, look.height, border)
+    return found | _bands(levels, look, view, found, is_monochrome)
 
 
-def _background(is_used: int, view: sampling.View, width: np.float32, height: int) -> dict[str, np.ndarray]:
-    """backgrounds: uint8 [B, S, 64, 3], their rows as wide as a frame; the last one is black. background_rows: int16
-    [T, 64], which of them each row of a frame shows.
+def _background(
+    is_used: int, view: sampling.View, width: np.float32, height: int, border: tuple[np.ndarray, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """backgrounds: uint8 [B, S, 64, 3], rows as wide as a frame; background_rows: int16 [B, T, 64], which of them each
+    row of a frame shows. Some are rows of the cells around the world, whose picture and size `border` is.
     """
-    if not is_used:
-        black = np.zeros((1, 1, frames.SIZE, 3), np.uint8)
-        return {"backgrounds": black, "background_rows": np.zeros((1, frames.SIZE), np.int16)}
-    pictures = []
-    for name in _BACKGROUNDS:
-        with Image.open(Path(procgen._library()[2]) / "topdown_backgrounds" / f"{name}.png") as image:
-            pictures.append(np.asarray(image.convert("RGBA"))[..., :3])
-    most = max(len(picture) for picture in pictures)
-    start, length = view.columns(width / np.float32(2), width / np.float32(2))
-    found = np.zeros((len(pictures), most + 1, frames.SIZE, 3), np.uint8)
-    upper, tall = _row_edges(view, np.float32(height) / np.float32(2), np.float32(height) / np.float32(2))
-    number = int(float(tall) / float(length))
-    tile = np.float32(float(tall) / number)
-    rows = {}
-    for into, picture in zip(found, pictures, strict=True):
-        _, columns = sampling.spans(np, np.array([start]), np.array([length]), picture.shape[1], frames.SIZE, 0)
-        into[: len(picture)] = picture[:, columns[0]]
-        if len(picture) not in rows:
-            index = np.full((len(upper), frames.SIZE), most, np.int16)
-            for n in range(number):
-                begins = upper + np.float64(tile * np.float32(n))
-                first, shown = sampling.spans(np, begins, np.float64(tile), len(picture), frames.SIZE, most)
-                assert (first == 0).all()
-                index = np.where(shown < most, shown, index)
-            rows[len(picture)] = index
-    which = np.stack([rows[len(picture)] for picture in pictures])
-    return {"backgrounds": found, "background_rows": which.astype(np.int16)}
+    pictures = [np.zeros((0, 1, 3), np.uint8)]
+    if is_used:
+        folder = Path(procgen._library()[2]) / "topdown_backgrounds"
+        pictures = [np.asarray(Image.open(folder / f"{name}.png").convert("RGBA"))[..., :3] for name in _BACKGROUNDS]
+    cells = [*range(-2, 0), *range(height, height + int(width))]
+    across = [_cell_span(view.cell_columns(cell), border[1][1])[0] for cell in range(-1, int(width) + 1)]
+    down = np.stack([_cell_span(view.cell_rows(cell), border[1][0]) for cell in cells])
+    found, indices = [], []
+    for picture in pictures:
+        rows = np.zeros((len(picture) + 1, frames.SIZE, 3), np.uint8)  # the last one is black
+        index = np.full(down.shape[1:], len(picture))
+        if len(picture):
+            start, length = view.columns(width / np.float32(2), width / np.float32(2))
+            _, shown = sampling.spans(np, np.array([start]), np.array([length]), picture.shape[1], frames.SIZE, 0)
+            rows[:-1] = picture[:, shown[0]]
+            index = _tile_rows(view, np.float32(height), length, len(picture))
+        more: dict[tuple[int, ...], int] = {}
+        drawn: list[np.ndarray] = []
+        for at in zip(*np.nonzero((down >= 0).any(axis=0)), strict=True):
+            of_cells = [int(row) for row in down[(slice(None), *at)] if row >= 0]
+            key = int(index[at]), *of_cells
+            if key not in more:
+                more[key] = len(rows) + len(drawn)
+                drawn.append(_bordered(rows[index[at]], border[0], of_cells, across))
+            index[at] = more[key]
+        found.append(np.concatenate([rows, np.array(drawn, np.uint8).reshape(-1, frames.SIZE, 3)]))
+        indices.append(index)
+    most = max(map(len, found))
+    padded = [np.pad(rows, ((0, most - len(rows)), (0, 0), (0, 0))) for rows in found]
+    return {"backgrounds": np.stack(padded), "background_rows": np.stack(indices).astype(np.int16)}
 
 
-def _row_edges(view: sampling.View, y: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return view.rows(np.float32(y), np.float32(radius))
+def _tile_rows(view: sampling.View, height: np.float32, width: np.float64, source: int) -> np.ndarray:
+    """int [T, 64], which row of the background's picture each row of a frame shows, `source` for none: square tiles."""
+    upper, tall = view.rows(height / np.float32(2), height / np.float32(2))
+    number = int(tall / width)
+    tile = np.float32(tall / number)
+    found = np.full((len(upper), frames.SIZE), source)
+    for n in range(number):
+        begins = upper + np.float64(tile * np.float32(n))
+        _, shown = sampling.spans(np, begins, np.float64(tile), source, frames.SIZE, source)
+        found = np.where(shown < source, shown, found)
+    return found
+
+
+def _cell_span(edges: tuple[np.ndarray, np.ndarray], source: int) -> np.ndarray:
+    """int [T, 64], which row or column of a cell's picture a frame shows, -1 for none; edges as of View.cell_rows."""
+    start, length = (np.atleast_1d(edge) for edge in edges)
+    return sampling.spans(np, start, length, source, frames.SIZE, -1)[1]
+
+
+def _bordered(row: np.ndarray, picture: np.ndarray, of_cells: list[int], across: list[np.ndarray]) -> np.ndarray:
+    """A row of a frame uint8 [64, 3] with rows of cells' picture drawn over it, from left to right, then upwards."""
+    for columns in across:
+        pixels = np.flatnonzero(columns >= 0)
+        for cell_row in of_cells:
+            colour, share = np.split(picture[cell_row, columns[pixels]], [3], axis=-1)
+            row = row.copy()
+            row[pixels] = frames.blends()[share, row[pixels]] + colour
+    return row
 
 
 def _bands(levels: dict[str, np.ndarray], look: Look, view: sampling.View, found: dict, plain: bool) -> dict[str, Any]:
@@ -143,7 +178,7 @@ def _bands(levels: dict[str, np.ndarray], look: Look, view: sampling.View, found
 def _tiled(box: np.ndarray, ratio: float, view: sampling.View, source: int, outside: int, plain: bool) -> np.ndarray:
     """int [64], the column of the picture in each pixel of a box that is a row of tiles."""
     start, length = view.columns(box[0], box[2])
-    _, height = view.rows(box[1], box[3])
+    height = float(2 * box[3] * view.unit)
     number = 1 if plain else max(1, int(length / (height * np.float64(np.float32(ratio)))))
     tile = np.float32(length / number)
     found = np.full(frames.SIZE, outside)
@@ -179,8 +214,7 @@ def frame(
     top = jnp.asarray(bank["top"]).at[time].get(mode="clip")
     view = sampling.View(unit, size, left, top)
     number = row("background") if len(bank["backgrounds"]) > 1 else jnp.int32(0)
-    rows = jnp.asarray(bank["background_rows"]).at[number].get(mode="promise_in_bounds")
-    rows = rows.at[time].get(mode="clip") if rows.ndim == 2 else rows
+    rows = jnp.asarray(bank["background_rows"]).at[number, time].get(mode="clip")
     shown = jnp.asarray(bank["backgrounds"]).at[number].get(mode="promise_in_bounds")[rows]
 
     boxes, kind, theme = row("boxes"), row("kind"), row("theme")
