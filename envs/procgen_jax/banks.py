@@ -65,7 +65,8 @@ class Request:
     def header(self) -> dict[str, Any]:
         """What the bank's file must say of itself."""
         first, number = self.levels
-        looks = ("use_backgrounds", "use_monochrome_assets", "restrict_themes") if self.pictures else ()
+        looks = ("use_backgrounds", "use_monochrome_assets", "restrict_themes")
+        looks = looks if self.pictures else GAMES[self.game].SHAPED_BY
         mode = self.options.distribution_mode
         return {
             "format": FORMAT,

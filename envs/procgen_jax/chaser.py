@@ -26,6 +26,7 @@ PLANES = ("wall", "orb", "large orb", "egg", "enemy", "edible enemy", "agent")
 SYMBOLIC = "uint8"  # 255 times the share of a cell that is covered
 MOST_LEVELS = 20_000  # 2 KB each
 CENTRED = False  # frames show the whole level
+SHAPED_BY: tuple[str, ...] = ()  # options that the sizes of things depend on
 
 _EIGHTHS = 8
 _SPEED = 4  # eighths a step
@@ -145,7 +146,7 @@ def begin(bank: dict[str, Any], level: Array, before: State | None = None) -> St
 
     orbs, eggs = row("orbs"), row("eggs")
     creatures, large = len(eggs), bank["large"].shape[1]
-    bits = (orbs[:, None] >> jnp.arange(len(orbs))) & 1
+    bits = (orbs[:, None] >> jnp.arange(len(orbs))[None]) & 1
     zero, none = jnp.zeros((), jnp.int32), jnp.zeros((creatures, 2), jnp.int32)
     return State(
         time=zero,
@@ -183,11 +184,11 @@ def step(bank: dict[str, Any], level: Array, state: State, action: Array) -> tup
 
     # 2. What touches the agent. The library looks at enemies before it looks at large orbs.
     edible = time - state.ate < _EDIBLE_STEPS
-    touched = (jnp.abs(creature - agent) < _EIGHTHS).all(axis=-1) & (state.egg == _HATCHED)
+    touched = (jnp.abs(creature - agent[None]) < _EIGHTHS).all(axis=-1) & (state.egg == _HATCHED)
     caught = (touched & ~edible).any()
     egg = jnp.where(touched & edible, _NONE, state.egg)
     large = jnp.asarray(bank["large"]).at[level].get(mode="promise_in_bounds").astype(jnp.int32)
-    eaten = (jnp.abs(_centre(large) - agent) < _EIGHTHS).all(axis=-1) & state.large_orbs
+    eaten = (jnp.abs(_centre(large) - agent[None]) < _EIGHTHS).all(axis=-1) & state.large_orbs
     ate = jnp.where(eaten.any(), time, state.ate)
     reward = jnp.float32(0)
     for orb in range(len(large)):
@@ -205,7 +206,7 @@ def step(bank: dict[str, Any], level: Array, state: State, action: Array) -> tup
     lays = jnp.cumsum(~living, dtype=jnp.int32) == 1
     lays = lays & ~living
     place = _centre(jnp.stack([nest % size, nest // size]))
-    creature = jnp.where(lays[:, None], place, creature)
+    creature = jnp.where(lays[:, None], place[None], creature)
     velocity = jnp.where(lays[:, None], 0, velocity)
     egg = jnp.where(lays, _EGG_STEPS, egg)
     order = jnp.where(lays, 8 * time + 7, order)
@@ -281,16 +282,16 @@ def _ways(blocked: Array, creature: Array, velocity: Array, agent: Array, edible
     corner = creature - _EIGHTHS // 2
     at_junction = (corner % _EIGHTHS == 0).all(axis=-1) | (velocity == 0).all(axis=-1)
     cell = corner // _EIGHTHS
-    following = cell[:, None] + _NEIGHBOURS  # [C, 4, 2]
+    following = cell[:, None] + _NEIGHBOURS[None]  # [C, 4, 2]
     rows = blocked.at[following[..., 1] + 1].get(mode="clip")
     is_open = (jnp.right_shift(rows, following[..., 0] + 1) & 1) == 0
-    is_open = is_open & (-jnp.sign(velocity)[:, None] != _NEIGHBOURS).any(axis=-1)
-    distance = jnp.abs(following - agent // _EIGHTHS).sum(axis=-1) * jnp.where(edible, -1, 1)
+    is_open = is_open & (-jnp.sign(velocity)[:, None] != _NEIGHBOURS[None]).any(axis=-1)
+    distance = jnp.abs(following - (agent // _EIGHTHS)[None, None]).sum(axis=-1) * jnp.where(edible, -1, 1)
     nearest = jnp.where(is_open, distance, _LATE).min(axis=-1, keepdims=True)
     kept = is_open & ((distance == nearest) | (choice % 2 != 0))
     number = jnp.maximum(kept.sum(axis=-1, dtype=jnp.int32), 1)
     chosen = kept & (jnp.cumsum(kept, axis=-1, dtype=jnp.int32) == (choice % number)[:, None] + 1)
-    way = (chosen[..., None] * _NEIGHBOURS).sum(axis=1, dtype=jnp.int32)
+    way = (chosen[..., None] * _NEIGHBOURS[None]).sum(axis=1, dtype=jnp.int32)
     speed = jnp.where(edible, _SPEED // 2, _SPEED)
     return jnp.where(at_junction[:, None], way * speed, velocity)
 
@@ -312,7 +313,7 @@ def frame(bank: dict[str, Any], level: Array, state: State) -> Array:
     size = len(rows)
     cell = (np.arange(frames.SIZE) + 0.5) * size // frames.SIZE
     row, column = (size - 1 - cell).astype(np.int32), cell.astype(np.int32)
-    has_orb = (jnp.right_shift(rows[row][:, None], column) & 1) != 0
+    has_orb = (jnp.right_shift(rows[row][:, None], column[None]) & 1) != 0
     shown = jnp.where(has_orb[..., None], full, empty)
 
     kinds, places = _in_order(state)
@@ -343,8 +344,8 @@ def _in_order(state: State) -> tuple[Array, Array]:
     orders = jnp.where(seen, orders, _LATE + jnp.arange(number))
     rank = (orders[None] < orders[:, None]).sum(axis=-1)
     mine = rank[None] == jnp.arange(number)[:, None]  # [turn, creature]
-    places = jnp.where((mine & seen)[..., None], places, 0).sum(axis=1, dtype=jnp.int32)
-    return jnp.where(mine, kinds, 0).sum(axis=1, dtype=jnp.int32), places
+    places = jnp.where((mine & seen[None])[..., None], places[None], 0).sum(axis=1, dtype=jnp.int32)
+    return jnp.where(mine, kinds[None], 0).sum(axis=1, dtype=jnp.int32), places
 
 
 def planes(bank: dict[str, Any], level: Array, state: State) -> Array:

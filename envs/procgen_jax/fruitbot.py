@@ -26,6 +26,7 @@ PLANES = ("barrier", "door", "lock", "food", "fruit", "present", "key", "agent")
 SYMBOLIC = "uint8"  # 255 times the share of a cell that is covered
 MOST_LEVELS = 20_000  # 2 KB each
 CENTRED = True  # frames follow the agent
+SHAPED_BY = ("restrict_themes",)  # options that the sizes of things depend on
 
 _HEIGHT = 60  # cells of a level
 _MOST = {10: 58, 20: 98}  # things in a level, by its width
@@ -165,7 +166,7 @@ def step(bank: dict[str, Any], level: Array, state: State, action: Array) -> tup
 
     # Bullets, the newest first. A lock that is hit takes its door along; what is gone still counts in this step.
     ages = jnp.where(state.ages >= 0, state.ages + 1, -1)
-    bullets = state.bullets + jnp.array([0, _BULLET_SPEED])
+    bullets = state.bullets + jnp.array([[0, _BULLET_SPEED]])
     flies = (ages >= 0) & (ages <= _BULLET_STEPS)
     opened = jnp.zeros_like(state.there)
     kept = []
@@ -178,7 +179,7 @@ def step(bank: dict[str, Any], level: Array, state: State, action: Array) -> tup
     ages = jnp.where(jnp.stack(kept) & inside, ages, -1)
     doors = _row(bank, "door_of", level).astype(jnp.int32)
     number = jnp.arange(len(kind))
-    opened = opened | (opened[:, None] & (number == doors[:, None])).any(axis=0)
+    opened = opened | (opened[:, None] & (number[None] == doors[:, None])).any(axis=0)
 
     # What the agent touches.
     hit = touched(x, y, _RADIUS)

@@ -41,6 +41,7 @@ PLANES = (
 SYMBOLIC = "uint8"  # 255 times the share of a cell that is covered
 MOST_LEVELS = 100_000
 CENTRED = False  # frames show the whole level
+SHAPED_BY: tuple[str, ...] = ()  # options that the sizes of things depend on
 
 _NUMBER = len(COLOURS)
 _FAR = -9.0  # cells: where what a level lacks is
@@ -268,10 +269,10 @@ def frame(bank: dict[str, Any], level: Array, state: State) -> Array:
     there = jnp.concatenate([~state.keys, state.doors])
     cells = jnp.floor(things).astype(jnp.int32)
     bits = jnp.where(there & (cells[:, 0] >= 0), jnp.left_shift(1, jnp.maximum(cells[:, 0], 0)), 0)
-    rows = jnp.where(jnp.arange(size)[:, None] == cells[:, 1], bits, 0).sum(axis=1, dtype=jnp.int32)
+    rows = jnp.where(jnp.arange(size)[:, None] == cells[None, :, 1], bits[None], 0).sum(axis=1, dtype=jnp.int32)
     cell = (np.arange(frames.SIZE) + 0.5) * size // frames.SIZE
     row, column = (size - 1 - cell).astype(np.int32), cell.astype(np.int32)
-    is_there = (jnp.right_shift(rows[row][:, None], column) & 1) != 0
+    is_there = (jnp.right_shift(rows[row][:, None], column[None]) & 1) != 0
     shown = jnp.where(is_there[..., None], full, empty)
     shown = _with_agent(bank, shown, state)
     for colour in range(_NUMBER):

@@ -21,6 +21,7 @@ PLANES = ("wall", "goal", "agent")
 SYMBOLIC = "bool"
 MOST_LEVELS = 100_000
 CENTRED = False  # frames show the whole level
+SHAPED_BY: tuple[str, ...] = ()  # options that the sizes of things depend on
 
 
 @struct.dataclass

@@ -26,6 +26,7 @@ PLANES = ("dirt", "boulder", "diamond", "falling boulder", "falling diamond", "e
 SYMBOLIC = "bool"
 MOST_LEVELS = 100_000
 CENTRED = False  # frames show the whole level
+SHAPED_BY: tuple[str, ...] = ()  # options that the sizes of things depend on
 _KINDS = (BOULDER, DIAMOND, DIRT)  # pictures of cells; a falling object looks as one at rest
 
 

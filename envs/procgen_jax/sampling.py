@@ -136,7 +136,7 @@ def spans(
         step = xp.where(backwards, -step, step)
     first = first.astype(xp.int32)
     window = xp.clip(first, 0, frames.SIZE - width)
-    pixel = window[..., None] + xp.arange(width, dtype=xp.int32)
+    pixel = window[..., None] + xp.arange(width, dtype=xp.int32).reshape(*[1] * window.ndim, width)
     index = (base[..., None] + step[..., None] * (pixel - first[..., None])) >> 16
     inside = (pixel >= first[..., None]) & (pixel < end[..., None])
     inside &= (index >= 0) & (index < xp.asarray(source)[..., None])
@@ -157,7 +157,7 @@ def draw(frame: Array, pictures: np.ndarray, kind: Array, first: tuple[Array, Ar
     packed = jnp.asarray(np.ascontiguousarray(pictures).view("<u4").reshape(-1).astype(np.uint32))
     place = (kind * side + index[..., 0]) * side + index[..., 1]
     pixels = packed.at[place].get(mode="promise_in_bounds")
-    channels = ((pixels[..., None] >> jnp.arange(0, 32, 8, dtype=jnp.uint32)) & 255).astype(jnp.uint8)
+    channels = ((pixels[..., None] >> jnp.arange(0, 32, 8, dtype=jnp.uint32)[None, None]) & 255).astype(jnp.uint8)
     start = *first, jnp.int32(0)
     behind = jax.lax.dynamic_slice(frame, start, (*pixels.shape, 3))
     return jax.lax.dynamic_update_slice(frame, frames.blend(behind, channels[..., :3], channels[..., 3:]), start)
@@ -181,13 +181,13 @@ def draw_all(
 
 def shares(low: Array, high: Array, cells: int) -> Array:
     """How much of each cell along an axis intervals [...] cover, float32 [..., cells] in 0..1."""
-    cell = jnp.arange(cells, dtype=jnp.float32)
+    cell = jnp.arange(cells, dtype=jnp.float32).reshape(*[1] * low.ndim, cells)
     return jnp.clip(jnp.minimum(high[..., None], cell + 1) - jnp.maximum(low[..., None], cell), 0, 1)
 
 
 def cells_of(rows: Array, width: int) -> Array:
     """uint8 [H, W], 255 where rows of bits int32 [H] have one."""
-    return (jnp.right_shift(rows[:, None], jnp.arange(width)) & 1).astype(jnp.uint8) * 255
+    return (jnp.right_shift(rows[:, None], jnp.arange(width)[None]) & 1).astype(jnp.uint8) * 255
 
 
 def covered(x: tuple[Array, Array], y: tuple[Array, Array], shown: Array, width: int, height: int) -> Array:

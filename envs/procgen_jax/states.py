@@ -7,6 +7,8 @@ level (`NUMBERS`), three random generators as text, the entities, the grid, and 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import struct
 
 import numpy as np
@@ -128,11 +130,13 @@ class LibraryState:
         """The bytes that set_state loads."""
         name = self.name.encode()
         parts = [struct.pack("<ii", VERSION, len(name)), name]
-        for field in (*_LAYOUT, *TAILS[self.name]):
-            parts.append(self._packed(field))
+        for fields in _runs(self.name):
+            parts.append(self._packed(fields))
         return b"".join([*parts, struct.pack("<I", END_WORD)])
 
-    def _packed(self, field: str) -> bytes:
+    def _packed(self, fields: tuple[str, ...]) -> bytes:
+        """The bytes of a run of fields."""
+        field = fields[0]
         if field == "@entities":
             return struct.pack("<i", len(self.entities)) + self.entities.astype("<u4").tobytes()
         if field == "@grid":
@@ -144,8 +148,25 @@ class LibraryState:
         if field.startswith("*"):
             vector = self.vectors[field[1:]]
             return struct.pack("<i", len(vector)) + vector.astype("<i4").tobytes()
-        name, _, is_float = field.partition(":")
-        return struct.pack("<f" if is_float else "<i", self.numbers[name])
+        names, form = _numbers(fields)
+        return struct.pack(form, *(self.numbers[name] for name in names))
+
+
+@functools.cache
+def _runs(game: str) -> tuple[tuple[str, ...], ...]:
+    """The fields of a game's states, in their order: runs of plain numbers, and each other field alone."""
+    found: list[tuple[str, ...]] = []
+    for is_special, group in itertools.groupby((*_LAYOUT, *TAILS[game]), lambda field: field[0] in "@*"):
+        fields = tuple(group)
+        found += [(field,) for field in fields] if is_special else [fields]
+    return tuple(found)
+
+
+@functools.cache
+def _numbers(fields: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+    """(names, format of the struct module) of a run of plain numbers."""
+    pairs = [field.partition(":") for field in fields]
+    return tuple(name for name, _, _ in pairs), "<" + "".join("f" if kind else "i" for _, _, kind in pairs)
 
 
 class _Reader:
@@ -183,8 +204,8 @@ def parse(data: bytes) -> LibraryState:
     if name not in TAILS:
         raise PurerlError(f"the states of the game {name!r} are unknown here: known are {', '.join(TAILS)}")
     found = LibraryState(name, {}, {}, np.zeros((0, ENTITY_WORDS), np.uint32), np.zeros((0, 0), np.int32))
-    for field in (*_LAYOUT, *TAILS[name]):
-        _read(reader, field, found)
+    for fields in _runs(name):
+        _read(reader, fields, found)
     if reader.number("I") != END_WORD:
         raise _damaged("its last word is not the mark of the end")
     if reader.at != len(data):
@@ -192,8 +213,9 @@ def parse(data: bytes) -> LibraryState:
     return found
 
 
-def _read(reader: _Reader, field: str, found: LibraryState) -> None:
-    """Reads one field of the layout into a state."""
+def _read(reader: _Reader, fields: tuple[str, ...], found: LibraryState) -> None:
+    """Reads a run of fields into a state."""
+    field = fields[0]
     if field == "@entities":
         number = reader.count(MOST_ENTITIES, "entities")
         words = np.frombuffer(reader.take(4 * ENTITY_WORDS * number), "<u4")
@@ -211,8 +233,8 @@ def _read(reader: _Reader, field: str, found: LibraryState) -> None:
         number = reader.count(MOST_CELLS, "numbers in a vector")
         found.vectors[field[1:]] = np.frombuffer(reader.take(4 * number), "<i4").astype(np.int32)
     else:
-        name, _, is_float = field.partition(":")
-        found.numbers[name] = reader.number("f" if is_float else "i")
+        names, form = _numbers(fields)
+        found.numbers.update(zip(names, struct.unpack(form, reader.take(struct.calcsize(form))), strict=True))
 
 
 def _damaged(how: str) -> PurerlError:

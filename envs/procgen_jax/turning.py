@@ -98,13 +98,13 @@ def covered(turn: Turn, centre: tuple[Array, Array], size: np.ndarray, window: i
             per_row = jnp.trunc(slope * _ONE).astype(jnp.int32)
             sides.append((jnp.trunc(at * _ONE).astype(jnp.int32) + (row - begins.astype(jnp.int32)) * per_row) >> 16)
         low, high = jnp.where(inside, sides[0], low), jnp.where(inside, sides[1], high)
-    inside = (column >= jnp.maximum(low, 0)[:, None]) & (column < high[:, None])
+    inside = (column[None] >= jnp.maximum(low, 0)[:, None]) & (column[None] < high[:, None])
     found = []
     for axis, last in ((1, size[0] - 1), (0, size[1] - 1)):
         right, down = turn.slopes[axis, 0], turn.slopes[axis, 1]
         start = turn.source[axis] - right * (turn.corner[0] + x) - down * (turn.corner[1] + y)
         base = jnp.ceil((0.5 * right + 0.5 * down + start) * _ONE).astype(jnp.int32) - 1
         steps = [jnp.trunc(slope * _ONE).astype(jnp.int32) for slope in (right, down)]
-        index = (base + steps[0] * column + steps[1] * row[:, None]) >> 16
+        index = (base + steps[0] * column[None] + steps[1] * row[:, None]) >> 16
         found.append(jnp.where(inside, jnp.clip(index, 0, last), outside))
     return first_row, first_column, jnp.stack(found, axis=-1)

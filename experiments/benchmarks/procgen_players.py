@@ -246,7 +246,7 @@ def _flying(bank: dict[str, Any], level: np.ndarray, mine: Any) -> np.ndarray:
         boxes, kind = bank["boxes"][row], bank["kind"][row]
         y = fruitbot.heights()[mine.time[n]]
         above = mine.there[n] & (boxes[:, 1] > y + 0.1)
-        walls = np.flatnonzero(above & (kind == fruitbot.BARRIER))[:2]
+        walls = np.flatnonzero((kind == fruitbot.BARRIER) & (boxes[:, 1] > y - 0.8))[:2]  # the one around it, too
         target = mine.x[n]
         if len(walls) == 2:
             left, right = sorted(walls, key=lambda wall: boxes[wall, 0])
