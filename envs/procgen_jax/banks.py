@@ -25,13 +25,19 @@ import numpy as np
 from rich.progress import Progress
 
 from purerl.envs import procgen
-from purerl.envs.procgen_jax import frames, maze, miner
+from purerl.envs.procgen_jax import chaser, frames, fruitbot, heist, maze, miner
 from purerl.envs.procgen_jax.states import LibraryState, parse
 from purerl.errors import PurerlError
 
 FORMAT = 1
 NUM_ALL_LEVELS = 2**31 - 1  # the levels that the library plays with num_levels 0: 0 to 2^31 - 2
-GAMES: dict[str, types.ModuleType] = {"maze": maze, "miner": miner}
+GAMES: dict[str, types.ModuleType] = {
+    "maze": maze,
+    "miner": miner,
+    "chaser": chaser,
+    "heist": heist,
+    "fruitbot": fruitbot,
+}
 # Games that are drawn together; one more than frames.NUM_BACKGROUNDS, which photographs of sprites need.
 _BATCH = 1 + frames.NUM_BACKGROUNDS
 _LINE_PERIOD_SECONDS = 10.0
@@ -77,7 +83,8 @@ class Request:
     def header(self) -> dict[str, Any]:
         """What the bank's file must say of itself."""
         first, number = self.levels
-        looks = ("use_backgrounds", "use_monochrome_assets", "restrict_themes") if self.pictures else ()
+        looks = ("use_backgrounds", "use_monochrome_assets", "restrict_themes")
+        looks = looks if self.pictures else GAMES[self.game].SHAPED_BY
         mode = self.options.distribution_mode
         return {
             "format": FORMAT,
@@ -183,7 +190,9 @@ def _checksum(arrays: dict[str, np.ndarray]) -> int:
     return found
 
 
-def _split(name: str, sprite: frames.Sprite | frames.Layers) -> dict[str, np.ndarray]:
+def _split(name: str, sprite: frames.Sprite | frames.Layers | np.ndarray) -> dict[str, np.ndarray]:
+    if isinstance(sprite, np.ndarray):
+        return {name: sprite}
     return {f"{name}.{field}": array for field, array in sprite._asdict().items()}
 
 
@@ -207,15 +216,16 @@ def build(request: Request, quiet: bool = False) -> dict[str, np.ndarray]:
         rows: list[dict[str, np.ndarray]] = []
         with _progress(f"levels of {request.game}", len(numbers), quiet) as advance:
             for batch, states in _first_states(painter, numbers):
+                found = [game.level(state) for state in states]
                 if request.pictures:
-                    shown = _stills(painter, game, states)
-                    rows += [game.level(s) | {"still": f} for s, f in zip(states, shown, strict=True)][: len(batch)]
-                else:
-                    rows += [game.level(state) for state in states][: len(batch)]
+                    for name, change in game.STILLS.items():
+                        for row, frame in zip(found, _stills(painter, change, states), strict=True):
+                            row[name] = frame
+                rows += found[: len(batch)]
                 advance(len(rows))
         arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         if request.pictures:
-            camera = frames.Camera(painter, states[0], game.SPACE)
+            camera = frames.Camera(painter, states[0], game.SPACE, arrays)
             for name, sprite in game.sprites(camera).items():
                 arrays |= _split(name, sprite)
         return arrays
@@ -232,11 +242,11 @@ def _first_states(
         yield batch, painter.at_levels([batch[min(i, len(batch) - 1)] for i in range(_BATCH)])
 
 
-def _stills(painter: frames.Painter, game: Any, states: list[LibraryState]) -> np.ndarray:
-    """What of the levels' frames never changes, uint8 [_BATCH, 64, 64, 3]."""
+def _stills(painter: frames.Painter, change: Callable[[LibraryState], None], states: list[LibraryState]) -> np.ndarray:
+    """The levels' frames after a change, uint8 [_BATCH, 64, 64, 3]."""
     scenes = [parse(state.to_bytes()) for state in states]
     for scene in scenes:
-        game.still(scene)
+        change(scene)
     return painter.draw(scenes)
 
 

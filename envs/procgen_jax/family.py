@@ -20,7 +20,7 @@ from purerl.types import Array, Environment, EnvSpec, PyTree, TimeStep
 
 FIX = procgen.FIX
 # Levels are constants of compiled programs: 5,000 with their stills (12 KB each) make one compile for 12 seconds.
-MOST_LEVELS_WITH_FRAMES, MOST_LEVELS = 10_000, 100_000
+MOST_LEVELS_WITH_FRAMES = 10_000
 LEVELS_OF = "procgen"  # the family whose levels the banks hold
 
 
@@ -40,14 +40,17 @@ class Options:
         "every episode is then a level of its own",
     )
     distribution_mode: Literal["easy", "hard", "exploration"] = flag(
-        "hard", "which variant of the game to play; exploration (maze alone) is one given hard level"
+        "hard", "which variant of the game to play; exploration (maze and heist) is one given hard level"
     )
     observation: Literal["frames", "symbolic", "both"] = flag(
         "frames",
-        "frames: the library's, uint8 [64, 64, 3]; symbolic: what stands in each cell, bool [H, W, planes]; "
-        "both: the frame, and the planes enlarged to its pixels as further channels, 0 or 255",
+        "frames: the library's, uint8 [64, 64, 3]; symbolic: what stands in each cell, bool [H, W, planes], or for "
+        "games with moving things 255 times the share of the cell that they cover, uint8; both: the frame, and the "
+        "planes enlarged to its pixels as further channels, 0 to 255",
     )
-    center_agent: bool = flag(True, "without effect, as in the library: these games show the whole level")
+    center_agent: bool = flag(
+        True, "whether the view follows the agent, which fruitbot needs; the other games always show the whole level"
+    )
     use_backgrounds: bool = flag(True, "whether to draw pictures as backgrounds; black otherwise")
     use_monochrome_assets: bool = flag(False, "whether to draw every object as a rectangle of one colour")
     restrict_themes: bool = flag(False, "whether to use a single theme for objects that have several")
@@ -160,9 +163,13 @@ def make(id: str, options: Options | None = None) -> Environment:
 
 def bank_request(id: str, options: Options) -> banks.Request:
     """The bank that the options need. Raises PurerlError for options that cannot be honoured."""
+    if id not in banks.GAMES:
+        raise PurerlError(f"procgen-jax has no game {id}: it has {', '.join(banks.GAMES)}; or play procgen/{id}")
     for name in ("use_generated_assets", "paint_vel_info", "use_sequential_levels"):
         if getattr(options, name) is not False:
             raise PurerlError(f"procgen-jax/{id} cannot honour {name}: leave it off, or play procgen/{id}")
+    if banks.GAMES[id].CENTRED and options.center_agent is False:
+        raise PurerlError(f"procgen-jax/{id} follows the agent: leave center_agent on, or play procgen/{id}")
     if options.distribution_mode not in ("easy", "hard", "exploration"):
         raise PurerlError(
             f"procgen-jax/{id} has no distribution_mode '{options.distribution_mode}': use easy or hard, or play "
@@ -188,7 +195,7 @@ def bank_request(id: str, options: Options) -> banks.Request:
 
 def _check_number(id: str, request: banks.Request) -> None:
     """Raises PurerlError if a bank would hold no levels or too many."""
-    number, most = request.levels[1], MOST_LEVELS_WITH_FRAMES if request.pictures else MOST_LEVELS
+    number, most = request.levels[1], MOST_LEVELS_WITH_FRAMES if request.pictures else banks.GAMES[id].MOST_LEVELS
     if not number:
         raise PurerlError(
             f"procgen-jax/{id} plays the levels of a bank, which cannot hold all levels: set num_levels, to 200 for "
@@ -198,7 +205,7 @@ def _check_number(id: str, request: banks.Request) -> None:
     if number > most:
         raise PurerlError(
             f"{'drawn_levels' if request.drawn else 'num_levels'}={number} is too many: at most {most:,}"
-            + (f", or {MOST_LEVELS:,} with observation symbolic" if request.pictures else "")
+            + (f", or {banks.GAMES[id].MOST_LEVELS:,} with observation symbolic" if request.pictures else "")
         )
 
 
@@ -207,7 +214,7 @@ def _spec(id: str, options: Options, game: ModuleType) -> EnvSpec:
     planes = len(game.PLANES)
     shape, dtype = {
         "frames": ((frames.SIZE, frames.SIZE, 3), "uint8"),
-        "symbolic": ((height, width, planes), "bool"),
+        "symbolic": ((height, width, planes), game.SYMBOLIC),
         "both": ((frames.SIZE, frames.SIZE, 3 + planes), "uint8"),
     }[options.observation]
     return EnvSpec(
@@ -227,5 +234,7 @@ def _observation(kind: str, game: ModuleType, bank: dict[str, Any], level: Array
     if kind == "symbolic":
         return planes
     rows, columns = (np.arange(frames.SIZE) * size // frames.SIZE for size in planes.shape[:2])
-    enlarged = jnp.where(planes[rows][:, columns], jnp.uint8(255), jnp.uint8(0))
+    enlarged = planes[rows][:, columns]
+    if enlarged.dtype == jnp.bool_:
+        enlarged = jnp.where(enlarged, jnp.uint8(255), jnp.uint8(0))
     return jnp.concatenate([game.frame(bank, level, state), enlarged], axis=-1)

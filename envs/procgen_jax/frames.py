@@ -108,13 +108,24 @@ class Camera:
       painter: with 1 + NUM_BACKGROUNDS games.
       state: any of the game.
       space: the cell in which nothing is.
+      levels: the arrays of a bank's levels, for tables that depend on them.
+
+    Attributes:
+      state, levels: as given.
     """
 
-    def __init__(self, painter: Painter, state: LibraryState, space: int):
-        self._painter, self._space = painter, space
-        self._scenes = [emptied(state, space, background) for background in (None, *range(NUM_BACKGROUNDS))]
-        self._pictures = painter.draw(self._scenes)
+    def __init__(self, painter: Painter, state: LibraryState, space: int, levels: dict[str, np.ndarray]):
+        self._painter, self._space, self.state, self.levels = painter, space, state, levels
         self.height, self.width = state.grid.shape
+
+    @functools.cached_property
+    def _scenes(self) -> list[LibraryState]:
+        """Empty ones, over black and over each of the pictures."""
+        return [emptied(self.state, self._space, background) for background in (None, *range(NUM_BACKGROUNDS))]
+
+    @functools.cached_property
+    def _pictures(self) -> np.ndarray:
+        return self._painter.draw(self._scenes)
 
     def photograph(self, change: Callable[[LibraryState], None]) -> np.ndarray:
         """Frames uint8 [1 + NUM_BACKGROUNDS, 64, 64, 3] of the empty scene after a change to it."""
@@ -130,6 +141,10 @@ class Camera:
             frames = self.photograph(lambda state: change(state, x + 0.5, y + 0.5))  # noqa: B023
             found[y, x] = self._solved(frames, (0, 0), SIZE)
         return _table(found, (self.height, self.width))
+
+    def of_scene(self, change: Callable[[LibraryState], None]) -> Sprite:
+        """The Sprite [] of what a change puts into the empty scene."""
+        return _table({(): self._solved(self.photograph(change), (0, 0), SIZE)}, ())
 
     def of_cell(self, kind: int) -> Sprite:
         """The Sprite [H, W] of a kind of cell; many are photographed together."""
@@ -166,7 +181,7 @@ class Camera:
 
 
 @functools.cache
-def _blends() -> np.ndarray:
+def blends() -> np.ndarray:
     """uint8 [256, 256]: what a share k of a pixel d gives."""
     k, d = np.ogrid[:256, :256]
     return (((d * k) + ((d * k) >> 8) + 128) >> 8).astype(np.uint8)
@@ -177,7 +192,7 @@ def _shares(frames: np.ndarray, pictures: np.ndarray, colour: np.ndarray) -> np.
 
     Raises PurerlError if a pixel has no such k, or several.
     """
-    fits = (_blends()[:, pictures] + colour == frames).all(axis=(1, 4))  # [256, h, w]
+    fits = (blends()[:, pictures] + colour == frames).all(axis=(1, 4))  # [256, h, w]
     if not (fits.sum(axis=0) == 1).all():
         raise PurerlError(
             "the installed procgen draws sprites in another way than version 0.10.7: use --env.observation symbolic"

@@ -18,6 +18,10 @@ EXACT = "exact: rules, levels and frames"
 TIMEOUT = 500
 SIZES = {"easy": (15, 15), "hard": (25, 25)}  # width and height in cells
 PLANES = ("wall", "goal", "agent")
+SYMBOLIC = "bool"
+MOST_LEVELS = 100_000
+CENTRED = False  # frames show the whole level
+SHAPED_BY: tuple[str, ...] = ()  # options that the sizes of things depend on
 
 
 @struct.dataclass
@@ -40,6 +44,9 @@ def level(state: LibraryState) -> dict[str, np.ndarray]:
 def still(state: LibraryState) -> None:
     """Changes a level's first state to one whose frame is all of the level that never changes."""
     state.place(0, -9.0, -9.0)
+
+
+STILLS = {"still": still}
 
 
 def sprites(camera: frames.Camera) -> dict[str, frames.Sprite]:

@@ -23,6 +23,10 @@ EXACT = "exact: rules, levels and frames"
 TIMEOUT = 1000
 SIZES = {"easy": (10, 10), "hard": (20, 20)}  # width and height in cells
 PLANES = ("dirt", "boulder", "diamond", "falling boulder", "falling diamond", "exit", "agent")
+SYMBOLIC = "bool"
+MOST_LEVELS = 100_000
+CENTRED = False  # frames show the whole level
+SHAPED_BY: tuple[str, ...] = ()  # options that the sizes of things depend on
 _KINDS = (BOULDER, DIAMOND, DIRT)  # pictures of cells; a falling object looks as one at rest
 
 
@@ -52,6 +56,9 @@ def still(state: LibraryState) -> None:
     """Changes a level's first state to one whose frame is all of the level that never changes, the exit too."""
     state.grid[:] = SPACE
     state.place(0, -9.0, -9.0)
+
+
+STILLS = {"still": still}
 
 
 def sprites(camera: frames.Camera) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the games of cells share: where an action leads."""
+"""What the games share: where an action leads."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ def direction(action: Array) -> tuple[Array, Array]:
     move = jnp.where(action < 9, action, 4).astype(jnp.int32)
     dx = move // 3 - 1
     return dx, jnp.where(dx == 0, move % 3 - 1, 0)
+
+
+def push(action: Array) -> tuple[Array, Array]:
+    """(x, y) of an action's push, int32 in -1..1, y upwards: diagonals too, and the special actions push nowhere."""
+    move = jnp.where(action < 9, action, 4).astype(jnp.int32)
+    return move // 3 - 1, move % 3 - 1
 
 
 def inside(x: Array, y: Array, width: int, height: int) -> Array:

@@ -7,6 +7,8 @@ level (`NUMBERS`), three random generators as text, the entities, the grid, and 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import struct
 
 import numpy as np
@@ -17,10 +19,20 @@ VERSION = 0
 END_WORD = 0xCAFECAFE
 ENTITY_WORDS = 31
 # Words of an entity that purerl reads or changes. Entity 0 is the agent.
-X, Y, TYPE, REFLECTED = 0, 1, 6, 15
+X, Y, VX, VY, RX, RY, TYPE, IMAGE_TYPE, THEME = range(9)
+RENDER_Z, ROTATION, REFLECTED, LIFE_TIME, USE_ABSOLUTE, SMART, HEALTH = 9, 13, 15, 18, 20, 22, 26
 MOST_ENTITIES = MOST_CELLS = 2**16
-# Games that purerl knows: {name: its own numbers at the end of a state}.
-TAILS = {"maze": ("maze_dim", "world_dim"), "miner": ("diamonds_remaining",)}
+# Games that purerl knows: {name: what is its own at the end of a state}; "*name" is a vector of integers or booleans.
+TAILS = {
+    "maze": ("maze_dim", "world_dim"),
+    "miner": ("diamonds_remaining",),
+    "chaser": (
+        "*free_cells", "*is_space", "eat_timeout", "egg_timeout", "eat_time", "total_enemies", "total_orbs",
+        "orbs_collected", "maze_dim",
+    ),
+    "heist": ("num_keys", "world_dim", "*has_keys"),
+    "fruitbot": ("min_dim:f", "bullet_vscale:f", "last_fire_time"),
+}  # fmt: skip
 
 _OPTIONS = (
     "paint_vel_info use_generated_assets use_monochrome_assets restrict_themes use_backgrounds center_agent debug_mode "
@@ -80,6 +92,7 @@ class LibraryState:
       generators: {name: Generator}.
       entities: uint32 [E, 31], the bits of each entity's words; entity 0 is the agent.
       grid: int32 [H, W], row 0 is the lowest one.
+      vectors: {name: int32 [...]} of the game's own part.
     """
 
     name: str
@@ -87,6 +100,22 @@ class LibraryState:
     generators: dict[str, Generator]
     entities: np.ndarray
     grid: np.ndarray
+    vectors: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def of_type(self, kind: int) -> np.ndarray:
+        """The numbers of the entities of a type, in their order."""
+        return np.flatnonzero(self.entities[:, TYPE] == kind)
+
+    def floats(self, *words: int) -> np.ndarray:
+        """float32 [E, len(words)], words of all entities."""
+        return self.entities[:, list(words)].view(np.float32)
+
+    def draws(self, number: int) -> np.ndarray:
+        """The next numbers that the generator of the level gives, uint32 [number]."""
+        words, position = self.generators["rand_gen"].words()
+        generator = np.random.RandomState()
+        generator.set_state(("MT19937", words, position))
+        return generator.randint(0, 2**32, number, dtype=np.uint32)
 
     def position(self, entity: int) -> tuple[float, float]:
         """Where an entity's centre is, in cells."""
@@ -101,11 +130,13 @@ class LibraryState:
         """The bytes that set_state loads."""
         name = self.name.encode()
         parts = [struct.pack("<ii", VERSION, len(name)), name]
-        for field in (*_LAYOUT, *TAILS[self.name]):
-            parts.append(self._packed(field))
+        for fields in _runs(self.name):
+            parts.append(self._packed(fields))
         return b"".join([*parts, struct.pack("<I", END_WORD)])
 
-    def _packed(self, field: str) -> bytes:
+    def _packed(self, fields: tuple[str, ...]) -> bytes:
+        """The bytes of a run of fields."""
+        field = fields[0]
         if field == "@entities":
             return struct.pack("<i", len(self.entities)) + self.entities.astype("<u4").tobytes()
         if field == "@grid":
@@ -114,8 +145,28 @@ class LibraryState:
         if field.startswith("@"):
             generator = self.generators[field[1:]]
             return struct.pack("<ii", generator.is_seeded, len(generator.text)) + generator.text
-        name, _, is_float = field.partition(":")
-        return struct.pack("<f" if is_float else "<i", self.numbers[name])
+        if field.startswith("*"):
+            vector = self.vectors[field[1:]]
+            return struct.pack("<i", len(vector)) + vector.astype("<i4").tobytes()
+        names, form = _numbers(fields)
+        return struct.pack(form, *(self.numbers[name] for name in names))
+
+
+@functools.cache
+def _runs(game: str) -> tuple[tuple[str, ...], ...]:
+    """The fields of a game's states, in their order: runs of plain numbers, and each other field alone."""
+    found: list[tuple[str, ...]] = []
+    for is_special, group in itertools.groupby((*_LAYOUT, *TAILS[game]), lambda field: field[0] in "@*"):
+        fields = tuple(group)
+        found += [(field,) for field in fields] if is_special else [fields]
+    return tuple(found)
+
+
+@functools.cache
+def _numbers(fields: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+    """(names, format of the struct module) of a run of plain numbers."""
+    pairs = [field.partition(":") for field in fields]
+    return tuple(name for name, _, _ in pairs), "<" + "".join("f" if kind else "i" for _, _, kind in pairs)
 
 
 class _Reader:
@@ -153,8 +204,8 @@ def parse(data: bytes) -> LibraryState:
     if name not in TAILS:
         raise PurerlError(f"the states of the game {name!r} are unknown here: known are {', '.join(TAILS)}")
     found = LibraryState(name, {}, {}, np.zeros((0, ENTITY_WORDS), np.uint32), np.zeros((0, 0), np.int32))
-    for field in (*_LAYOUT, *TAILS[name]):
-        _read(reader, field, found)
+    for fields in _runs(name):
+        _read(reader, fields, found)
     if reader.number("I") != END_WORD:
         raise _damaged("its last word is not the mark of the end")
     if reader.at != len(data):
@@ -162,8 +213,9 @@ def parse(data: bytes) -> LibraryState:
     return found
 
 
-def _read(reader: _Reader, field: str, found: LibraryState) -> None:
-    """Reads one field of the layout into a state."""
+def _read(reader: _Reader, fields: tuple[str, ...], found: LibraryState) -> None:
+    """Reads a run of fields into a state."""
+    field = fields[0]
     if field == "@entities":
         number = reader.count(MOST_ENTITIES, "entities")
         words = np.frombuffer(reader.take(4 * ENTITY_WORDS * number), "<u4")
@@ -177,9 +229,12 @@ def _read(reader: _Reader, field: str, found: LibraryState) -> None:
     elif field.startswith("@"):
         is_seeded = reader.count(1, "as the mark of a seeded generator")
         found.generators[field[1:]] = Generator(is_seeded, reader.take(reader.count(2**16, "letters in a generator")))
+    elif field.startswith("*"):
+        number = reader.count(MOST_CELLS, "numbers in a vector")
+        found.vectors[field[1:]] = np.frombuffer(reader.take(4 * number), "<i4").astype(np.int32)
     else:
-        name, _, is_float = field.partition(":")
-        found.numbers[name] = reader.number("f" if is_float else "i")
+        names, form = _numbers(fields)
+        found.numbers.update(zip(names, struct.unpack(form, reader.take(struct.calcsize(form))), strict=True))
 
 
 def _damaged(how: str) -> PurerlError:

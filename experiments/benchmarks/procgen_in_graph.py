@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,11 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from purerl.envs import procgen, procgen_jax
-from purerl.envs.procgen_jax import banks, family, maze, miner, states
-
-# (dx, dy) and the action that goes there.
-_MOVES = {(-1, 0): 1, (0, -1): 3, (0, 1): 5, (1, 0): 7}
-
+from purerl.envs.procgen_jax import banks, family, states
+from purerl.experiments.benchmarks import procgen_players
 
 # --- the same? -------------------------------------------------------------------------------------------------------
 
@@ -82,63 +79,24 @@ class Pair:
         def number(name: str) -> np.ndarray:
             return np.array([state.numbers[name] for state in theirs])
 
-        mine, level = self.state.game, np.asarray(self.state.level)
+        mine, level = jax.device_get(self.state.game), np.asarray(self.state.level)
         solved = number("level_complete") != 0
         self.levels |= set((self._first_level + level).tolist())
         self._compare("level", number("current_level_seed"), self._first_level + level)
         self._compare("time", number("cur_time"), self.state.time)
         self._compare("level_complete", solved, self.state.level_complete)
-        agent = np.array([np.floor(state.position(0)) for state in theirs], int)
-        self._compare("position", agent, np.stack([mine.x, mine.y], axis=-1))
-        reflected = np.array([state.entities[0, states.REFLECTED] != 0 for state in theirs])
-        self._compare("reflected", reflected, mine.reflected)
-        grid = self._bank["grid"][level] if self.game == "maze" else np.asarray(mine.grid)
-        self._compare("grid", np.stack([state.grid for state in theirs]), grid)
-        if self.game == "miner":
-            self._compare("diamonds_remaining", number("diamonds_remaining"), mine.diamonds)
+        for what, both in procgen_players.compared(self.game, self._bank, level, mine, theirs).items():
+            self._compare(what, *both)
         return solved
 
     def _compare(self, what: str, theirs: np.ndarray, mine: Any) -> None:
         differs = (np.asarray(theirs) != np.asarray(mine)).reshape(self.num_envs, -1).any(axis=1)
         self.mismatches[what] = self.mismatches.get(what, 0) + int(differs.sum())
 
-    # --- a player who knows the way ----------------------------------------------------------------------------------
-
     def seeking(self) -> np.ndarray:
-        """Actions [N] that lead to the goal, to the nearest diamond, or to the exit once there is none."""
-        game, level = self.state.game, np.asarray(self.state.level)
-        x, y = np.asarray(game.x), np.asarray(game.y)
-        if self.game == "maze":
-            grid = self._bank["grid"][level]
-            goals, free = grid == maze.GOAL, grid != maze.WALL
-        else:
-            grid = np.asarray(game.grid)
-            goals = grid == miner.DIAMOND
-            free = (grid != miner.BOULDER) & (grid != miner.FALLING_BOULDER)
-            exits = self._bank["exit"][level]
-            none = ~goals.any(axis=(1, 2))
-            goals[none, exits[none, 1], exits[none, 0]] = True
-        return _towards(goals, free, x, y)
-
-
-def _towards(goals: np.ndarray, free: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Actions [N] of a shortest way from cells (x, y) to one of the goals [N, H, W] over free cells [N, H, W]."""
-    far = np.float32(10**6)
-    distance = np.pad(np.where(goals, np.float32(0), far), ((0, 0), (1, 1), (1, 1)), constant_values=far)
-    games = np.arange(len(x))
-
-    def beside(dx: int, dy: int) -> np.ndarray:
-        height, width = free.shape[1:]
-        return distance[:, 1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
-
-    while True:
-        nearer = np.where(free, np.min([beside(*move) for move in _MOVES], axis=0) + 1, far)
-        nearer = np.minimum(nearer, distance[:, 1:-1, 1:-1])
-        if (nearer == distance[:, 1:-1, 1:-1]).all():
-            break
-        distance[:, 1:-1, 1:-1] = nearer
-    around = [beside(*move)[games, y, x] for move in _MOVES]
-    return np.array(list(_MOVES.values()))[np.argmin(around, axis=0)]
+        """Actions [N] of a player who knows the way."""
+        level = np.asarray(self.state.level)
+        return procgen_players.seeking(self.game, self._bank, level, jax.device_get(self.state.game))
 
 
 def play(pair: Pair, num_steps: int, seed: int = 0) -> None:
@@ -153,12 +111,14 @@ def play(pair: Pair, num_steps: int, seed: int = 0) -> None:
         pair.step(np.where(seeks, pair.seeking(), action) if seeks.any() else action)
 
 
-def exactness(steps: int = 300_000, num_levels: int = 100, num_envs: int = 60) -> dict[str, Any]:
-    """Both games in easy and hard mode against the library: rewards, ends, level_complete, levels, clocks, positions,
-    whole grids and frames, after every step. Any mismatch is counted.
+def exactness(
+    steps: int = 300_000, num_levels: int = 100, num_envs: int = 60, games: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """All games, or those given, in easy and hard mode against the library: rewards, ends, level_complete, levels,
+    clocks, positions, all that moves or changes, and frames, after every step. Any mismatch is counted.
     """
     found: dict[str, Any] = {"levels": num_levels, "games_at_once": num_envs}
-    for game in procgen_jax.names():
+    for game in games or procgen_jax.names():
         for mode, length in (("easy", steps), ("hard", steps // 10)):
             pair = Pair(game, num_envs, seed=1, num_levels=num_levels, distribution_mode=mode)
             play(pair, -(-length // num_envs))

@@ -1,0 +1,197 @@
+"""Sprites at any place: the library's pictures, read from its folder and sampled as Qt samples them.
+
+Without smoothing Qt 5 copies pixels: each pixel of a rectangle takes the picture's pixel at its centre, found in fixed
+point with 16 binary digits. So rows and columns are independent: a sprite is its picture, indexed by a row of indices
+and a column of indices. Where positions are few these are tables; else they are computed in the graph, in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from purerl.envs import procgen
+from purerl.envs.procgen_jax import frames
+from purerl.envs.procgen_jax.states import LibraryState
+from purerl.types import Array
+
+_MARGIN = np.float32(0.02)
+_ONE = 1 << 16  # of Qt's fixed point
+
+
+class View(NamedTuple):
+    """Where the world is on the frame, float32 as in the library: pixels per cell, cells in view, offsets in pixels."""
+
+    unit: np.float32
+    size: np.float32
+    left: np.float32
+    top: np.float32
+
+    @classmethod
+    def of(cls, state: LibraryState) -> View:
+        """The view of a state that has been drawn."""
+        return cls(*(np.float32(state.numbers[name]) for name in ("unit", "view_dim", "x_off", "y_off")))
+
+    def columns(self, x: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(left edge, width) in pixels of boxes with centres x, float64 of float32 numbers."""
+        return self._along(x - radius, -self.left, 2 * radius)
+
+    def rows(self, y: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(upper edge, height) in pixels of boxes with centres y, float64 of float32 numbers."""
+        return self._along(self.size - (y + radius), self.top, 2 * radius)
+
+    def cell_columns(self, cell: int) -> tuple[np.ndarray, np.ndarray]:
+        """(left edge, width) in pixels of a cell, which is drawn a fiftieth larger on each side."""
+        return self._along(np.float32(cell) - _MARGIN, -self.left, np.float32(1) + 2 * _MARGIN)
+
+    def cell_rows(self, cell: int) -> tuple[np.ndarray, np.ndarray]:
+        """(upper edge, height) in pixels of a cell, likewise."""
+        return self._along(self.size - np.float32(cell + 1) - _MARGIN, self.top, np.float32(1) + 2 * _MARGIN)
+
+    def _along(self, start: np.ndarray, offset: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        edge = start * self.unit + offset
+        return edge.astype(np.float64), (length * self.unit).astype(np.float64)
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def read(files: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(uint8 [K, S, S, 4], sizes int32 [K, 2] (height, width)) of pictures in the library's folder.
+
+    The four numbers of a pixel are its colour, multiplied by its opacity, and 255 minus the opacity. The last row and
+    the last column are transparent in all of them.
+    """
+    folder = Path(procgen._library()[2])
+    found = []
+    for file in files:
+        with Image.open(folder / file) as image:
+            found.append(np.asarray(image.convert("RGBA")))
+    return _padded([_premultiplied(picture) for picture in found])
+
+
+def of_colours(kinds: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """As `read`, for use_monochrome_assets: pictures of one pixel for pairs of type and theme."""
+    found = []
+    for kind, theme in kinds:
+        value = (29 * (kind + 1) % 64 + 19 * theme) % 64
+        colour = [64 * (digit + 1) - 1 for digit in (value // 16, value // 4 % 4, value % 4)]
+        found.append(np.array([[[*colour, 0]]], np.uint8))
+    return _padded(found)
+
+
+def _premultiplied(picture: np.ndarray) -> np.ndarray:
+    """uint8 [h, w, 4] of a picture with plain colours and opacities, rounded as Qt rounds."""
+    product = picture[..., :3].astype(np.int32) * picture[..., 3:]
+    colour = (product + (product >> 8) + 128) >> 8
+    return np.concatenate([colour, 255 - picture[..., 3:]], axis=-1).astype(np.uint8)
+
+
+def _padded(pictures: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    sizes = np.array([picture.shape[:2] for picture in pictures], np.int32)
+    side = int(sizes.max()) + 1
+    found = np.zeros((len(pictures), side, side, 4), np.uint8)
+    found[..., 3] = 255
+    for into, picture in zip(found, pictures, strict=True):
+        into[: picture.shape[0], : picture.shape[1]] = picture
+    return found, sizes
+
+
+# --- which pixels ----------------------------------------------------------------------------------------------------
+
+
+def spans(
+    xp: Any, start: Any, length: Any, source: Any, width: int, outside: int, backwards: Any = False
+) -> tuple[Any, Any]:
+    """The pixels along one axis of a frame that sprites cover, and what each shows.
+
+    Args:
+      xp: numpy, or jax.numpy with 64-bit numbers enabled.
+      start, length: float64 [...], of the sprites' boxes, in pixels.
+      source: the number of the picture's pixels along the axis, [...].
+      width: of the windows that are returned.
+      outside: the index of a transparent row or column.
+      backwards: whether the picture is shown from its end to its start, bool [...] or of all.
+
+    Returns:
+      (first pixel of each window int32 [...], index into the picture for each pixel of it int32 [..., width]).
+    """
+    scale = source / length
+    step = xp.asarray(scale * _ONE).astype(xp.int32)
+    first = xp.maximum(xp.floor(start + 0.5), 0)
+    end = xp.floor(start + length + 0.5).astype(xp.int32)
+    base = xp.ceil((first + 0.5 - start) * scale * _ONE).astype(xp.int32) - 1
+    if backwards is not False:
+        # Qt begins a pixel later, and ends one earlier, if the first index would be the one after the picture's end.
+        from_end = xp.asarray(source * _ONE).astype(xp.int32) - base
+        late = from_end >> 16 >= source
+        end = xp.where(backwards & late, end - 1, end)
+        base = xp.where(backwards, xp.where(late, from_end - step, from_end), base)
+        step = xp.where(backwards, -step, step)
+    first = first.astype(xp.int32)
+    window = xp.clip(first, 0, frames.SIZE - width)
+    pixel = window[..., None] + xp.arange(width, dtype=xp.int32).reshape(*[1] * window.ndim, width)
+    index = (base[..., None] + step[..., None] * (pixel - first[..., None])) >> 16
+    inside = (pixel >= first[..., None]) & (pixel < end[..., None])
+    inside &= (index >= 0) & (index < xp.asarray(source)[..., None])
+    return window, xp.where(inside, index, outside)
+
+
+def crossed(rows: Array, columns: Array) -> Array:
+    """int32 [h, w, 2]: the picture's row and column for each pixel of a window, of indices along each axis."""
+    return jnp.stack(jnp.broadcast_arrays(rows[:, None], columns[None]), axis=-1)
+
+
+def draw(frame: Array, pictures: np.ndarray, kind: Array, first: tuple[Array, Array], index: Array) -> Array:
+    """A frame uint8 [64, 64, 3] with one of the pictures uint8 [K, S, S, 4] drawn.
+
+    first is the first row and column of the window, index int32 [h, w, 2] what is in each of its pixels.
+    """
+    side = pictures.shape[1]
+    packed = jnp.asarray(np.ascontiguousarray(pictures).view("<u4").reshape(-1).astype(np.uint32))
+    place = (kind * side + index[..., 0]) * side + index[..., 1]
+    pixels = packed.at[place].get(mode="promise_in_bounds")
+    channels = ((pixels[..., None] >> jnp.arange(0, 32, 8, dtype=jnp.uint32)[None, None]) & 255).astype(jnp.uint8)
+    start = *first, jnp.int32(0)
+    behind = jax.lax.dynamic_slice(frame, start, (*pixels.shape, 3))
+    return jax.lax.dynamic_update_slice(frame, frames.blend(behind, channels[..., :3], channels[..., 3:]), start)
+
+
+def draw_all(
+    frame: Array, pictures: np.ndarray, kinds: Array, rows: tuple[Array, Array], columns: tuple[Array, Array]
+) -> Array:
+    """A frame with K sprites drawn, one after the other: kinds int32 [K], and as of `spans` where they are."""
+
+    def one(frame: Array, xs: tuple[Array, ...]) -> tuple[Array, None]:
+        kind, first_row, row_index, first_column, column_index = xs
+        index = crossed(row_index, column_index)
+        return draw(frame, pictures, kind, (first_row, first_column), index), None
+
+    return jax.lax.scan(one, frame, (kinds, *rows, *columns))[0]
+
+
+# --- shares of cells -------------------------------------------------------------------------------------------------
+
+
+def shares(low: Array, high: Array, cells: int) -> Array:
+    """How much of each cell along an axis intervals [...] cover, float32 [..., cells] in 0..1."""
+    cell = jnp.arange(cells, dtype=jnp.float32).reshape(*[1] * low.ndim, cells)
+    return jnp.clip(jnp.minimum(high[..., None], cell + 1) - jnp.maximum(low[..., None], cell), 0, 1)
+
+
+def cells_of(rows: Array, width: int) -> Array:
+    """uint8 [H, W], 255 where rows of bits int32 [H] have one."""
+    return (jnp.right_shift(rows[:, None], jnp.arange(width)[None]) & 1).astype(jnp.uint8) * 255
+
+
+def covered(x: tuple[Array, Array], y: tuple[Array, Array], shown: Array, width: int, height: int) -> Array:
+    """uint8 [H, W], 255 times the share of each cell that boxes [E] cover: those with `shown`, at most 255 together."""
+    columns, rows = shares(*x, width), shares(*y, height) * shown[:, None]
+    share = jnp.einsum("eh,ew->hw", rows, columns, precision="highest")
+    return (jnp.minimum(share, 1) * 255 + 0.5).astype(jnp.uint8)

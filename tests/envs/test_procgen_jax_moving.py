@@ -1,0 +1,147 @@
+"""Procgen's games in the graph whose things move between cells: against the library, and their drawing by hand."""
+
+from __future__ import annotations
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from purerl.envs import procgen_jax
+from purerl.envs.procgen_jax import banks, bodies, family, fruitbot, sampling, turning
+from purerl.errors import PurerlError
+from purerl.experiments.benchmarks import procgen_in_graph
+
+GAMES = ("chaser", "heist", "fruitbot")
+
+
+# --- every step against the library ----------------------------------------------------------------------------------
+
+
+def played(game, num_envs, steps, **options):
+    with contextlib.closing(procgen_in_graph.Pair(game, num_envs, seed=2, num_levels=30, **options)) as pair:
+        procgen_in_graph.play(pair, steps)
+    assert not any(pair.mismatches.values()), pair.mismatches
+    assert pair.steps == num_envs * steps and len(pair.levels) >= 9
+    return pair
+
+
+# Enemies hatch in step 50 of chaser; in fruitbot the first key may be shot in step 8.
+@pytest.mark.parametrize(("game", "steps"), [("chaser", 80), ("heist", 60), ("fruitbot", 100)])
+def test_play_and_frames_equal_the_librarys(game, steps):
+    pair = played(game, 12, steps, frames=True, distribution_mode="easy")
+    assert "frame" in pair.mismatches and (pair.ends or game == "chaser") and pair.rewards != 0
+
+
+@pytest.mark.parametrize(("game", "steps"), [("chaser", 70), ("heist", 40), ("fruitbot", 70)])
+def test_play_in_hard_mode_equals_the_librarys(game, steps):
+    played(game, 12, steps, frames=False, distribution_mode="hard")
+
+
+def test_plain_frames_equal_the_librarys():
+    looks = {"use_monochrome_assets": True, "use_backgrounds": False}
+    played("fruitbot", 9, 12, frames=True, distribution_mode="hard", **looks)
+
+
+def test_a_difference_of_a_creature_is_noticed():
+    with contextlib.closing(
+        procgen_in_graph.Pair("chaser", 9, seed=2, frames=False, num_levels=5, distribution_mode="easy")
+    ) as pair:
+        pair.state = pair.state.replace(game=pair.state.game.replace(egg=pair.state.game.egg + 1))
+        pair.step(np.full(9, 4))
+    assert pair.mismatches["creatures"] == 9 and pair.mismatches["position"] == 0
+
+
+# --- symbolic observations -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("game", "area"), [("chaser", 1.0), ("heist", 0.5625), ("fruitbot", 0.64)])
+def test_planes_are_shares_of_cells(game, area):
+    options = procgen_jax.Options(num_levels=3, distribution_mode="easy", observation="symbolic")
+    environment = procgen_jax.make(game, options)
+    _, planes = environment.reset(jax.random.key(0))
+    assert (planes.shape, planes.dtype) == (environment.spec.observation_shape, environment.spec.observation_dtype)
+    assert len(banks.GAMES[game].PLANES) == planes.shape[-1]
+    assert planes[..., -1].sum(dtype=int) == pytest.approx(255 * area, abs=2)
+
+
+def test_what_boxes_cover():
+    x, y = (jnp.array([0.5, 2.0]), jnp.array([1.5, 9.0])), (jnp.array([0.0, 0.0]), jnp.array([1.0, 0.5]))
+    found = sampling.covered(x, y, jnp.array([True, True]), 3, 2)
+    assert found.tolist() == [[128, 128, 128], [0, 0, 0]]
+    assert sampling.covered(x, y, jnp.array([False, True]), 3, 2).tolist() == [[0, 0, 128], [0, 0, 0]]
+
+
+# --- drawing ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("start", "backwards", "expected"),
+    [
+        (0.4, False, [0, 0, 1, 1, 9, 9]),
+        (0.4, True, [1, 1, 0, 0, 9, 9]),
+        (-1.0, False, [0, 1, 1, 9, 9, 9]),
+        (-9.0, False, [9] * 6),
+        (1.6, False, [9, 9, 0, 0, 1, 1]),
+    ],
+)
+def test_pixels_show_what_is_at_their_centres(start, backwards, expected):
+    """A picture of two pixels on four pixels of a frame; 9 is nothing."""
+    window = np.full(8, 9)
+    backwards = np.array(True) if backwards else False
+    first, index = sampling.spans(np, np.float64(start), np.float64(4.0), 2, 6, 9, backwards)
+    window[first : first + 6] = index[: 8 - first]
+    assert window[:6].tolist() == expected
+
+
+def test_a_turned_picture():
+    """A quarter turn to the left of two by two pixels: its first column is below, its first row on the left."""
+    size = np.array([2, 2])
+    turn = turning.turned(-90.0, 4.0, 4.0, size)
+    with jax.enable_x64(True):
+        turn = turning.Turn(*map(jnp.asarray, turn))
+        first_row, first_column, index = turning.covered(turn, (jnp.float64(10.0), jnp.float64(20.0)), size, 6, 9)
+    assert (int(first_row), int(first_column)) == (17, 7)
+    inside = np.asarray(index)[1:5, 1:5]
+    assert inside[[0, 0, 3, 3], [0, 3, 0, 3]].tolist() == [[0, 1], [1, 1], [0, 0], [1, 0]]
+    assert (np.asarray(index) == 9).all(axis=-1).sum() == 36 - 16
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def test_velocities_are_rounded_as_doubles_are():
+    """0.9 is not a float32: products with float32 0.9 differ from the library's in a third of all cases."""
+    random = np.random.RandomState(0)
+    velocity, push = random.uniform(-1, 1, (2, 1_000)).astype(np.float32)
+    plain = np.float32(0.5) * velocity + push
+    expected = (0.9 * plain.astype(np.float64)).astype(np.float32)
+    np.testing.assert_array_equal(jax.jit(bodies.accelerated)(velocity, push), expected)
+    assert (expected != np.float32(0.9) * plain).mean() > 0.2
+
+
+def test_the_agent_of_fruitbot_rises_by_itself():
+    heights = fruitbot.heights()
+    assert heights.dtype == np.float32 and heights[0] == np.float32(0.4)
+    assert np.diff(heights)[30:].mean() == pytest.approx(0.139, abs=5e-4) and 58.6 < heights[-1] < 60
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+def test_options_of_these_games():
+    with pytest.raises(PurerlError, match="center_agent"):
+        procgen_jax.make("fruitbot", procgen_jax.Options(center_agent=False))
+    with pytest.raises(PurerlError, match="too many"):
+        procgen_jax.make("chaser", procgen_jax.Options(num_levels=50_000, observation="symbolic"))
+    with pytest.raises(PurerlError, match="no game coinrun"):
+        procgen_jax.make("coinrun")
+
+    def path(game, **options):
+        return family.bank_request(game, procgen_jax.Options(observation="symbolic", **options)).path()
+
+    # The sizes of fruit depend on their pictures, so rules do, too.
+    assert path("fruitbot") != path("fruitbot", restrict_themes=True)
+    assert path("heist") == path("heist", restrict_themes=True, center_agent=False)
