@@ -25,3 +25,13 @@ CLASSIC = {
     "learning_rate": 1e-3,
     "discount": 0.99,
 }
+# Planes of cells instead of frames, so that a small network on two CPU cores plays Procgen's 25M steps in minutes; the
+# rest is as published.
+PROCGEN_SYMBOLIC = {
+    "num_envs": 64,
+    "rollout_length": 256,
+    "network": "mlp",
+    "hidden": (64, 64),
+    "activation": "relu",
+    "initializer": "orthogonal",
+}

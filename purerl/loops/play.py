@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purerl.loops import collect, host
+from purerl.loops import collect, host, sharding
 from purerl.loops import lanes as lane_ways
 from purerl.loops.lanes import Lanes
 from purerl.types import Agent, Array, Clock, Environment, EnvSpec, Pool, PyTree, RunState
@@ -95,7 +95,16 @@ class GraphPlayer:
                 return lane_ways.one_by_one(lambda c, s: block(c, s, start), config, run_state)
             return jax.vmap(block, in_axes=(lane_ways.config_axes(config), 0, None))(config, run_state, start)
 
-        self._begin, self._block = lane_ways.in_turn(begin), jax.jit(blocks)
+        def of_own_seeds(function: Callable[..., PyTree], num_seed_trees: int) -> Callable[..., PyTree]:
+            """Each device plays its own seeds: without this, every device plays all of them."""
+
+            def several(config: Any, *args: PyTree) -> PyTree:
+                mesh = sharding.seed_mesh(jax.tree.leaves(args[0])[0].shape[0])
+                return sharding.shard_seeds(function, mesh, config, num_seed_trees)(config, *args)
+
+            return jax.jit(several)
+
+        self._begin, self._block = of_own_seeds(lane_ways.in_turn(begin), 3), of_own_seeds(blocks, 1)
 
     def play(self, agent_state: PyTree, keys: Array, seeds: Sequence[int]) -> Iterator[Block]:
         """Plays without end, from first observations.
@@ -109,6 +118,7 @@ class GraphPlayer:
           Blocks without end; those of the same columns are consecutive in time.
         """
         first = acting_part(self._agent, agent_state), keys, jnp.asarray(seeds, jnp.uint32)
+        first = sharding.place(first, sharding.seed_mesh(len(seeds)))
         run_state, start = self._begin(self._config, *first), 0
         while True:
             run_state, rows = self._block(self._config, run_state, jnp.int32(start))

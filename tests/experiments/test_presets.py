@@ -22,6 +22,8 @@ ATARI = ("dopamine", "pro-paper", "nature", "full-rainbow", "rainbow-2018")
 def env_of(agent, preset):
     if preset in ATARI or (preset == "quick" and agent.startswith(("dqn", "rainbow"))):
         return "atari/Pong"
+    if preset == "procgen-symbolic":
+        return "procgen-jax/maze"
     if preset.startswith("procgen") or preset == "quick":
         return "procgen/coinrun"
     return "gymnax/Breakout-MinAtar" if preset == "minatar" else "gymnax/CartPole-v1"

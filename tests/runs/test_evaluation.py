@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import re
 import types
 
 import jax
@@ -183,6 +184,17 @@ def test_the_seed_decides_everything_and_lanes_are_solo_runs(fresh):
     assert not np.array_equal(first, play(plan, state, 1))
     assert not np.array_equal(first[0], first[1])
     np.testing.assert_array_equal(first[:1], play(*evaluation.first_seed(plan, state), 0))
+
+
+def test_each_device_plays_its_own_seeds(monkeypatch, fresh):
+    """Two seeds on two devices: none plays both, and none waits for the other."""
+    plan, state = fresh("probe/policy")
+    player, seen = evaluation.Player(plan, num_envs=2)._player, []
+    play_block = player._block
+    monkeypatch.setattr(player, "_block", lambda *args: seen.append(args) or play_block(*args))
+    next(player.play(state, evaluation_keys(plan, 0), [5, 6]))
+    program = play_block.lower(*seen[0]).compile().as_text()
+    assert "num_partitions=2" in program and not re.search("all-gather|all-reduce|all-to-all|collective", program)
 
 
 def test_evaluation_draws_other_numbers_than_training():
