@@ -20,7 +20,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "procgen-symbolic": Preset(
         steps=25_000_000,
-        source="purerl's own: procgen-easy with planes of cells for frames, two layers of 64, N_pi = 8 and E_aux = 3: fast on two CPU cores; not tuned",
+        source="purerl's own, not tuned: procgen-easy on planes of cells, two layers of 64, N_pi = 8, E_aux = 3",
         config={**PROCGEN_SYMBOLIC, "policy_iterations": 8, "auxiliary_epochs": 3},
         env={"distribution_mode": "easy", "observation": "symbolic"},
     ),

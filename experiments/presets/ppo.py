@@ -21,7 +21,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "procgen-symbolic": Preset(
         steps=25_000_000,
-        source="purerl's own: procgen-easy with planes of cells for frames and two layers of 64: fast on two CPU cores; not tuned",
+        source="purerl's own, not tuned: procgen-easy on planes of cells instead of frames, two layers of 64",
         config=PROCGEN_SYMBOLIC,
         env={"distribution_mode": "easy", "observation": "symbolic"},
     ),
