@@ -43,6 +43,7 @@ SCALES = ("smoke", "small", "paper")
 POINTS = 50
 DOTS_PER_INCH = 110
 CAPTION_HEIGHT = 0.5
+PROBE_SECONDS = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -397,7 +398,7 @@ def _probe(cell: Cell, plan: Any) -> float:
     try:
         probe.advance(probe.learning_starts)
         slow = probe.first_seconds > 20
-        return probe.measure(1 if slow else probe.iterations_for(2.0))["steps_per_second"]
+        return probe.measure(1 if slow else probe.iterations_for(PROBE_SECONDS))["steps_per_second"]
     finally:
         probe.close()
 

@@ -33,7 +33,7 @@ COEFFICIENTS = {
 _TINY = {"hidden": (16,), "learning_starts": 200, "replay_size": 1_000, "target_period": 48}
 # The coefficient with which the recorded pairs were measured: it leaves 0.57 of a constant drift, not 0.37.
 _RECORDED = {"dqn-pro": {"proximal_coefficient": 0.1}, "rainbow-pro": {"proximal_coefficient": 0.1}}
-_TINY_ATARI = {"network": "mlp", "hidden": (8,), "learning_starts": 800, "replay_size": 1_000, "num_envs": 4}
+_TINY_ATARI = {"network": "mlp", "hidden": (8,), "learning_starts": 800, "replay_size": 1_600, "num_envs": 4}
 _PROTOCOL = {
     "smoke": "MinAtar, a tiny MLP, 1,000 steps, 2 seeds: shows that it works, the numbers mean nothing",
     "small": "MinAtar, preset minatar-small (MLP of 64-64), 500,000 steps, 250 gradient steps between target networks, "

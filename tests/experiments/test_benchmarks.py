@@ -12,8 +12,7 @@ def test_ppg_is_measured_in_whole_cycles():
     run = commands.Measured("ppg", "gymnax/CartPole-v1", 1, preset="classic", config=config)
     assert run.cycle == 3
     assert run.iterations_for(1e-6) == 3
-    assert run.iterations_for(0.5) % 3 == 0
-    assert commands.Measured("ppo", "gymnax/CartPole-v1", 1, preset="classic").cycle == 1
+    assert run.iterations_for(0.1) % 3 == 0
 
 
 def test_only_some_have_a_quick_size():

@@ -194,15 +194,15 @@ def test_finished_cells_are_not_run_again(smoke, monkeypatch):
 
 def test_cut_short_and_continued_says_the_same(smoke, tmp_path, monkeypatch):
     """Against an uninterrupted run of this figure alone: beside others its cells would share other programs."""
-    figure = FIGURES["ppg/single-network"]
+    figure = FIGURES["dqn-pro/pull-or-step-size"]
 
     class Killed(Exception):
         pass
 
-    advance, calls = Trainer._advance, iter(range(100))
+    advance, calls = Trainer._advance, iter(range(1_000))
 
     def failing(*args):
-        if next(calls) == 10:  # in the second of two programs
+        if next(calls) == 80:  # in the second of two programs, each of 63 iterations
             raise Killed
         return advance(*args)
 
@@ -251,8 +251,9 @@ def test_damaged_results_are_refused(tmp_path):
         commands.main(["verify", "dqn-pro/bars", "--folder", str(tmp_path)])
 
 
-def test_cost_counts_what_would_be_run(capsys):
+def test_cost_counts_what_would_be_run(capsys, monkeypatch):
     """Two architectures of 1,024 steps and two seeds: one kind."""
+    monkeypatch.setattr(commands, "PROBE_SECONDS", 0.2)
     assert commands.main(["cost", "ppg/single-network", "--scale", "smoke"]) == 0
     said = capsys.readouterr().out
     assert "4,096" in said and "hours in total" in said
