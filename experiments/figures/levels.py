@@ -22,7 +22,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from purerl import statistics
-from purerl.agents import ppg
 from purerl.envs import procgen_scores
 from purerl.experiments.figures import published
 from purerl.experiments.figures.commands import Cell, Check, Figure, legend, panels, summary, text
@@ -148,6 +147,8 @@ class Arm(NamedTuple):
 def ppg_values(scale: str) -> dict[str, int]:
     """{field: its value in PPG's cells} of E_pi, E_V, E_aux and N_pi."""
     changed = presets.PRESETS[PRESET].config | SCALES[scale].config["ppg"]
+    from purerl.agents import ppg  # and with it JAX, which reading a figure's files does not need
+
     return {name: changed.get(name, getattr(ppg.Config(), name)) for name in LETTERS}
 
 
