@@ -57,7 +57,7 @@ def shared_loop(the_plan: Plan) -> in_graph.InGraphLoop | host.HostLoop:
     """As `make_loop`; the last loop again if it is for the same functions, game, options and lanes.
 
     A run then neither traces nor loads its program again if one with the same static fields came before it. Variants of
-    an agent, such as dqn and dqn-pro, have the same functions.
+    an agent have the same functions.
     """
     global _shared
     agent, (family, env_id) = registry.agent(the_plan.agent), registry.environment(the_plan.env)
