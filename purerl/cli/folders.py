@@ -15,7 +15,7 @@ from purerl.errors import PurerlError
 
 # --- eval and video --------------------------------------------------------------------------------------------------
 
-ANOTHER_ENV = "another environment of the same observations and actions, such as procgen/maze for procgen-jax/maze"
+ANOTHER_ENV = "another environment of the same observations and actions"
 
 
 @dataclasses.dataclass
