@@ -362,7 +362,7 @@ class Games:
         self._ffi, self._lib, assets = _library()
         self._buffers = buffers  # the library keeps pointers into them, so they must live as long as the games
         self._size = len(buffers.action)
-        self._handle = _make(self._ffi, self._lib, self._size, _flags(id, options, rand_seed, threads, assets))
+        self._handle = _make(self._ffi, self._lib, self._size, library_flags(id, options, rand_seed, threads, assets))
         self._check_spaces()
         info = [buffers.previous_level_seed, buffers.previous_level_complete, buffers.level_seed]
         spaces = {"ob": [buffers.observation], "ac": [buffers.action], "info": info}
@@ -476,7 +476,7 @@ def _make(ffi: Any, lib: Any, num_games: int, flags: dict[str, bool | int | str]
     return lib.libenv_make(num_games, ffi.new("struct libenv_options*", {"items": items, "count": len(items)})[0])
 
 
-def _flags(id: str, options: Options, rand_seed: int, threads: int, assets: str) -> dict[str, bool | int | str]:
+def library_flags(id: str, options: Options, rand_seed: int, threads: int, assets: str) -> dict[str, bool | int | str]:
     """All options of the library, which needs exact types: bool is a byte, int an int32, str bytes."""
     exploration = options.distribution_mode == "exploration"
     return {

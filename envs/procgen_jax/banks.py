@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
+from purerl import cache
 from purerl.envs import procgen
 from purerl.envs.procgen_jax import chaser, frames, fruitbot, heist, maze, miner
 from purerl.envs.procgen_jax.states import LibraryState, parse
@@ -64,7 +65,7 @@ class Request:
         """(first level, number of levels); the first is 0 if levels are drawn."""
         if self.drawn:
             return 0, self.drawn
-        flags = procgen._flags(self.game, self.options, 0, 1, "")
+        flags = procgen.library_flags(self.game, self.options, 0, 1, "")
         return int(flags["start_level"]), int(flags["num_levels"])
 
     @property
@@ -108,9 +109,8 @@ class Request:
 
 
 def folder() -> Path:
-    """Where banks are kept: $PURERL_CACHE or the user's cache folder, beside the compiled programs."""
-    base = os.environ.get("PURERL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "purerl"
-    return Path(base) / "levels"
+    """Where banks are kept, beside the compiled programs."""
+    return cache.folder("levels")
 
 
 def _library() -> str:

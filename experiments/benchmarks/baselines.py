@@ -24,6 +24,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from purerl import cache
 from purerl.errors import PurerlError
 
 REJAX = ("rejax==0.1.3", "gymnax==0.0.9")
@@ -36,9 +37,8 @@ _SCRIPT = Path(__file__).with_name("baseline_rejax.py")
 
 
 def cache_folder() -> Path:
-    """Where the virtual environments are: $PURERL_CACHE, or purerl/ in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "purerl"
-    return Path(os.environ.get("PURERL_CACHE") or default) / "baselines"
+    """Where the virtual environments are."""
+    return cache.folder("baselines")
 
 
 def baseline_environment(folder: str | os.PathLike | None = None) -> Path:

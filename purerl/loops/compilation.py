@@ -13,6 +13,8 @@ from pathlib import Path
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from purerl import cache
+
 # A disk with less space cannot take a program.
 _LEAST_SPACE = 2**20
 # JAX warns once for each program that it could not store or load; it compiles it then, so nothing is lost.
@@ -20,9 +22,8 @@ _CACHE_WARNING = "Error (writing|reading) persistent compilation cache entry"
 
 
 def cache_folder() -> Path:
-    """Where compiled programs are kept between runs: $PURERL_CACHE or the user's cache folder."""
-    base = os.environ.get("PURERL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "purerl"
-    return Path(base) / "compiled"
+    """Where compiled programs are kept between runs."""
+    return cache.folder("compiled")
 
 
 def enable_cache() -> None:
