@@ -45,7 +45,7 @@ def test_the_full_scale_is_the_papers_length_on_maze_with_four_sets_of_levels():
     sets = {(cell.agent, cell.env, cell.env_options["num_levels"]) for cell in cells}
     for agent in ("ppo", "ppg"):
         assert {n for a, env, n in sets if (a, env) == (agent, "procgen-jax/maze")} == {50, 200, 1_000, 100_000}
-    assert {"procgen-jax/maze", "procgen-jax/miner"} <= {env for _, env, n in sets if n == 200}
+    assert {env for _, env, n in sets if n == 200} == {f"procgen-jax/{game}" for game in ("maze", "miner", "heist")}
 
 
 @pytest.mark.parametrize("scale", ["small", "paper"])
