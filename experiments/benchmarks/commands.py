@@ -9,7 +9,7 @@
 | procgen-pool  | the Procgen pool with frames landing on the device, against bare libenv                            |
 | procgen-jax   | Procgen's games in the graph against the library: random play, and PPO end to end, with frames and |
 |               | symbolic (an hour; --quick: some minutes)                                                          |
-| procgen-jax-exactness | not a speed: 660,000 steps of both, all compared (a quarter of an hour)                    |
+| procgen-jax-exactness | not a speed: 330,000 steps of each game of both, all compared (about an hour)              |
 | atari-pool    | the Atari pool with frames landing on the device, against bare ale-py                              |
 | ppg-procgen   | PPG on Procgen end to end: steps/s, and where the wall time goes                                   |
 | rainbow-atari | Rainbow on Atari end to end: steps/s, and where the wall time goes                                 |
