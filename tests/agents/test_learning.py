@@ -1,4 +1,4 @@
-"""Agents learn: probe environments with known answers, then CartPole, four seeds each."""
+"""Agents learn: probe environments with known answers, then CartPole."""
 
 import dataclasses
 import importlib
