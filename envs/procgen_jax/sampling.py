@@ -122,11 +122,10 @@ def spans(
     Returns:
       (first pixel of each window int32 [...], index into the picture for each pixel of it int32 [..., width]).
     """
-    scale = source / length
-    step = xp.asarray(scale * _ONE).astype(xp.int32)
+    step = xp.asarray(_ONE / (length / source)).astype(xp.int32)  # cut off, and so is where the first pixel is
     first = xp.maximum(xp.floor(start + 0.5), 0)
     end = xp.floor(start + length + 0.5).astype(xp.int32)
-    base = xp.ceil((first + 0.5 - start) * scale * _ONE).astype(xp.int32) - 1
+    base = xp.ceil((first + 0.5 - start) * step).astype(xp.int32) - 1
     if backwards is not False:
         # Qt begins a pixel later, and ends one earlier, if the first index would be the one after the picture's end.
         from_end = xp.asarray(source * _ONE).astype(xp.int32) - base
