@@ -14,7 +14,7 @@ import numpy as np
 from flax import struct
 
 from purerl.envs.procgen_jax import frames, sampling
-from purerl.envs.procgen_jax.moves import push
+from purerl.envs.procgen_jax.moves import bordered, of_level, push
 from purerl.envs.procgen_jax.states import TYPE, LibraryState
 from purerl.types import Array
 
@@ -142,7 +142,7 @@ def begin(bank: dict[str, Any], level: Array, before: State | None = None) -> St
     """The State at the start of a level, the index of a row in the bank; nothing of `before` is kept."""
 
     def row(name: str) -> Array:
-        return jnp.asarray(bank[name]).at[level].get(mode="promise_in_bounds").astype(jnp.int32)
+        return of_level(bank, name, level).astype(jnp.int32)
 
     orbs, eggs = row("orbs"), row("eggs")
     creatures, large = len(eggs), bank["large"].shape[1]
@@ -170,9 +170,9 @@ def _centre(cell: Array) -> Array:
 
 def step(bank: dict[str, Any], level: Array, state: State, action: Array) -> tuple[State, Array, Array, Array]:
     """(State, reward float32 [], done bool [], whether the level is solved bool [])."""
-    walls = jnp.asarray(bank["walls"]).at[level].get(mode="promise_in_bounds").astype(jnp.int32)
+    walls = of_level(bank, "walls", level).astype(jnp.int32)
     size = len(walls)
-    blocked = jnp.full(size + 2, -1, jnp.int32).at[1:-1].set((walls << 1) | 1 | (1 << (size + 1)))  # with a border
+    blocked = bordered(walls)
     time = state.time + 1
     choice, nest = (
         jnp.asarray(bank[name]).at[level, time - 1].get(mode="clip").astype(jnp.int32) for name in ("choice", "nest")
@@ -187,7 +187,7 @@ def step(bank: dict[str, Any], level: Array, state: State, action: Array) -> tup
     touched = (jnp.abs(creature - agent[None]) < _EIGHTHS).all(axis=-1) & (state.egg == _HATCHED)
     caught = (touched & ~edible).any()
     egg = jnp.where(touched & edible, _NONE, state.egg)
-    large = jnp.asarray(bank["large"]).at[level].get(mode="promise_in_bounds").astype(jnp.int32)
+    large = of_level(bank, "large", level).astype(jnp.int32)
     eaten = (jnp.abs(_centre(large) - agent[None]) < _EIGHTHS).all(axis=-1) & state.large_orbs
     ate = jnp.where(eaten.any(), time, state.ate)
     reward = jnp.float32(0)
@@ -298,7 +298,7 @@ def _ways(blocked: Array, creature: Array, velocity: Array, agent: Array, edible
 
 def _orb_rows(bank: dict[str, Any], level: Array, state: State) -> Array:
     """int32 [H], a bit for each orb, small or large."""
-    large = jnp.asarray(bank["large"]).at[level].get(mode="promise_in_bounds").astype(jnp.int32)
+    large = of_level(bank, "large", level).astype(jnp.int32)
     rows = state.orbs
     for orb in range(len(large)):
         here = (jnp.arange(len(rows)) == large[orb, 1]) & state.large_orbs[orb]
@@ -308,7 +308,7 @@ def _orb_rows(bank: dict[str, Any], level: Array, state: State) -> Array:
 
 def frame(bank: dict[str, Any], level: Array, state: State) -> Array:
     """The frame, uint8 [64, 64, 3]: the level with or without its orbs in each cell, then the creatures, the agent."""
-    empty, full = (jnp.asarray(bank[name]).at[level].get(mode="promise_in_bounds") for name in ("still", "full"))
+    empty, full = (of_level(bank, name, level) for name in ("still", "full"))
     rows = _orb_rows(bank, level, state)
     size = len(rows)
     cell = (np.arange(frames.SIZE) + 0.5) * size // frames.SIZE
@@ -350,7 +350,7 @@ def _in_order(state: State) -> tuple[Array, Array]:
 
 def planes(bank: dict[str, Any], level: Array, state: State) -> Array:
     """255 times the share of each cell that is covered, uint8 [H, W, planes], row 0 the lowest."""
-    walls = jnp.asarray(bank["walls"]).at[level].get(mode="promise_in_bounds").astype(jnp.int32)
+    walls = of_level(bank, "walls", level).astype(jnp.int32)
     size = len(walls)
     small, large = state.orbs, _orb_rows(bank, level, state) & ~state.orbs
     bits = [sampling.cells_of(rows, size) for rows in (walls, small, large)]

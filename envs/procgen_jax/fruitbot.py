@@ -14,7 +14,7 @@ import numpy as np
 from flax import struct
 
 from purerl.envs.procgen_jax import bodies, frames, sampling, scroll
-from purerl.envs.procgen_jax.moves import push
+from purerl.envs.procgen_jax.moves import of_level, push
 from purerl.envs.procgen_jax.states import RX, RY, THEME, TYPE, LibraryState, X, Y
 from purerl.types import Array
 
@@ -135,17 +135,13 @@ def sprites(camera: frames.Camera) -> dict[str, Any]:
 # --- in the graph ----------------------------------------------------------------------------------------------------
 
 
-def _row(bank: dict[str, Any], name: str, level: Array) -> Array:
-    return jnp.asarray(bank[name]).at[level].get(mode="promise_in_bounds")
-
-
 def begin(bank: dict[str, Any], level: Array, before: State | None = None) -> State:
     """The State at the start of a level, the index of a row in the bank; nothing of `before` is kept."""
     return State(
         time=jnp.zeros((), jnp.int32),
-        x=_row(bank, "start", level),
+        x=of_level(bank, "start", level),
         speed=jnp.zeros((), jnp.float32),
-        there=_row(bank, "kind", level) > 0,
+        there=of_level(bank, "kind", level) > 0,
         bullets=jnp.zeros((_BULLETS, 2), jnp.float32),
         ages=jnp.full(_BULLETS, -1, jnp.int32),
         fired=jnp.zeros((), jnp.int32),
@@ -154,7 +150,7 @@ def begin(bank: dict[str, Any], level: Array, before: State | None = None) -> St
 
 def step(bank: dict[str, Any], level: Array, state: State, action: Array) -> tuple[State, Array, Array, Array]:
     """(State, reward float32 [], done bool [], whether the level is solved bool [])."""
-    boxes, kind = _row(bank, "boxes", level), _row(bank, "kind", level)
+    boxes, kind = of_level(bank, "boxes", level), of_level(bank, "kind", level)
     time = state.time + 1
     y = jnp.asarray(heights()).at[time].get(mode="clip")
     width = _width(len(kind))
@@ -177,7 +173,7 @@ def step(bank: dict[str, Any], level: Array, state: State, action: Array) -> tup
         kept.append(flies[bullet] & ~locks.any() & ~(at & (kind == BARRIER)).any())
     inside = bullets[:, 1] - _BULLET_RADIUS <= _HEIGHT
     ages = jnp.where(jnp.stack(kept) & inside, ages, -1)
-    doors = _row(bank, "door_of", level).astype(jnp.int32)
+    doors = of_level(bank, "door_of", level).astype(jnp.int32)
     number = jnp.arange(len(kind))
     opened = opened | (opened[:, None] & (number[None] == doors[:, None])).any(axis=0)
 
@@ -226,7 +222,7 @@ def planes(bank: dict[str, Any], level: Array, state: State) -> Array:
     """255 times the share of each cell that is covered, uint8 [H, W, planes], of the cells that a frame shows: columns
     of the level, and rows from twice the agent's radius below its centre upwards. Row 0 is the lowest.
     """
-    boxes, kind = _row(bank, "boxes", level), _row(bank, "kind", level)
+    boxes, kind = of_level(bank, "boxes", level), of_level(bank, "kind", level)
     width = _width(len(kind))
     y = jnp.asarray(heights()).at[state.time].get(mode="clip")
     base = y - 2 * _RADIUS

@@ -10,7 +10,7 @@ import numpy as np
 from flax import struct
 
 from purerl.envs.procgen_jax import bodies, frames, sampling, turning
-from purerl.envs.procgen_jax.moves import push
+from purerl.envs.procgen_jax.moves import bordered, of_level, push
 from purerl.envs.procgen_jax.states import (
     IMAGE_TYPE,
     RENDER_Z,
@@ -159,40 +159,36 @@ def sprites(camera: frames.Camera) -> dict[str, Any]:
 # --- in the graph ----------------------------------------------------------------------------------------------------
 
 
-def _row(bank: dict[str, Any], name: str, level: Array) -> Array:
-    return jnp.asarray(bank[name]).at[level].get(mode="promise_in_bounds")
-
-
 def begin(bank: dict[str, Any], level: Array, before: State | None = None) -> State:
     """The State at the start of a level, the index of a row in the bank; nothing of `before` is kept."""
     return State(
         time=jnp.zeros((), jnp.int32),
-        position=_row(bank, "start", level),
+        position=of_level(bank, "start", level),
         velocity=jnp.zeros(2, jnp.float32),
         direction=jnp.full((), _STANDS, jnp.int32),
         keys=jnp.zeros(_NUMBER, jnp.bool_),
-        doors=_row(bank, "doors", level)[:, 0] >= 0,
+        doors=of_level(bank, "doors", level)[:, 0] >= 0,
     )
 
 
 def step(bank: dict[str, Any], level: Array, state: State, action: Array) -> tuple[State, Array, Array, Array]:
     """(State, reward float32 [], done bool [], whether the level is solved bool [])."""
     pushes = jnp.stack(push(action))
-    eight = _row(bank, "even", level).at[state.time // 8].get(mode="clip").astype(jnp.int32)
+    eight = of_level(bank, "even", level).at[state.time // 8].get(mode="clip").astype(jnp.int32)
     even = jnp.right_shift(eight, state.time % 8) & 1
     velocity = bodies.accelerated(state.velocity, _PUSH * pushes.astype(jnp.float32))
-    doors, order = _row(bank, "doors", level), _row(bank, "door_order", level).astype(jnp.int32)
+    doors, order = of_level(bank, "doors", level), of_level(bank, "door_order", level).astype(jnp.int32)
     closed = (state.doors & ~state.keys).at[order].get(mode="promise_in_bounds")
     doors_in_order = doors.at[order].get(mode="promise_in_bounds")
-    walls = _row(bank, "walls", level).astype(jnp.int32)
+    walls = of_level(bank, "walls", level).astype(jnp.int32)
     position, velocity = _moved(walls, doors_in_order, closed, state.position, velocity, pushes, even == 1)
 
     # What touches the agent, from the last entity to the first: a key opens its door at once if it is looked at first.
-    keys, exit = _row(bank, "keys", level), _row(bank, "exit", level)
+    keys, exit = of_level(bank, "keys", level), of_level(bank, "exit", level)
     x, y = position[0], position[1]
     touched = bodies.overlap(x, y, (keys[:, 0], keys[:, 1]), (keys[:, 2], keys[:, 3])) & ~state.keys
     at_door = bodies.overlap(x, y, (doors[:, 0], doors[:, 1]), (_DOOR_REACH, _DOOR_REACH))
-    opens = at_door & (state.keys | (touched & _row(bank, "key_first", level)))
+    opens = at_door & (state.keys | (touched & of_level(bank, "key_first", level)))
     won = bodies.overlap(x, y, (exit[0], exit[1]), (exit[2], exit[3]))
     reward = jnp.where(won, jnp.float32(10), jnp.float32(0))
     direction = jnp.where((pushes != 0).any(), 3 * pushes[0] + pushes[1] + _STANDS, state.direction)
@@ -207,8 +203,7 @@ def _moved(
 
     doors: float32 [3, 2] in the order in which they are looked at, of which those with `closed` block.
     """
-    size = len(walls)
-    blocked = jnp.full(size + 2, -1, jnp.int32).at[1:-1].set((walls << 1) | 1 | (1 << (size + 1)))  # with a border
+    blocked = bordered(walls)
     corner = jnp.floor(position).astype(jnp.int32)  # less 1, and in the border's count 1 more
     near = [jnp.right_shift(blocked.at[corner[1] + row].get(mode="clip"), corner[0]) & 7 for row in range(3)]
     speed = jnp.abs(velocity)
@@ -263,9 +258,9 @@ def _moved(
 
 def frame(bank: dict[str, Any], level: Array, state: State) -> Array:
     """The frame, uint8 [64, 64, 3]: the level with or without what is in each cell, the agent, the keys in hand."""
-    empty, full = _row(bank, "still", level), _row(bank, "full", level)
+    empty, full = of_level(bank, "still", level), of_level(bank, "full", level)
     size = bank["walls"].shape[1]
-    things = jnp.concatenate([_row(bank, "keys", level)[:, :2], _row(bank, "doors", level)])
+    things = jnp.concatenate([of_level(bank, "keys", level)[:, :2], of_level(bank, "doors", level)])
     there = jnp.concatenate([~state.keys, state.doors])
     cells = jnp.floor(things).astype(jnp.int32)
     bits = jnp.where(there & (cells[:, 0] >= 0), jnp.left_shift(1, jnp.maximum(cells[:, 0], 0)), 0)
@@ -308,9 +303,9 @@ def _with_agent(bank: dict[str, Any], shown: Array, state: State) -> Array:
 
 def planes(bank: dict[str, Any], level: Array, state: State) -> Array:
     """255 times the share of each cell that is covered, uint8 [H, W, planes], row 0 the lowest."""
-    walls, exit = _row(bank, "walls", level).astype(jnp.int32), _row(bank, "exit", level)
+    walls, exit = of_level(bank, "walls", level).astype(jnp.int32), of_level(bank, "exit", level)
     size = len(walls)
-    keys, doors = _row(bank, "keys", level), _row(bank, "doors", level)
+    keys, doors = of_level(bank, "keys", level), of_level(bank, "doors", level)
 
     def boxes(place: Array, radius: Array, shown: Array | bool = True) -> Array:
         x, y = ((place[None, axis] - radius[axis], place[None, axis] + radius[axis]) for axis in range(2))

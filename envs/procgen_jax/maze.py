@@ -9,7 +9,7 @@ import numpy as np
 from flax import struct
 
 from purerl.envs.procgen_jax import frames
-from purerl.envs.procgen_jax.moves import direction, inside, is_cell
+from purerl.envs.procgen_jax.moves import direction, inside, is_cell, of_level
 from purerl.envs.procgen_jax.states import REFLECTED, LibraryState
 from purerl.types import Array
 
@@ -67,7 +67,7 @@ def sprites(camera: frames.Camera) -> dict[str, frames.Sprite]:
 
 def begin(bank: dict[str, Any], level: Array, before: State | None = None) -> State:
     """The State at the start of a level, the index of a row in the bank; nothing of `before` is kept."""
-    start = jnp.asarray(bank["start"]).at[level].get(mode="promise_in_bounds").astype(jnp.int32)
+    start = of_level(bank, "start", level).astype(jnp.int32)
     return State(start[0], start[1], jnp.zeros((), jnp.bool_))
 
 
@@ -87,13 +87,13 @@ def step(bank: dict[str, Any], level: Array, state: State, action: Array) -> tup
 
 def frame(bank: dict[str, Any], level: Array, state: State) -> Array:
     """The frame, uint8 [64, 64, 3]: all but the agent is the level's still."""
-    still = jnp.asarray(bank["still"]).at[level].get(mode="promise_in_bounds")
+    still = of_level(bank, "still", level)
     return frames.draw(still, bank["agent"], (state.reflected.astype(jnp.int32), state.y, state.x))
 
 
 def planes(bank: dict[str, Any], level: Array, state: State) -> Array:
     """What stands in each cell, bool [H, W, planes], row 0 the lowest."""
-    grid = jnp.asarray(bank["grid"]).at[level].get(mode="promise_in_bounds")
+    grid = of_level(bank, "grid", level)
     height, width = grid.shape
     agent = is_cell(state.x, state.y, width, height)
     return jnp.stack([grid == WALL, grid == GOAL, agent], axis=-1)

@@ -14,7 +14,7 @@ import numpy as np
 from flax import struct
 
 from purerl.envs.procgen_jax import frames
-from purerl.envs.procgen_jax.moves import direction, inside, is_cell
+from purerl.envs.procgen_jax.moves import direction, inside, is_cell, of_level
 from purerl.envs.procgen_jax.states import REFLECTED, TYPE, LibraryState
 from purerl.types import Array
 
@@ -85,8 +85,8 @@ def _exit(state: LibraryState) -> int:
 
 def begin(bank: dict[str, Any], level: Array, before: State | None = None) -> State:
     """The State at the start of a level, the index of a row in the bank. The number of diamonds is that of `before`."""
-    start = jnp.asarray(bank["start"]).at[level].get(mode="promise_in_bounds").astype(jnp.int32)
-    grid = jnp.asarray(bank["grid"]).at[level].get(mode="promise_in_bounds")
+    start = of_level(bank, "start", level).astype(jnp.int32)
+    grid = of_level(bank, "grid", level)
     diamonds = jnp.zeros((), jnp.int32) if before is None else before.diamonds
     return State(grid, start[0], start[1], diamonds, jnp.zeros((), jnp.bool_))
 
@@ -103,7 +103,7 @@ def step(bank: dict[str, Any], level: Array, state: State, action: Array) -> tup
     moved_x, moved_y = jnp.where(blocked, state.x, x), jnp.where(blocked, state.y, y)
 
     # 2. The exit is open if the sweep before this one counted no diamonds.
-    exit = jnp.asarray(bank["exit"]).at[level].get(mode="promise_in_bounds")
+    exit = of_level(bank, "exit", level)
     won = (moved_x == exit[0]) & (moved_y == exit[1]) & (state.diamonds == 0)
 
     # 3. A push moves a boulder at rest, and the agent after it.
@@ -214,7 +214,7 @@ def _cell(
 
 def frame(bank: dict[str, Any], level: Array, state: State) -> Array:
     """The frame, uint8 [64, 64, 3]: the level's still, the cells, the agent."""
-    still = jnp.asarray(bank["still"]).at[level].get(mode="promise_in_bounds")
+    still = of_level(bank, "still", level)
     resting = jnp.where(state.grid == FALLING_BOULDER, jnp.int8(BOULDER), state.grid)
     resting = jnp.where(state.grid == FALLING_DIAMOND, jnp.int8(DIAMOND), resting)
     shown = frames.draw_cells(still, bank["cells"], resting, _KINDS)
@@ -224,7 +224,7 @@ def frame(bank: dict[str, Any], level: Array, state: State) -> Array:
 def planes(bank: dict[str, Any], level: Array, state: State) -> Array:
     """What stands in each cell, bool [H, W, planes], row 0 the lowest."""
     height, width = state.grid.shape
-    exit = jnp.asarray(bank["exit"]).at[level].get(mode="promise_in_bounds")
+    exit = of_level(bank, "exit", level)
     kinds = [state.grid == kind for kind in (DIRT, BOULDER, DIAMOND, FALLING_BOULDER, FALLING_DIAMOND)]
     places = [is_cell(x, y, width, height) for x, y in ((exit[0], exit[1]), (state.x, state.y))]
     return jnp.stack([*kinds, *places], axis=-1)

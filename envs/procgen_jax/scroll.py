@@ -16,6 +16,7 @@ from PIL import Image
 
 from purerl.envs import procgen
 from purerl.envs.procgen_jax import bodies, frames, sampling, turning
+from purerl.envs.procgen_jax.moves import of_level
 from purerl.types import Array
 
 _BACKGROUNDS = ("floortiles", *(f"backgrounddetailed{number}" for number in range(1, 9)))  # in the library's order
@@ -152,16 +153,16 @@ def _bands(levels: dict[str, np.ndarray], look: Look, view: sampling.View, found
     outside = found["pictures"].shape[1] - 1
     bands, singles = [], []
     for boxes, kind in zip(levels["boxes"], levels["kind"], strict=True):
-        of_level: dict[tuple[int, float], tuple[int, np.ndarray]] = {}
+        one_level: dict[tuple[int, float], tuple[int, np.ndarray]] = {}
         for thing in np.flatnonzero(np.isin(kind, list(look.tiles))):
             key = int(kind[thing]), float(boxes[thing, 1])
             picture = found["picture_of"][kind[thing], 0]
             columns = _tiled(boxes[thing], look.tiles[kind[thing]], view, found["sizes"][picture, 1], outside, plain)
-            if key in of_level:
-                first, before = of_level[key]
+            if key in one_level:
+                first, before = one_level[key]
                 columns, thing = np.where(columns == outside, before, columns), first
-            of_level[key] = thing, columns
-        bands.append(list(of_level.values()))
+            one_level[key] = thing, columns
+        bands.append(list(one_level.values()))
         singles.append(np.flatnonzero((kind > 0) & ~np.isin(kind, list(look.tiles))))
     none = levels["kind"].shape[1] - 1
     most = max(map(len, bands))
@@ -208,7 +209,7 @@ def frame(
     """
 
     def row(name: str) -> Array:
-        return jnp.asarray(bank[name]).at[level].get(mode="promise_in_bounds")
+        return of_level(bank, name, level)
 
     unit, size, left = bank["view"]
     top = jnp.asarray(bank["top"]).at[time].get(mode="clip")
@@ -241,8 +242,8 @@ def _visible(bank: dict[str, Any], name: str, heights: Array, y: Array, view: sa
     below = 1.5  # cells: nothing seen has its centre so far below the agent, or so far above the view
     all_heights = np.take_along_axis(bank["boxes"][..., 1], bank[name].astype(int), axis=1)
     most, reach = 0, float(view.size) + 2 * below
-    for of_level in all_heights:
-        real = np.sort(of_level[of_level < _TOP])
+    for one_level in all_heights:
+        real = np.sort(one_level[one_level < _TOP])
         most = max(most, int((np.searchsorted(real, real + reach) - np.arange(len(real))).max(initial=0)))
     count = min(most, all_heights.shape[1])
     first = (heights < y - below).sum(dtype=jnp.int32)

@@ -42,8 +42,7 @@ from purerl.runs import (
 )
 from purerl.runs.plan import Plan, difference, header, seed_keys, update_header
 from purerl.runs.recording import Recording
-from purerl.runs.trainer import Member, Trainer, close, forget_shared_loop
-from purerl.runs.trainer import shared_loop as _loop
+from purerl.runs.trainer import Member, Trainer, close, forget_shared_loop, shared_loop
 
 PROGRAM = "program.json"
 Engine = Literal["local", "ray"]
@@ -319,13 +318,13 @@ def _program_bytes(plan: Plan) -> int:
     """Bytes of the compiled program of a plan."""
     key = json.dumps(plan.to_dict())
     if key not in _measured:
-        _measured[key] = _loop(plan).program_bytes(configs.traced(plan.config), seed_keys(plan))
+        _measured[key] = shared_loop(plan).program_bytes(configs.traced(plan.config), seed_keys(plan))
     return _measured[key]
 
 
 def _state_bytes(plan: Plan) -> int:
     """Bytes of the state and one rollout of all lanes, found without compiling."""
-    loop, config = _loop(plan), configs.traced(plan.config)
+    loop, config = shared_loop(plan), configs.traced(plan.config)
     state = jax.eval_shape(loop._init, config, seed_keys(plan))
     leaves = [leaf for leaf in jax.tree.leaves(state) if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
     observation = math.prod(loop.spec.observation_shape) * np.dtype(loop.spec.observation_dtype).itemsize
@@ -351,7 +350,7 @@ def train_program(path: str | os.PathLike, *, quiet: bool = True, part: str = ""
         stack.enter_context(lock.hold(path, inside_others=True))
         for member in members:
             lock.refuse_if_held(member.folder)
-        loop = _loop(the_plan)
+        loop = shared_loop(the_plan)
         stack.callback(close, loop)
         evaluations = evaluation.make_evaluations(the_plan, recording)
         for member in members:

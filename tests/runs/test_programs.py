@@ -163,8 +163,8 @@ def test_memory_decides_the_number_of_programs(tmp_path, cartpole):
     plans = [cartpole(seeds=2, config={"learning_rate": rate}) for rate in np.linspace(1e-4, 1e-2, 8).tolist()]
     group = [Cell(plan, tmp_path / str(i)) for i, plan in enumerate(plans)]
     whole = programs.together(plans, 16, ["learning_rate"])
-    need = programs._loop(whole).program_bytes(configs.traced(whole.config), seed_keys(whole))
-    state = jax.eval_shape(programs._loop(whole)._init, configs.traced(whole.config), seed_keys(whole))
+    need = programs.shared_loop(whole).program_bytes(configs.traced(whole.config), seed_keys(whole))
+    state = jax.eval_shape(programs.shared_loop(whole)._init, configs.traced(whole.config), seed_keys(whole))
     assert need > sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.agent))
     assert programs._most_that_fit(group, ["learning_rate"], need) == 8
     assert programs._most_that_fit(group, ["learning_rate"], need // 2) == 4
