@@ -14,7 +14,7 @@ import numpy as np
 from flax import struct
 
 from purerl.envs.procgen_jax import frames, sampling
-from purerl.envs.procgen_jax.moves import bordered, of_level, push
+from purerl.envs.procgen_jax.moves import bordered, corners_in, of_level, push
 from purerl.envs.procgen_jax.states import TYPE, LibraryState
 from purerl.types import Array
 
@@ -237,17 +237,12 @@ def _moved(
     ax, ay = pushes
     dx, dy = jnp.where(ax != 0, ax, heading[0]), jnp.where(ay != 0, ay, heading[1])
     half = _EIGHTHS // 2
-    first = agent // _EIGHTHS  # less 1, and in the border's count 1 more: the lowest cell that corners can reach
-    near = [jnp.right_shift(blocked.at[first[1] + row].get(mode="promise_in_bounds"), first[0]) & 7 for row in range(3)]
+    touches = corners_in(blocked, agent // _EIGHTHS)
 
     def walled(x: Array, y: Array) -> Array:
         """Whether a corner of the agent is in a wall, for positions within half a cell of the first one."""
-        lefts, rights = (x - half) // _EIGHTHS - first[0] + 1, (x + half - 1) // _EIGHTHS - first[0] + 1
-        lower, upper = (y - half) // _EIGHTHS - first[1] + 1, (y + half - 1) // _EIGHTHS - first[1] + 1
-        rows = jnp.int32(0)
-        for row, bits in enumerate(near):
-            rows = rows | jnp.where((lower == row) | (upper == row), bits, 0)
-        return ((jnp.right_shift(rows, lefts) | jnp.right_shift(rows, rights)) & 1) != 0
+        columns, rows = (((at - half) // _EIGHTHS, (at + half - 1) // _EIGHTHS) for at in (x, y))
+        return touches(columns, rows)
 
     def snapped(at: Array, direction: Array) -> Array:
         upwards = (at + half) // _EIGHTHS * _EIGHTHS - half

@@ -10,7 +10,7 @@ import numpy as np
 from flax import struct
 
 from purerl.envs.procgen_jax import bodies, frames, sampling, turning
-from purerl.envs.procgen_jax.moves import bordered, of_level, push
+from purerl.envs.procgen_jax.moves import bordered, cell_of, corners_in, of_level, push
 from purerl.envs.procgen_jax.states import (
     IMAGE_TYPE,
     RENDER_Z,
@@ -203,9 +203,7 @@ def _moved(
 
     doors: float32 [3, 2] in the order in which they are looked at, of which those with `closed` block.
     """
-    blocked = bordered(walls)
-    corner = jnp.floor(position).astype(jnp.int32)  # less 1, and in the border's count 1 more
-    near = [jnp.right_shift(blocked.at[corner[1] + row].get(mode="clip"), corner[0]) & 7 for row in range(3)]
+    touches = corners_in(bordered(walls), cell_of(position))
     speed = jnp.abs(velocity)
     faster = (speed[0] > speed[1]) | ((speed[0] == speed[1]) & even)
     x_first = jnp.where(pushes[1] != 0, False, (pushes[0] != 0) | faster)
@@ -213,14 +211,8 @@ def _moved(
 
     def walled(x: Array, y: Array) -> Array:
         """Whether a corner of the agent at (x, y) is in a wall."""
-        low_x, high_x, low_y, high_y = (
-            jnp.floor(at).astype(jnp.int32) - corner[axis] + 1
-            for axis, at in ((0, x - _CORNER), (0, x + _CORNER), (1, y - _CORNER), (1, y + _CORNER))
-        )
-        rows = jnp.int32(0)
-        for row, bits in enumerate(near):
-            rows = rows | jnp.where((low_y == row) | (high_y == row), bits, 0)
-        return ((jnp.right_shift(rows, low_x) | jnp.right_shift(rows, high_x)) & 1) != 0
+        columns, rows = (tuple(cell_of(at + by) for by in (-_CORNER, _CORNER)) for at in (x, y))
+        return touches(columns, rows)
 
     def slide(place: Array, is_axis: Array, distance: Array) -> tuple[Array, Array]:
         """(place [2], whether a wall stops it) after a move of a distance along an axis."""
@@ -262,7 +254,7 @@ def frame(bank: dict[str, Any], level: Array, state: State) -> Array:
     size = bank["walls"].shape[1]
     things = jnp.concatenate([of_level(bank, "keys", level)[:, :2], of_level(bank, "doors", level)])
     there = jnp.concatenate([~state.keys, state.doors])
-    cells = jnp.floor(things).astype(jnp.int32)
+    cells = cell_of(things)
     bits = jnp.where(there & (cells[:, 0] >= 0), jnp.left_shift(1, jnp.maximum(cells[:, 0], 0)), 0)
     rows = jnp.where(jnp.arange(size)[:, None] == cells[None, :, 1], bits[None], 0).sum(axis=1, dtype=jnp.int32)
     cell = (np.arange(frames.SIZE) + 0.5) * size // frames.SIZE

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 
 from purerl.types import Array
+
+# The first and the last cell of a box along one axis, int32 [].
+Span = tuple[Array, Array]
 
 
 def direction(action: Array) -> tuple[Array, Array]:
@@ -40,3 +44,32 @@ def bordered(walls: Array) -> Array:
     """Rows of bits int32 [H] of a square world's walls, with a border of walls around it, int32 [H + 2]."""
     size = len(walls)
     return jnp.full(size + 2, -1, jnp.int32).at[1:-1].set((walls << 1) | 1 | (1 << (size + 1)))
+
+
+def cell_of(place: Array) -> Array:
+    """The cells in which coordinates are, int32."""
+    return jnp.floor(place).astype(jnp.int32)
+
+
+def corners_in(blocked: Array, cell: Array) -> Callable[[Span, Span], Array]:
+    """Looks at the walls around a cell once; the result tells whether a corner of a box is in one of them.
+
+    Args:
+      blocked: the result of `bordered`.
+      cell: (x, y), int32 [2].
+
+    Returns:
+      a function of a box's (first, last) column and (first, last) row, at most one cell away, to bool [].
+    """
+    # A border's count is 1 more than the world's, so these rows and bits begin one below the cell.
+    near = [jnp.right_shift(blocked.at[cell[1] + row].get(mode="promise_in_bounds"), cell[0]) & 7 for row in range(3)]
+
+    def touches(columns: Span, rows: Span) -> Array:
+        lower, upper = (at - cell[1] + 1 for at in rows)
+        left, right = (at - cell[0] + 1 for at in columns)
+        bits = jnp.int32(0)
+        for row, of_row in enumerate(near):
+            bits = bits | jnp.where((lower == row) | (upper == row), of_row, 0)
+        return ((jnp.right_shift(bits, left) | jnp.right_shift(bits, right)) & 1) != 0
+
+    return touches

@@ -67,10 +67,8 @@ class Run:
         return str(self.config["env"])
 
     @property
-    def preset(self) -> Any:
-        """The preset's name; a false value if there is none."""
-        name = self.config.get("preset")
-        return None if name == "none" else name
+    def preset(self) -> str:
+        return run_folder.shown_preset(self.config)
 
     @property
     def planned_steps(self) -> float | None:

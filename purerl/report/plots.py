@@ -304,14 +304,8 @@ def _visible(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text[:200])
 
 
-def _preset(config: dict) -> str:
-    """The preset's name for a title; "" for an agent's defaults."""
-    name = str(config.get("preset") or "")
-    return "" if name == "none" else name
-
-
 def _parts(config: dict) -> dict[str, str]:
-    return {"agent": str(config["agent"]), "preset": _preset(config), "env": str(config["env"])}
+    return {"agent": str(config["agent"]), "preset": run_folder.shown_preset(config), "env": str(config["env"])}
 
 
 def _join(part: dict[str, str]) -> str:

@@ -13,6 +13,8 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
+from purerl.runs import run_folder
+
 LINE_PERIOD_SECONDS = 10.0
 FRAME_PERIOD_SECONDS = 0.1
 
@@ -158,8 +160,8 @@ def summary_table(summary: dict[str, Any]) -> None:
 
 
 def _title(summary: dict[str, Any]) -> str:
-    preset = f" ({summary['preset']})" if summary.get("preset") not in (None, "none") else ""
-    return f"{summary.get('agent', '?')} on {summary.get('env', '?')}{preset}"
+    preset = run_folder.shown_preset(summary)
+    return f"{summary.get('agent', '?')} on {summary.get('env', '?')}" + (f" ({preset})" if preset else "")
 
 
 def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:

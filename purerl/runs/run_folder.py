@@ -185,6 +185,12 @@ def load(folder: str | os.PathLike) -> dict[str, dict | None]:
     return {"config": config, "summary": summary}
 
 
+def shown_preset(record: dict[str, Any]) -> str:
+    """The preset's name in a config.json or summary.json, as titles show it: "" for an agent's own defaults."""
+    name = str(record.get("preset") or "")
+    return "" if name == "none" else name
+
+
 def _is_config(config: Any) -> bool:
     return isinstance(config, dict) and all(key in config for key in REQUIRED_KEYS)
 
