@@ -26,7 +26,7 @@ from rich.progress import Progress
 
 from purerl import cache
 from purerl.envs import procgen
-from purerl.envs.procgen_jax import chaser, frames, fruitbot, heist, maze, miner
+from purerl.envs.procgen_jax import bigfish, chaser, frames, fruitbot, heist, maze, miner
 from purerl.envs.procgen_jax.states import LibraryState, parse
 from purerl.errors import PurerlError
 
@@ -38,6 +38,7 @@ GAMES: dict[str, types.ModuleType] = {
     "chaser": chaser,
     "heist": heist,
     "fruitbot": fruitbot,
+    "bigfish": bigfish,
 }
 # Games that are drawn together; one more than frames.NUM_BACKGROUNDS, which photographs of sprites need.
 _BATCH = 1 + frames.NUM_BACKGROUNDS

@@ -195,7 +195,9 @@ def bank_request(id: str, options: Options) -> banks.Request:
 
 def _check_number(id: str, request: banks.Request) -> None:
     """Raises PurerlError if a bank would hold no levels or too many."""
-    number, most = request.levels[1], MOST_LEVELS_WITH_FRAMES if request.pictures else banks.GAMES[id].MOST_LEVELS
+    number, most = request.levels[1], banks.GAMES[id].MOST_LEVELS
+    if request.pictures:
+        most = min(most, MOST_LEVELS_WITH_FRAMES)
     if not number:
         raise PurerlError(
             f"procgen-jax/{id} plays the levels of a bank, which cannot hold all levels: set num_levels, to 200 for "

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from purerl.envs import procgen
-from purerl.envs.procgen_jax import frames
+from purerl.envs.procgen_jax import bodies, frames
 from purerl.envs.procgen_jax.states import LibraryState
 from purerl.types import Array
 
@@ -125,13 +125,15 @@ def spans(
     step = xp.asarray(_ONE / (length / source)).astype(xp.int32)  # cut off, and so is where the first pixel is
     first = xp.maximum(xp.floor(start + 0.5), 0)
     end = xp.floor(start + length + 0.5).astype(xp.int32)
-    base = xp.ceil((first + 0.5 - start) * step).astype(xp.int32) - 1
-    if backwards is not False:
+    base = xp.ceil((first + 0.5 - start) * step).astype(xp.int32)
+    if backwards is False:
+        base = base - 1
+    else:
         # Qt begins a pixel later, and ends one earlier, if the first index would be the one after the picture's end.
         from_end = xp.asarray(source * _ONE).astype(xp.int32) - base
         late = from_end >> 16 >= source
         end = xp.where(backwards & late, end - 1, end)
-        base = xp.where(backwards, xp.where(late, from_end - step, from_end), base)
+        base = xp.where(backwards, xp.where(late, from_end - step, from_end), base - 1)
         step = xp.where(backwards, -step, step)
     first = first.astype(xp.int32)
     window = xp.clip(first, 0, frames.SIZE - width)
@@ -140,6 +142,24 @@ def spans(
     inside = (pixel >= first[..., None]) & (pixel < end[..., None])
     inside &= (index >= 0) & (index < xp.asarray(source)[..., None])
     return window, xp.where(inside, index, outside)
+
+
+def edges(view: View, boxes: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """((upper edges, heights), (left edges, widths)) in pixels, float32 [K], of boxes [K, 4], x, y and the two radii:
+    products that are guarded, then sums.
+    """
+    x, y, rx, ry = boxes.T
+    upper = bodies.rounded((view.size - (y + ry)) * view.unit) + view.top
+    left = bodies.rounded((x - rx) * view.unit) - view.left
+    return (upper, bodies.rounded(2 * ry * view.unit)), (left, bodies.rounded(2 * rx * view.unit))
+
+
+def spans_of(
+    edges: tuple[Array, Array], source: Array, window: int, outside: int, backwards: Array | bool = False
+) -> tuple[Array, Array]:
+    """`spans` of float32 (starts, lengths); nothing is drawn of what has no length. 64-bit numbers must be enabled."""
+    start, length = (edge.astype(jnp.float64) for edge in edges)
+    return spans(jnp, start, jnp.where(length > 0, length, 1.0), source, window, outside, backwards)
 
 
 def crossed(rows: Array, columns: Array) -> Array:
@@ -173,6 +193,39 @@ def draw_all(
         return draw(frame, pictures, kind, (first_row, first_column), index), None
 
     return jax.lax.scan(one, frame, (kinds, *rows, *columns))[0]
+
+
+def draw_boxes(
+    frame: Array,
+    pictures: tuple[np.ndarray, np.ndarray],
+    view: View,
+    boxes: Array,
+    kinds: Array,
+    there: Array,
+    largest: float,
+    backwards: Array | bool = False,
+) -> Array:
+    """A frame with K sprites drawn at any place, one after the other.
+
+    Args:
+      frame: uint8 [64, 64, 3].
+      pictures: the two results of `read`.
+      view: where the world is.
+      boxes: float32 [K, 4], x, y and the two radii of each, in cells.
+      kinds: int32 [K], the picture of each.
+      there: bool [K], which of them are drawn.
+      largest: the greatest width or height of a box, in cells.
+      backwards: bool [K], whose picture is shown from right to left.
+    """
+    table, all_sizes = pictures
+    outside, window = table.shape[1] - 1, int(np.ceil(largest * float(view.unit))) + 1
+    with jax.enable_x64(True):
+        heights, widths = edges(view, boxes)
+        sizes = jnp.asarray(all_sizes)[kinds]
+        first_row, rows = spans_of(heights, sizes[:, 0], window, outside)
+        columns = spans_of(widths, sizes[:, 1], window, outside, backwards)
+    rows = jnp.where(there[:, None], rows, outside)
+    return draw_all(frame, table, kinds, (first_row, rows), columns)
 
 
 # --- shares of cells -------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from purerl.envs import procgen
-from purerl.envs.procgen_jax import bodies, frames, sampling, turning
+from purerl.envs.procgen_jax import frames, sampling, turning
 from purerl.envs.procgen_jax.moves import of_level
 from purerl.types import Array
 
@@ -250,19 +250,6 @@ def _visible(bank: dict[str, Any], name: str, heights: Array, y: Array, view: sa
     return jnp.clip(first, 0, all_heights.shape[1] - count), count
 
 
-def _edges(view: sampling.View, boxes: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """((upper edges, heights), (left edges, widths)) in pixels, float32 [K]: products that are guarded, then sums."""
-    x, y, rx, ry = boxes.T
-    upper = bodies.rounded((view.size - (y + ry)) * view.unit) + view.top
-    left = bodies.rounded((x - rx) * view.unit) - view.left
-    return (upper, bodies.rounded(2 * ry * view.unit)), (left, bodies.rounded(2 * rx * view.unit))
-
-
-def _spans(edges: tuple[Array, Array], source: Array, window: int, outside: int) -> tuple[Array, Array]:
-    start, length = (edge.astype(jnp.float64) for edge in edges)
-    return sampling.spans(jnp, start, jnp.where(length > 0, length, 1.0), source, window, outside)
-
-
 def _with_bands(
     bank: dict[str, Any], frame: Array, view: sampling.View, boxes: Array, pictures: Array, columns: Array, there: Array
 ) -> Array:
@@ -270,26 +257,18 @@ def _with_bands(
     outside = bank["pictures"].shape[1] - 1
     window = int(np.ceil(0.6 * float(bank["view"][0]))) + 1
     with jax.enable_x64(True):
-        heights, _ = _edges(view, boxes)
-        first, rows = _spans(heights, jnp.asarray(bank["sizes"])[pictures, 0], window, outside)
+        heights, _ = sampling.edges(view, boxes)
+        first, rows = sampling.spans_of(heights, jnp.asarray(bank["sizes"])[pictures, 0], window, outside)
     rows = jnp.where(there[:, None], rows, outside)
     first_columns = jnp.zeros(len(pictures), jnp.int32)
     return sampling.draw_all(frame, bank["pictures"], pictures, (first, rows), (first_columns, columns))
 
 
 def _with_boxes(
-    bank: dict[str, Any], frame: Array, view: sampling.View, boxes: Array, pictures: Array, there: Array
+    bank: dict[str, Any], frame: Array, view: sampling.View, boxes: Array, kinds: Array, there: Array
 ) -> Array:
-    """A frame with sprites drawn in boxes [K, 4]."""
-    outside = bank["pictures"].shape[1] - 1
-    window = int(np.ceil(float(bank["view"][0]))) + 1
-    with jax.enable_x64(True):
-        heights, widths = _edges(view, boxes)
-        sizes = jnp.asarray(bank["sizes"])[pictures]
-        first_row, rows = _spans(heights, sizes[:, 0], window, outside)
-        first_column, columns = _spans(widths, sizes[:, 1], window, outside)
-    rows = first_row, jnp.where(there[:, None], rows, outside)
-    return sampling.draw_all(frame, bank["pictures"], pictures, rows, (first_column, columns))
+    """A frame with sprites drawn in boxes [K, 4], none larger than a cell."""
+    return sampling.draw_boxes(frame, (bank["pictures"], bank["sizes"]), view, boxes, kinds, there, 1.0)
 
 
 def _with_agent(bank: dict[str, Any], look: Look, frame: Array, view: sampling.View, x: Array, y: Array) -> Array:
@@ -301,7 +280,7 @@ def _with_agent(bank: dict[str, Any], look: Look, frame: Array, view: sampling.V
         return _with_boxes(bank, frame, view, box, jnp.full(1, number, jnp.int32), jnp.ones(1, jnp.bool_))
     length = float(np.float32(2) * radius * bank["view"][0])
     with jax.enable_x64(True):
-        (upper, _), (left, _) = _edges(view, box)
+        (upper, _), (left, _) = sampling.edges(view, box)
         turn = turning.turned(angle, length, length, size)
         centre = left[0].astype(jnp.float64) + length / 2, upper[0].astype(jnp.float64) + length / 2
         window = int(np.ceil(length)) + 2

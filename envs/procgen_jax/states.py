@@ -32,6 +32,7 @@ TAILS = {
     ),
     "heist": ("num_keys", "world_dim", "*has_keys"),
     "fruitbot": ("min_dim:f", "bullet_vscale:f", "last_fire_time"),
+    "bigfish": ("fish_eaten", "r_inc:f"),
 }  # fmt: skip
 
 _OPTIONS = (

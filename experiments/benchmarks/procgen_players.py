@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from purerl.envs.procgen_jax import chaser, fruitbot, heist, maze, miner, states
+from purerl.envs.procgen_jax import bigfish, chaser, fruitbot, heist, maze, miner, states
 from purerl.envs.procgen_jax.states import LibraryState
 
 # (dx, dy) and the action that goes there.
@@ -266,5 +266,65 @@ def _flying(bank: dict[str, Any], level: np.ndarray, mine: Any) -> np.ndarray:
     return action
 
 
-_COMPARED = {"maze": _cells, "miner": _cells, "chaser": _chaser, "heist": _heist, "fruitbot": _fruitbot}
-_SEEKING = {"maze": _in_maze, "miner": _in_mine, "chaser": _chasing, "heist": _stealing, "fruitbot": _flying}
+# --- bigfish ---------------------------------------------------------------------------------------------------------
+
+
+def _bigfish(bank: dict[str, Any], level: np.ndarray, mine: Any, theirs: list[LibraryState]) -> Compared:
+    """The fish are compared as lists from the oldest on: position, speed, radii and theme of each."""
+    fish = np.zeros((2, len(theirs), mine.x.shape[1], 6), np.float32)
+    words = states.X, states.Y, states.VX, states.RX, states.RY
+    for n, state in enumerate(theirs):
+        which = state.of_type(bigfish.FISH)
+        fish[0, n, : len(which)] = np.column_stack([state.floats(*words)[which], state.entities[which, states.THEME]])
+        which = np.flatnonzero(mine.theme[n] >= 0)[::-1]
+        ours = [mine.x[n][which], mine.fish[n][which], mine.theme[n][which]]
+        fish[1, n, : len(which)] = np.column_stack(ours)
+    radius = bigfish.radii(bank)[mine.eaten]
+    return {
+        "position": (_agents(theirs, states.X, states.Y), mine.position),
+        "velocity": (_agents(theirs, states.VX, states.VY), np.where(np.abs(mine.velocity) < 1e-37, 0, mine.velocity)),
+        "radii": (_agents(theirs, states.RX, states.RY), np.stack([radius, radius], axis=-1)),
+        "reflected": (np.array([state.entities[0, states.REFLECTED] != 0 for state in theirs]), mine.looks_left),
+        "fish": (np.where(fish[0] == 0, 0, fish[0]), fish[1]),
+        "eaten": (_numbers(theirs, "fish_eaten"), mine.eaten),
+        "own_time": (_numbers(theirs, "cur_time"), mine.time),
+    }
+
+
+def _fishing(bank: dict[str, Any], level: np.ndarray, mine: Any) -> np.ndarray:
+    """To where the nearest smaller fish will be, unless a larger one comes near: then up or down, away from it."""
+    action, radius = np.full(len(level), 4), bigfish.radii(bank)[mine.eaten]
+    for n in range(len(level)):
+        y, speed, rx, ry = mine.fish[n].T
+        away = np.stack([mine.x[n] + 4 * speed, y], axis=-1) - mine.position[n]
+        is_larger = rx > radius[n]
+        gap = np.abs(away) - np.stack([rx, ry], axis=-1) - radius[n]
+        is_near = (mine.theme[n] >= 0) & is_larger & (gap < (3.0, 1.2)).all(axis=-1)
+        is_prey = (mine.theme[n] >= 0) & ~is_larger & (mine.x[n] > 0.5) & (mine.x[n] < 19.5)
+        if is_near.any():
+            nearest = np.flatnonzero(is_near)[np.argmin(gap[is_near].max(axis=-1))]
+            up = away[nearest, 1] < 0
+            up = mine.position[n, 1] < 10 if min(mine.position[n, 1], 20 - mine.position[n, 1]) < 2 else up
+            action[n] = 5 if up else 3
+        elif is_prey.any():
+            dx, dy = away[is_prey][np.argmin(np.abs(away[is_prey]).sum(axis=-1))]
+            action[n] = (7 if dx > 0 else 1) if abs(dx) > abs(dy) else (5 if dy > 0 else 3)
+    return action
+
+
+_COMPARED = {
+    "maze": _cells,
+    "miner": _cells,
+    "chaser": _chaser,
+    "heist": _heist,
+    "fruitbot": _fruitbot,
+    "bigfish": _bigfish,
+}
+_SEEKING = {
+    "maze": _in_maze,
+    "miner": _in_mine,
+    "chaser": _chasing,
+    "heist": _stealing,
+    "fruitbot": _flying,
+    "bigfish": _fishing,
+}

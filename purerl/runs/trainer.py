@@ -181,7 +181,7 @@ class Trainer:
                     self._show(bar, rows)
                 due = time.perf_counter() - saved_at >= self.checkpoint_seconds
                 if stop or (whole and (due or self.iteration == self.plan.iterations)):
-                    period = None if whole else self.period
+                    period = None if whole or self.period.sums is None else self.period  # None: nothing is summed yet
                     self.saving.save(self.iteration, state, self.plan, self.timing.spent(), period)
                     saved_at = time.perf_counter()
                 if stop and self.iteration < self.plan.iterations:

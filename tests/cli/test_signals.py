@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,12 +22,17 @@ TINY = "--num-envs 4 --rollout-length 16 --num-minibatches 2 --num-epochs 1 --hi
 TRAIN = f"train ppo gymnax/CartPole-v1 {TINY} --steps 1000000000 --log-every 20"
 
 
-def start(*words: object, **kwargs) -> subprocess.Popen:
-    """A process whose purerl has taken over the signals."""
+@contextlib.contextmanager
+def start(*words: object, **kwargs) -> Iterator[subprocess.Popen]:
+    """A process whose purerl has taken over the signals; it is killed if anything goes wrong."""
     command = [sys.executable, "-c", LISTENS, *map(str, words)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
-    assert process.stdout.readline() == "listens\n"
-    return process
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs) as process:
+        try:
+            assert process.stdout.readline() == "listens\n"
+            yield process
+        except BaseException:
+            process.kill()
+            raise
 
 
 def wait_for(there, process: subprocess.Popen, seconds: float = 120) -> None:

@@ -14,7 +14,7 @@ from purerl.envs.procgen_jax import banks, bodies, family, fruitbot, sampling, t
 from purerl.errors import PurerlError
 from purerl.experiments.benchmarks import procgen_in_graph
 
-GAMES = ("chaser", "heist", "fruitbot")
+GAMES = ("chaser", "heist", "fruitbot", "bigfish")
 
 
 # --- every step against the library ----------------------------------------------------------------------------------
@@ -28,14 +28,14 @@ def played(game, num_envs, steps, **options):
     return pair
 
 
-# Enemies hatch in step 50 of chaser; in fruitbot the first key may be shot in step 8.
-@pytest.mark.parametrize(("game", "steps"), [("chaser", 80), ("heist", 60), ("fruitbot", 100)])
+# Enemies hatch in step 50 of chaser; in fruitbot the first key may be shot in step 8; bigfish takes time to grow.
+@pytest.mark.parametrize(("game", "steps"), [("chaser", 80), ("heist", 60), ("fruitbot", 100), ("bigfish", 250)])
 def test_play_and_frames_equal_the_librarys(game, steps):
     pair = played(game, 12, steps, frames=True, distribution_mode="easy")
     assert "frame" in pair.mismatches and (pair.ends or game == "chaser") and pair.rewards != 0
 
 
-@pytest.mark.parametrize(("game", "steps"), [("chaser", 70), ("heist", 40), ("fruitbot", 70)])
+@pytest.mark.parametrize(("game", "steps"), [("chaser", 70), ("heist", 40), ("fruitbot", 70), ("bigfish", 90)])
 def test_play_in_hard_mode_equals_the_librarys(game, steps):
     played(game, 12, steps, frames=False, distribution_mode="hard")
 
@@ -57,11 +57,11 @@ def test_a_difference_of_a_creature_is_noticed():
 # --- symbolic observations -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("game", "area"), [("chaser", 1.0), ("heist", 0.5625), ("fruitbot", 0.64)])
+@pytest.mark.parametrize(("game", "area"), [("chaser", 1.0), ("heist", 0.5625), ("fruitbot", 0.64), ("bigfish", 4.0)])
 def test_planes_are_shares_of_cells(game, area):
     options = procgen_jax.Options(num_levels=3, distribution_mode="easy", observation="symbolic")
     environment = procgen_jax.make(game, options)
-    _, planes = environment.reset(jax.random.key(0))
+    _, planes = environment.reset(jax.random.key(1))  # the agent of bigfish may start partly outside of the world
     assert (planes.shape, planes.dtype) == (environment.spec.observation_shape, environment.spec.observation_dtype)
     assert len(banks.GAMES[game].PLANES) == planes.shape[-1]
     assert planes[..., -1].sum(dtype=int) == pytest.approx(255 * area, abs=2)
@@ -94,6 +94,13 @@ def test_pixels_show_what_is_at_their_centres(start, backwards, expected):
     first, index = sampling.spans(np, np.float64(start), np.float64(4.0), 2, 6, 9, backwards)
     window[first : first + 6] = index[: 8 - first]
     assert window[:6].tolist() == expected
+
+
+def test_a_picture_from_right_to_left_ends_just_before_a_border():
+    """108 pixels on 6.6 of a frame: column 35 would begin column 40 of the picture if Qt rounded the other way."""
+    start, length = (np.float64(np.float32(x)) for x in (31.336048, 6.613333))
+    first, index = sampling.spans(np, start, length, 108, 14, 108, np.array(True))
+    assert (first, index[:7].tolist()) == (31, [105, 88, 72, 56, 39, 23, 7])
 
 
 def test_a_turned_picture():

@@ -104,23 +104,30 @@ def test_resume_on_procgen_is_exact(tmp_path, monkeypatch, run):
 
 @pytest.mark.parametrize("env", ["gymnax/CartPole-v1", "procgen/coinrun"])
 def test_a_stop_within_a_log_period_saves_its_sums(env, tmp_path, monkeypatch, run):
-    """A stop that comes in the middle of a row: it is saved there, and the row comes out as without the stop."""
+    """A stop between two rows, then one in the middle of a row: it is saved there, and rows are as without a stop."""
     kwargs = {"seeds": 3, "log_every": 4, "env": env}
     if env.startswith("procgen"):
         pytest.importorskip("cffi", reason="procgen is not installed")
         kwargs |= {"preset": "procgen-easy", "config": {"network": "mlp", "hidden": (8,)}, "seeds": 2}
     whole = run("ppo", tmp_path / "whole", 8, **kwargs)
     monkeypatch.setattr(trainer, "PIECE_SECONDS", 0.0)  # pieces of one iteration
-    advance_on, calls = loop_class(env).advance_on, iter(range(100))
 
-    def interrupted(loop, *args):
-        if next(calls) == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return advance_on(loop, *args)
+    def stopped(owner, name, at, **more):
+        """A run that is asked to stop at the second call of a method."""
+        method, calls = getattr(owner, name), iter(range(100))
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="stopped and saved at iteration 6"):
-        patch.setattr(loop_class(env), "advance_on", interrupted)
-        run("ppo", tmp_path / "parts", 8, **kwargs)
+        def interrupted(*args):
+            if next(calls) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return method(*args)
+
+        said = f"stopped and saved at iteration {at}"
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=said):
+            patch.setattr(owner, name, interrupted)
+            run("ppo", tmp_path / "parts", 8, **kwargs, **more)
+
+    stopped(trainer.Trainer, "_advance", 4)
+    stopped(loop_class(env), "advance_on", 6, resume=True)
     resumed = run("ppo", tmp_path / "parts", 8, resume=True, **kwargs)
     assert_same_bits(whole.state, resumed.state)
     rows = [sinks.read_rows(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts")]
