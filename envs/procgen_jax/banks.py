@@ -26,7 +26,7 @@ from rich.progress import Progress
 
 from purerl import cache
 from purerl.envs import procgen
-from purerl.envs.procgen_jax import bigfish, chaser, frames, fruitbot, heist, maze, miner
+from purerl.envs.procgen_jax import bigfish, chaser, frames, fruitbot, heist, leaper, maze, miner
 from purerl.envs.procgen_jax.states import LibraryState, parse
 from purerl.errors import PurerlError
 
@@ -39,6 +39,7 @@ GAMES: dict[str, types.ModuleType] = {
     "heist": heist,
     "fruitbot": fruitbot,
     "bigfish": bigfish,
+    "leaper": leaper,
 }
 # Games that are drawn together; one more than frames.NUM_BACKGROUNDS, which photographs of sprites need.
 _BATCH = 1 + frames.NUM_BACKGROUNDS

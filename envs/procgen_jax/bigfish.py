@@ -35,7 +35,6 @@ _ENOUGH = 30  # fish, to solve a level
 _MOST, _AT_ONCE = 768, 32  # fish in a level, and at the same time
 _NEVER = 32_000  # a step after all others
 _PUSH = np.float32(0.25)  # half of the highest speed
-_CORNER = np.float32(0.98)
 _LARGEST = 2.0  # cells, the radius of a fish, and of an agent that has eaten enough
 _PICTURES = {
     (AGENT, 0): "misc_assets/fishTile_072.png",
@@ -172,16 +171,16 @@ def step(bank: dict[str, Any], level: Array, state: State, action: Array) -> tup
     eight = of_level(bank, "even", level).at[state.time // 8].get(mode="clip").astype(jnp.int32)
     even = jnp.right_shift(eight, state.time % 8) & 1
     sizes = radii(bank)
-    radius, corner = (jnp.asarray(table).at[state.eaten].get(mode="clip") for table in (sizes, sizes * _CORNER))
+    radius, corner = (jnp.asarray(table).at[state.eaten].get(mode="clip") for table in (sizes, sizes * bodies.CORNER))
     velocity = bodies.accelerated(state.velocity, _PUSH * pushes.astype(jnp.float32))
-    position, velocity = _moved(state.position, velocity, pushes, even == 1, radius, corner)
+    position, velocity = bodies.moved_within(_SIZE, state.position, velocity, pushes, even == 1, radius, corner)
     x = state.x + state.fish[:, _SPEED]
 
     eaten, is_dead, there = _met(sizes, position, state.eaten, x, state.fish, state.theme >= 0)
     rx = state.fish[:, _RX]
     theme = jnp.where(there & (x + rx >= 0) & (x - rx <= _SIZE), state.theme, -1)
     radius = jnp.asarray(sizes).at[eaten].get(mode="clip")
-    is_out = ((position + radius < 0) | (position - radius > _SIZE)).any()
+    is_out = bodies.is_outside(_SIZE, position, radius)
 
     comes = jnp.asarray(bank["step"]).at[level, state.next].get(mode="clip") == time
     new = jnp.asarray(bank["fish"]).at[level, state.next].get(mode="clip")
@@ -208,39 +207,6 @@ def step(bank: dict[str, Any], level: Array, state: State, action: Array) -> tup
         state.next + comes,
     )
     return after, reward, is_dead | is_out | won, won
-
-
-def _moved(
-    position: Array, velocity: Array, pushes: Array, even: Array, radius: Array, corner: Array
-) -> tuple[Array, Array]:
-    """(position [2], velocity [2]) after a step: four moves in each axis, in turns.
-
-    An agent can grow into the edge of the world. Then each move puts it against a cell's border: along x if it moves
-    along x at all, else along y and upwards.
-    """
-    speed = jnp.abs(velocity)
-    faster = (speed[0] > speed[1]) | ((speed[0] == speed[1]) & even)
-    first = jnp.where(jnp.where(pushes[1] != 0, False, (pushes[0] != 0) | faster), 0, 1)
-
-    def along(axis: Array, place: Array) -> tuple[Array, Array]:
-        """(place [2], whether an edge stops it) of one move."""
-        distance = jnp.where(jnp.arange(2) == axis, velocity, 0) * jnp.float32(1 / bodies.SUB_STEPS)
-        to = place + distance
-        stops = ((to - corner < 0) | (to + corner >= _SIZE)).any()
-        snaps = jnp.arange(2) == jnp.where(distance[0] != 0, 0, 1)
-        against = jnp.where(distance > 0, jnp.floor(to + radius) - radius, jnp.ceil(to - radius) + radius)
-        return jnp.where(stops & snaps, against, to), stops
-
-    def round_of_moves(_: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        place, counts, moves = carry
-        after, stops = along(first, place)
-        after, stops_too = along(1 - first, after)
-        free = jnp.where(jnp.arange(2) == first, ~stops, ~stops_too) & moves
-        return jnp.where(moves, after, place), counts + free.astype(jnp.float32), moves & ~(stops & stops_too)
-
-    start = position, jnp.zeros(2, jnp.float32), jnp.ones((), jnp.bool_)
-    place, counts, _ = jax.lax.fori_loop(0, bodies.SUB_STEPS, round_of_moves, start)
-    return place, bodies.rounded(velocity * (counts * jnp.float32(1 / bodies.SUB_STEPS)))
 
 
 def _met(

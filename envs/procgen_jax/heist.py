@@ -50,7 +50,7 @@ _RADIUS = np.float32(0.375)
 _CORNER = _RADIUS * np.float32(0.98)
 _DOOR_REACH = _RADIUS + np.float32(0.5)
 _DOOR_BLOCKS = _DOOR_REACH + np.float32(-0.001)
-_LEFT, _STANDS = 1, 4
+_STANDS = 4
 # Degrees, clockwise, of the directions 3 * (x + 1) + (y + 1).
 _ANGLES = np.array([135.0, 180.0, -135.0, 90.0, 0.0, -90.0, 45.0, 0.0, -45.0])
 _AGENT = "misc_assets/spaceAstronauts_008.png"
@@ -152,7 +152,7 @@ def sprites(camera: frames.Camera) -> dict[str, Any]:
 
     is_monochrome = state.numbers["use_monochrome_assets"]
     pictures, sizes = sampling.of_colours([(0, 0)]) if is_monochrome else sampling.read([_AGENT])
-    found = {"picture": pictures, "picture_size": sizes[0], "view": np.array(sampling.View.of(state), np.float32)}
+    found = {"picture": pictures, "sizes": sizes, "view": np.array(sampling.View.of(state), np.float32)}
     return found | {"ring": frames.stacked([ring(colour) for colour in range(_NUMBER)])}
 
 
@@ -261,36 +261,11 @@ def frame(bank: dict[str, Any], level: Array, state: State) -> Array:
     row, column = (size - 1 - cell).astype(np.int32), cell.astype(np.int32)
     is_there = (jnp.right_shift(rows[row][:, None], column[None]) & 1) != 0
     shown = jnp.where(is_there[..., None], full, empty)
-    shown = _with_agent(bank, shown, state)
+    agent, view = turning.Sprite(_RADIUS, _ANGLES), sampling.View(*bank["view"])
+    shown = turning.draw(shown, (bank["picture"], bank["sizes"]), agent, view, state.position, state.direction)
     for colour in range(_NUMBER):
         shown = jnp.where(state.keys[colour], frames.draw(shown, bank["ring"], (jnp.int32(colour),)), shown)
     return shown
-
-
-def _with_agent(bank: dict[str, Any], shown: Array, state: State) -> Array:
-    """A frame with the agent drawn."""
-    view = sampling.View(*bank["view"])
-    window = int(np.ceil(2 * _RADIUS * view.unit)) + 1
-    # Edges in pixels: products that are guarded, then sums.
-    left = bodies.rounded((state.position[0] - _RADIUS) * view.unit) - view.left
-    upper = bodies.rounded((view.size - (state.position[1] + _RADIUS)) * view.unit) + view.top
-    length, picture, size = float(2 * _RADIUS * view.unit), bank["picture"], bank["picture_size"]
-    outside, number = picture.shape[1] - 1, jnp.int32(0)
-    with jax.enable_x64(True):
-        left, upper = left.astype(jnp.float64), upper.astype(jnp.float64)
-        is_back = state.direction == _LEFT
-        rows = sampling.spans(jnp, upper, length, size[0], window, outside, is_back)
-        columns = sampling.spans(jnp, left, length, size[1], window, outside, is_back)
-        straight = sampling.draw(shown, picture, number, (rows[0], columns[0]), sampling.crossed(rows[1], columns[1]))
-        if size.max() == 1:  # monochrome: never turned
-            return straight
-        turns = turning.stacked([turning.turned(angle, length, length, size) for angle in _ANGLES])
-        turn = turning.Turn(*(jnp.asarray(array)[state.direction] for array in turns))
-        window = int(np.ceil(length * np.sqrt(2))) + 2
-        centre = left + length / 2, upper + length / 2
-        first_row, first_column, index = turning.covered(turn, centre, size, window, outside)
-        askew = sampling.draw(shown, picture, number, (first_row, first_column), index)
-    return jnp.where(jnp.asarray(_ANGLES % 180 == 0)[state.direction], straight, askew)
 
 
 def planes(bank: dict[str, Any], level: Array, state: State) -> Array:

@@ -33,6 +33,7 @@ TAILS = {
     "heist": ("num_keys", "world_dim", "*has_keys"),
     "fruitbot": ("min_dim:f", "bullet_vscale:f", "last_fire_time"),
     "bigfish": ("fish_eaten", "r_inc:f"),
+    "leaper": ("bottom_road_y", "*road_speeds", "bottom_water_y", "*water_speeds", "goal_y"),
 }  # fmt: skip
 
 _OPTIONS = (

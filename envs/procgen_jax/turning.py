@@ -11,9 +11,11 @@ import itertools
 import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purerl.envs.procgen_jax import sampling
 from purerl.envs.procgen_jax.frames import SIZE
 from purerl.types import Array
 
@@ -108,3 +110,63 @@ def covered(turn: Turn, centre: tuple[Array, Array], size: np.ndarray, window: i
         index = (base + steps[0] * column[None] + steps[1] * row[:, None]) >> 16
         found.append(jnp.where(inside, jnp.clip(index, 0, last), outside))
     return first_row, first_column, jnp.stack(found, axis=-1)
+
+
+class Sprite(NamedTuple):
+    """What `draw` must know of a sprite that may be turned; its width and height in cells are the same.
+
+    Attributes:
+      radius: half of its width.
+      angles: in degrees, clockwise.
+      pictures: how many pictures it may have, the first ones of those that `draw` is given.
+      above, tall: how much higher its picture begins, and how tall it is, in heights.
+    """
+
+    radius: np.float32
+    angles: np.ndarray
+    pictures: int = 1
+    above: float = 0.0
+    tall: float = 1.0
+
+
+def draw(
+    frame: Array,
+    pictures: tuple[np.ndarray, np.ndarray],
+    sprite: Sprite,
+    view: sampling.View,
+    place: Array,
+    angle: Array,
+    picture: Array | int = 0,
+) -> Array:
+    """A frame with a sprite drawn at one of several angles.
+
+    Args:
+      frame: uint8 [64, 64, 3].
+      pictures: the two results of `sampling.read`.
+      sprite: what is drawn.
+      view: where the world is.
+      place: float32 [2], the centre (x, y) in cells.
+      angle, picture: int32 [], which of the sprite's angles and pictures.
+    """
+    table, sizes = pictures[0], pictures[1][: sprite.pictures]
+    angle, picture = jnp.asarray(angle), jnp.asarray(picture, jnp.int32)
+    width = float(2 * sprite.radius * view.unit)
+    height, outside = width * sprite.tall, table.shape[1] - 1
+    window = int(np.ceil(max(width, height))) + 1
+    radius = jnp.float32(sprite.radius)
+    with jax.enable_x64(True):
+        (upper, _), (left, _) = sampling.edges(view, jnp.stack([*place, radius, radius])[None])
+        upper, left = upper[0].astype(jnp.float64) - sprite.above * width, left[0].astype(jnp.float64)
+        is_back, size = jnp.asarray(np.abs(sprite.angles) == 180)[angle], jnp.asarray(sizes)[picture]
+        rows = sampling.spans(jnp, upper, height, size[0], window, outside, is_back)
+        columns = sampling.spans(jnp, left, width, size[1], window, outside, is_back)
+        index = sampling.crossed(rows[1], columns[1])
+        straight = sampling.draw(frame, table, picture, (rows[0], columns[0]), index)
+        if sizes.max() == 1:  # monochrome: never turned
+            return straight
+        turns = [stacked([turned(degrees, width, height, one) for degrees in sprite.angles]) for one in sizes]
+        turn = Turn(*(jnp.asarray(array)[picture, angle] for array in stacked(turns)))
+        window = int(np.ceil(np.hypot(width, height))) + 2
+        first_row, first_column, index = covered(turn, (left + width / 2, upper + height / 2), size, window, outside)
+        askew = sampling.draw(frame, table, picture, (first_row, first_column), index)
+    return jnp.where(jnp.asarray(sprite.angles % 180 == 0)[angle], straight, askew)

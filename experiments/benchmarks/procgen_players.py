@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from purerl.envs.procgen_jax import bigfish, chaser, fruitbot, heist, maze, miner, states
+from purerl.envs.procgen_jax import bigfish, chaser, fruitbot, heist, leaper, maze, miner, states
 from purerl.envs.procgen_jax.states import LibraryState
 
 # (dx, dy) and the action that goes there.
@@ -312,6 +312,68 @@ def _fishing(bank: dict[str, Any], level: np.ndarray, mine: Any) -> np.ndarray:
     return action
 
 
+# --- leaper ----------------------------------------------------------------------------------------------------------
+
+
+def _leaper(bank: dict[str, Any], level: np.ndarray, mine: Any, theirs: list[LibraryState]) -> Compared:
+    """What is in each lane is compared as a list from the newest on: position, speed and theme."""
+    shape = mine.x.shape[1:]
+    things = np.full((2, len(theirs), *shape, 3), -1, np.float32)
+    words, lanes = (states.X, states.Y, states.VX), shape[0] // 2
+    for n, (state, row) in enumerate(zip(theirs, level, strict=True)):
+        rows, filled = bank["row"][row], np.zeros(shape[0], int)
+        for kind, some in ((leaper.CAR, rows[:lanes]), (leaper.LOG, rows[lanes:])):
+            for entity in state.of_type(kind)[::-1]:
+                x, y, speed = state.floats(*words)[entity]
+                radius = 0.5 if kind == leaper.CAR else np.float32(0.45)
+                if x + radius < 0 or x - radius > state.grid.shape[1]:
+                    continue
+                lane = np.argmax(some == int(y)) + lanes * (kind == leaper.LOG)
+                things[0, n, lane, filled[lane]] = x, speed, state.entities[entity, states.THEME]
+                filled[lane] += 1
+        there = mine.theme[n] >= 0
+        speeds = np.broadcast_to(bank["speed"][row][:, None], shape)
+        ours = np.stack([mine.x[n], speeds, mine.theme[n]], axis=-1)
+        for lane in range(shape[0]):
+            things[1, n, lane, : there[lane].sum()] = ours[lane][there[lane]]
+    rotation = np.array([state.floats(states.ROTATION)[0, 0] for state in theirs])
+    x, y = mine.direction // 3 - 1, mine.direction % 3 - 1
+    expected = np.where(x > 0, np.pi / 2, np.where(x < 0, -np.pi / 2, np.where(y < 0, np.pi, 0)))
+    return {
+        "position": (_agents(theirs, states.X, states.Y), mine.position),
+        "velocity": (_agents(theirs, states.VX, states.VY), mine.velocity),
+        "rotation": (rotation, expected.astype(np.float32)),
+        "leap": (np.array([state.entities[0, states.THEME] for state in theirs]), mine.leap),
+        "things": tuple(things),
+        "own_time": (_numbers(theirs, "cur_time"), mine.time),
+    }
+
+
+def _leaping(bank: dict[str, Any], level: np.ndarray, mine: Any) -> np.ndarray:
+    """Upwards as soon as no car comes, or a log is there."""
+    action, lanes = np.full(len(level), 4), mine.x.shape[1] // 2
+    for n, row in enumerate(level):
+        if mine.velocity[n].any():
+            continue
+        x, y = mine.position[n]
+        rows, speeds = bank["row"][row], bank["speed"][row]
+        lane = np.flatnonzero((rows == int(y) + 1) & (rows >= 0))
+        if not len(lane):
+            action[n] = 5
+            continue
+        there = mine.theme[n, lane[0]] >= 0
+        places = mine.x[n, lane[0]][there] + 3 * speeds[lane[0]]
+        if lane[0] < lanes:
+            later = places + 3 * speeds[lane[0]]
+            is_free = not ((np.abs(places - x) < 1.1) | (np.abs(later - x) < 1.1)).any()
+            action[n] = 5 if is_free else 4
+        else:
+            own = np.flatnonzero(rows == int(y))
+            drift = 4 * speeds[own[0]] if len(own) and own[0] >= lanes else 0
+            action[n] = 5 if (np.abs(places + 2 * speeds[lane[0]] - x - drift) < 0.3).any() else 4
+    return action
+
+
 _COMPARED = {
     "maze": _cells,
     "miner": _cells,
@@ -319,6 +381,7 @@ _COMPARED = {
     "heist": _heist,
     "fruitbot": _fruitbot,
     "bigfish": _bigfish,
+    "leaper": _leaper,
 }
 _SEEKING = {
     "maze": _in_maze,
@@ -327,4 +390,5 @@ _SEEKING = {
     "heist": _stealing,
     "fruitbot": _flying,
     "bigfish": _fishing,
+    "leaper": _leaping,
 }

@@ -14,7 +14,7 @@ from purerl.envs.procgen_jax import banks, bodies, family, fruitbot, sampling, t
 from purerl.errors import PurerlError
 from purerl.experiments.benchmarks import procgen_in_graph
 
-GAMES = ("chaser", "heist", "fruitbot", "bigfish")
+GAMES = ("chaser", "heist", "fruitbot", "bigfish", "leaper")
 
 
 # --- every step against the library ----------------------------------------------------------------------------------
@@ -29,13 +29,13 @@ def played(game, num_envs, steps, **options):
 
 
 # Enemies hatch in step 50 of chaser; in fruitbot the first key may be shot in step 8; bigfish takes time to grow.
-@pytest.mark.parametrize(("game", "steps"), [("chaser", 80), ("heist", 60), ("fruitbot", 100), ("bigfish", 250)])
+@pytest.mark.parametrize(("game", "steps"), [("chaser", 80), ("heist", 60), ("fruitbot", 100), ("bigfish", 250), ("leaper", 120)])
 def test_play_and_frames_equal_the_librarys(game, steps):
     pair = played(game, 12, steps, frames=True, distribution_mode="easy")
     assert "frame" in pair.mismatches and (pair.ends or game == "chaser") and pair.rewards != 0
 
 
-@pytest.mark.parametrize(("game", "steps"), [("chaser", 70), ("heist", 40), ("fruitbot", 70), ("bigfish", 90)])
+@pytest.mark.parametrize(("game", "steps"), [("chaser", 70), ("heist", 40), ("fruitbot", 70), ("bigfish", 90), ("leaper", 60)])
 def test_play_in_hard_mode_equals_the_librarys(game, steps):
     played(game, 12, steps, frames=False, distribution_mode="hard")
 
@@ -57,7 +57,7 @@ def test_a_difference_of_a_creature_is_noticed():
 # --- symbolic observations -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("game", "area"), [("chaser", 1.0), ("heist", 0.5625), ("fruitbot", 0.64), ("bigfish", 4.0)])
+@pytest.mark.parametrize(("game", "area"), [("chaser", 1.0), ("heist", 0.5625), ("fruitbot", 0.64), ("bigfish", 4.0), ("leaper", 0.64)])
 def test_planes_are_shares_of_cells(game, area):
     options = procgen_jax.Options(num_levels=3, distribution_mode="easy", observation="symbolic")
     environment = procgen_jax.make(game, options)
