@@ -279,8 +279,8 @@ def frame(bank: dict[str, Any], level: Array, state: State) -> Array:
         heights, widths = sampling.edges(view, boxes.reshape(-1, 4))
         heights, widths = (tuple(edge.reshape(state.x.shape) for edge in pair) for pair in (heights, widths))
         size = jnp.asarray(sizes)[kinds]
-        first_row, rows = sampling.spans_of(heights, size[..., 0], window, outside, is_back[:, None])
-        _, columns = sampling.spans_of(widths, size[..., 1], frames.SIZE, outside, is_back[:, None])
+        first_row, rows = sampling.spans_of(heights, size[..., 0], window, outside, is_back[:, None], half_turn=True)
+        _, columns = sampling.spans_of(widths, size[..., 1], frames.SIZE, outside, is_back[:, None], half_turn=True)
     columns = jnp.where((state.theme >= 0)[..., None], columns, outside)
     newest = jnp.argmax(columns != outside, axis=1)  # [L, 64], what a column of the frame shows of a lane
     columns = jnp.take_along_axis(columns, newest[:, None], axis=1)[:, 0]

@@ -107,7 +107,14 @@ def _padded(pictures: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def spans(
-    xp: Any, start: Any, length: Any, source: Any, width: int, outside: int, backwards: Any = False
+    xp: Any,
+    start: Any,
+    length: Any,
+    source: Any,
+    width: int,
+    outside: int,
+    backwards: Any = False,
+    half_turn: bool = False,
 ) -> tuple[Any, Any]:
     """The pixels along one axis of a frame that sprites cover, and what each shows.
 
@@ -118,6 +125,8 @@ def spans(
       width: of the windows that are returned.
       outside: the index of a transparent row or column.
       backwards: whether the picture is shown from its end to its start, bool [...] or of all.
+      half_turn: whether that is because it is turned by 180 degrees; otherwise it is mirrored, which is another
+        transformation in Qt and rounded the other way.
 
     Returns:
       (first pixel of each window int32 [...], index into the picture for each pixel of it int32 [..., width]).
@@ -130,7 +139,7 @@ def spans(
         base = base - 1
     else:
         # Qt begins a pixel later, and ends one earlier, if the first index would be the one after the picture's end.
-        from_end = xp.asarray(source * _ONE).astype(xp.int32) - base
+        from_end = xp.asarray(source * _ONE).astype(xp.int32) - (base - 1 if half_turn else base)
         late = from_end >> 16 >= source
         end = xp.where(backwards & late, end - 1, end)
         base = xp.where(backwards, xp.where(late, from_end - step, from_end), base - 1)
@@ -155,11 +164,16 @@ def edges(view: View, boxes: Array) -> tuple[tuple[Array, Array], tuple[Array, A
 
 
 def spans_of(
-    edges: tuple[Array, Array], source: Array, window: int, outside: int, backwards: Array | bool = False
+    edges: tuple[Array, Array],
+    source: Array,
+    window: int,
+    outside: int,
+    backwards: Array | bool = False,
+    half_turn: bool = False,
 ) -> tuple[Array, Array]:
     """`spans` of float32 (starts, lengths); nothing is drawn of what has no length. 64-bit numbers must be enabled."""
     start, length = (edge.astype(jnp.float64) for edge in edges)
-    return spans(jnp, start, jnp.where(length > 0, length, 1.0), source, window, outside, backwards)
+    return spans(jnp, start, jnp.where(length > 0, length, 1.0), source, window, outside, backwards, half_turn)
 
 
 def crossed(rows: Array, columns: Array) -> Array:
@@ -215,7 +229,7 @@ def draw_boxes(
       kinds: int32 [K], the picture of each.
       there: bool [K], which of them are drawn.
       largest: the greatest width or height of a box, in cells.
-      backwards: bool [K], whose picture is shown from right to left.
+      backwards: bool [K], whose picture is mirrored.
     """
     table, all_sizes = pictures
     outside, window = table.shape[1] - 1, int(np.ceil(largest * float(view.unit))) + 1

@@ -158,8 +158,8 @@ def draw(
         (upper, _), (left, _) = sampling.edges(view, jnp.stack([*place, radius, radius])[None])
         upper, left = upper[0].astype(jnp.float64) - sprite.above * width, left[0].astype(jnp.float64)
         is_back, size = jnp.asarray(np.abs(sprite.angles) == 180)[angle], jnp.asarray(sizes)[picture]
-        rows = sampling.spans(jnp, upper, height, size[0], window, outside, is_back)
-        columns = sampling.spans(jnp, left, width, size[1], window, outside, is_back)
+        rows = sampling.spans(jnp, upper, height, size[0], window, outside, is_back, half_turn=True)
+        columns = sampling.spans(jnp, left, width, size[1], window, outside, is_back, half_turn=True)
         index = sampling.crossed(rows[1], columns[1])
         straight = sampling.draw(frame, table, picture, (rows[0], columns[0]), index)
         if sizes.max() == 1:  # monochrome: never turned

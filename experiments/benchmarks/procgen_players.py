@@ -36,6 +36,11 @@ def _numbers(theirs: list[LibraryState], name: str) -> np.ndarray:
     return np.array([state.numbers[name] for state in theirs])
 
 
+def _normal(numbers: np.ndarray) -> np.ndarray:
+    """Numbers of which the smallest are 0: the library keeps denormal speeds of an agent at rest, XLA does not."""
+    return np.where(np.abs(numbers) < 1e-37, np.float32(0), numbers)
+
+
 def _agents(theirs: list[LibraryState], *words: int) -> np.ndarray:
     """float32 [N, len(words)] of the agents."""
     return np.array([state.floats(*words)[0] for state in theirs])
@@ -178,7 +183,7 @@ def _heist(bank: dict[str, Any], level: np.ndarray, mine: Any, theirs: list[Libr
     x, y = mine.direction // 3 - 1, mine.direction % 3 - 1
     return {
         "position": (_agents(theirs, states.X, states.Y), mine.position),
-        "velocity": (_agents(theirs, states.VX, states.VY), np.where(np.abs(mine.velocity) < 1e-37, 0, mine.velocity)),
+        "velocity": (_normal(_agents(theirs, states.VX, states.VY)), _normal(mine.velocity)),
         "walls": (walls, _bits(bank["walls"][level].astype(int), size)),
         "keys": (keys, (bank["keys"][level][..., 0] >= 0) & ~mine.keys),
         "doors": (doors, mine.doors),
@@ -231,7 +236,7 @@ def _fruitbot(bank: dict[str, Any], level: np.ndarray, mine: Any, theirs: list[L
     y = fruitbot.heights()[mine.time]
     return {
         "position": (_agents(theirs, states.X, states.Y), np.stack([mine.x, y], axis=-1)),
-        "velocity": (_agents(theirs, states.VX)[:, 0], np.where(np.abs(mine.speed) < 1e-37, 0, mine.speed)),
+        "velocity": (_normal(_agents(theirs, states.VX)[:, 0]), _normal(mine.speed)),
         "things": tuple(things),
         "bullets": tuple(bullets),
         "last_fire_time": (_numbers(theirs, "last_fire_time"), mine.fired),
@@ -282,7 +287,7 @@ def _bigfish(bank: dict[str, Any], level: np.ndarray, mine: Any, theirs: list[Li
     radius = bigfish.radii(bank)[mine.eaten]
     return {
         "position": (_agents(theirs, states.X, states.Y), mine.position),
-        "velocity": (_agents(theirs, states.VX, states.VY), np.where(np.abs(mine.velocity) < 1e-37, 0, mine.velocity)),
+        "velocity": (_normal(_agents(theirs, states.VX, states.VY)), _normal(mine.velocity)),
         "radii": (_agents(theirs, states.RX, states.RY), np.stack([radius, radius], axis=-1)),
         "reflected": (np.array([state.entities[0, states.REFLECTED] != 0 for state in theirs]), mine.looks_left),
         "fish": (np.where(fish[0] == 0, 0, fish[0]), fish[1]),

@@ -29,13 +29,17 @@ def played(game, num_envs, steps, **options):
 
 
 # Enemies hatch in step 50 of chaser; in fruitbot the first key may be shot in step 8; bigfish takes time to grow.
-@pytest.mark.parametrize(("game", "steps"), [("chaser", 80), ("heist", 60), ("fruitbot", 100), ("bigfish", 250), ("leaper", 120)])
+@pytest.mark.parametrize(
+    ("game", "steps"), [("chaser", 80), ("heist", 60), ("fruitbot", 100), ("bigfish", 250), ("leaper", 120)]
+)
 def test_play_and_frames_equal_the_librarys(game, steps):
     pair = played(game, 12, steps, frames=True, distribution_mode="easy")
     assert "frame" in pair.mismatches and (pair.ends or game == "chaser") and pair.rewards != 0
 
 
-@pytest.mark.parametrize(("game", "steps"), [("chaser", 70), ("heist", 40), ("fruitbot", 70), ("bigfish", 90), ("leaper", 60)])
+@pytest.mark.parametrize(
+    ("game", "steps"), [("chaser", 70), ("heist", 40), ("fruitbot", 70), ("bigfish", 90), ("leaper", 60)]
+)
 def test_play_in_hard_mode_equals_the_librarys(game, steps):
     played(game, 12, steps, frames=False, distribution_mode="hard")
 
@@ -57,7 +61,9 @@ def test_a_difference_of_a_creature_is_noticed():
 # --- symbolic observations -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("game", "area"), [("chaser", 1.0), ("heist", 0.5625), ("fruitbot", 0.64), ("bigfish", 4.0), ("leaper", 0.64)])
+@pytest.mark.parametrize(
+    ("game", "area"), [("chaser", 1.0), ("heist", 0.5625), ("fruitbot", 0.64), ("bigfish", 4.0), ("leaper", 0.64)]
+)
 def test_planes_are_shares_of_cells(game, area):
     options = procgen_jax.Options(num_levels=3, distribution_mode="easy", observation="symbolic")
     environment = procgen_jax.make(game, options)
@@ -96,11 +102,12 @@ def test_pixels_show_what_is_at_their_centres(start, backwards, expected):
     assert window[:6].tolist() == expected
 
 
-def test_a_picture_from_right_to_left_ends_just_before_a_border():
-    """108 pixels on 6.6 of a frame: column 35 would begin column 40 of the picture if Qt rounded the other way."""
+@pytest.mark.parametrize(("half_turn", "expected"), [(False, 39), (True, 40)])
+def test_a_mirrored_picture_is_not_rounded_as_one_that_is_turned_by_180_degrees(half_turn, expected):
+    """108 pixels on 6.6 of a frame: pixel 35 shows what is just before or after the border of column 40."""
     start, length = (np.float64(np.float32(x)) for x in (31.336048, 6.613333))
-    first, index = sampling.spans(np, start, length, 108, 14, 108, np.array(True))
-    assert (first, index[:7].tolist()) == (31, [105, 88, 72, 56, 39, 23, 7])
+    first, index = sampling.spans(np, start, length, 108, 14, 108, np.array(True), half_turn)
+    assert (first, index[:7].tolist()) == (31, [105, 88, 72, 56, expected, 23, 7])
 
 
 def test_a_turned_picture():
