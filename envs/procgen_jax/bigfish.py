@@ -54,7 +54,7 @@ class State:
       position, velocity: float32 [2], the agent's (x, y).
       looks_left: bool [], how the agent is drawn.
       eaten: int32 [], fish eaten; the agent's size depends on it.
-      x: float32 [F], where the fish are; fish: float32 [F, 4], height, speed and radii of each.
+      x: float32 [F], where the fish are; fish: float32 [4, F], height, speed and radii of each.
       theme: int32 [F], which picture a fish has; -1 for no fish.
       next: int32 [], the number of the next fish in the level's list.
     """
@@ -151,7 +151,7 @@ def begin(bank: dict[str, Any], level: Array, before: State | None = None) -> St
         looks_left=jnp.zeros((), jnp.bool_),
         eaten=zero,
         x=jnp.zeros(_AT_ONCE, jnp.float32),
-        fish=jnp.zeros((_AT_ONCE, 4), jnp.float32),
+        fish=jnp.zeros((4, _AT_ONCE), jnp.float32),
         theme=jnp.full(_AT_ONCE, -1, jnp.int32),
         next=zero,
     )
@@ -174,10 +174,10 @@ def step(bank: dict[str, Any], level: Array, state: State, action: Array) -> tup
     radius, corner = (jnp.asarray(table).at[state.eaten].get(mode="clip") for table in (sizes, sizes * bodies.CORNER))
     velocity = bodies.accelerated(state.velocity, _PUSH * pushes.astype(jnp.float32))
     position, velocity = bodies.moved_within(_SIZE, state.position, velocity, pushes, even == 1, radius, corner)
-    x = state.x + state.fish[:, _SPEED]
+    x = state.x + state.fish[_SPEED]
 
     eaten, is_dead, there = _met(sizes, position, state.eaten, x, state.fish, state.theme >= 0)
-    rx = state.fish[:, _RX]
+    rx = state.fish[_RX]
     theme = jnp.where(there & (x + rx >= 0) & (x - rx <= _SIZE), state.theme, -1)
     radius = jnp.asarray(sizes).at[eaten].get(mode="clip")
     is_out = bodies.is_outside(_SIZE, position, radius)
@@ -186,13 +186,7 @@ def step(bank: dict[str, Any], level: Array, state: State, action: Array) -> tup
     new = jnp.asarray(bank["fish"]).at[level, state.next].get(mode="clip")
     new_x = jnp.where(new[_SPEED] > 0, -new[_RX], _SIZE + new[_RX])
     new_theme = jnp.asarray(bank["theme"]).at[level, state.next].get(mode="clip").astype(jnp.int32)
-    # The newest fish comes first, and pushes the others on as far as to the first empty place.
-    moves = comes & (jnp.cumsum(theme < 0, dtype=jnp.int32) - (theme < 0) == 0)
-
-    def inserted(value: Array, into: Array) -> Array:
-        pushed = jnp.concatenate([value[None], into[:-1]])
-        return jnp.where(moves.reshape(-1, *[1] * (into.ndim - 1)), pushed, into)
-
+    empty = theme < 0
     won = eaten >= _ENOUGH
     reward = (eaten - state.eaten).astype(jnp.float32) + jnp.where(won, jnp.float32(10), jnp.float32(0))
     after = State(
@@ -201,9 +195,9 @@ def step(bank: dict[str, Any], level: Array, state: State, action: Array) -> tup
         velocity,
         jnp.where(pushes[0] == 0, state.looks_left, pushes[0] < 0),
         eaten,
-        inserted(new_x, x),
-        inserted(new, state.fish),
-        inserted(new_theme, theme),
+        bodies.put_first(comes, empty, new_x, x),
+        bodies.put_first(comes, empty, new, state.fish),
+        bodies.put_first(comes, empty, new_theme, theme),
         state.next + comes,
     )
     return after, reward, is_dead | is_out | won, won
@@ -221,8 +215,8 @@ def _met(
     def meets(eaten: Array, first: Array) -> Array:
         """bool [F], which fish from `first` on an agent that has eaten so many touches."""
         radius = jnp.asarray(sizes).at[eaten].get(mode="clip")
-        reach = fish[:, _RX] + radius, fish[:, _RY] + radius
-        return there & (number >= first) & bodies.overlap(position[0], position[1], (x, fish[:, _Y]), reach)
+        reach = fish[_RX] + radius, fish[_RY] + radius
+        return there & (number >= first) & bodies.overlap(position[0], position[1], (x, fish[_Y]), reach)
 
     def is_left(carry: tuple[Array, ...]) -> Array:
         return meets(*carry[:2]).any()
@@ -230,7 +224,7 @@ def _met(
     def meet(carry: tuple[Array, ...]) -> tuple[Array, ...]:
         eaten, first, is_dead, gone = carry
         which = jnp.argmax(meets(eaten, first)).astype(jnp.int32)
-        is_larger = fish[which, _RX] > jnp.asarray(sizes).at[eaten].get(mode="clip")
+        is_larger = fish[_RX, which] > jnp.asarray(sizes).at[eaten].get(mode="clip")
         return eaten + ~is_larger, which + 1, is_dead | is_larger, gone | ((number == which) & ~is_larger)
 
     start = eaten, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.bool_), jnp.zeros_like(there)
@@ -243,12 +237,12 @@ def frame(bank: dict[str, Any], level: Array, state: State) -> Array:
     shown = of_level(bank, "still", level)
     radius = jnp.asarray(radii(bank)).at[state.eaten].get(mode="clip")
     agent = jnp.concatenate([state.position, jnp.stack([radius, radius])])
-    boxes = jnp.concatenate([state.x[:, None], state.fish[:, jnp.array([_Y, _RX, _RY])]], axis=1)
-    boxes = jnp.concatenate([agent[None], boxes[::-1]])
+    y, speed, rx, ry = state.fish
+    boxes = jnp.concatenate([agent[None], jnp.stack([state.x, y, rx, ry], axis=-1)[::-1]])
     pictures = jnp.asarray(bank["picture_of"]).at[state.theme].get(mode="clip").astype(jnp.int32)
     pictures = jnp.concatenate([jnp.zeros(1, jnp.int32), pictures[::-1]])
     there = jnp.concatenate([jnp.ones(1, jnp.bool_), state.theme[::-1] >= 0])
-    looks_left = jnp.concatenate([state.looks_left[None], state.fish[::-1, _SPEED] < 0])
+    looks_left = jnp.concatenate([state.looks_left[None], speed[::-1] < 0])
     view = sampling.View(*bank["view"])
     return sampling.draw_boxes(
         shown, (bank["pictures"], bank["sizes"]), view, boxes, pictures, there, 2 * _LARGEST, looks_left
@@ -258,7 +252,7 @@ def frame(bank: dict[str, Any], level: Array, state: State) -> Array:
 def planes(bank: dict[str, Any], level: Array, state: State) -> Array:
     """255 times the share of each cell that is covered, uint8 [H, W, planes], row 0 the lowest."""
     radius = jnp.asarray(radii(bank)).at[state.eaten].get(mode="clip")
-    y, speed, rx, ry = state.fish.T
+    y, speed, rx, ry = state.fish
     place = (state.x - rx, state.x + rx), (y - ry, y + ry)
     there, is_larger = state.theme >= 0, rx > radius
     fish = [

@@ -33,6 +33,19 @@ def overlap(x: Array, y: Array, boxes: tuple[Array, Array], reach: tuple[Array, 
     return (jnp.abs(x - boxes[0]) < reach[0]) & (jnp.abs(y - boxes[1]) < reach[1])
 
 
+def put_first(comes: Array, empty: Array, new: Array, old: Array) -> Array:
+    """Lists of things, the newest first, with a new one: it pushes the others on as far as to the first empty place.
+
+    Args:
+      comes: bool [...], whether one comes to a list.
+      empty: bool [..., S], places of the lists in which nothing is.
+      new: [...]; old: [..., S], numbers of what is in the lists, whose first axes may be more.
+    """
+    moves = comes[..., None] & (jnp.cumsum(empty, axis=-1, dtype=jnp.int32) - empty == 0)
+    pushed = jnp.concatenate([new[..., None], old[..., :-1]], axis=-1)
+    return jnp.where(jnp.broadcast_to(moves, old.shape), pushed, old)
+
+
 def is_outside(size: int, position: Array, radius: Array) -> Array:
     """Whether a box has left a square world, bool []."""
     return ((position + radius < 0) | (position - radius > size)).any()

@@ -245,14 +245,8 @@ def _with_new(
     beside = ((jnp.abs(x - lanes.starts[:, None]) < 2 * lanes.rx[:, None]) & (theme >= 0)).any(axis=1)
     reach = lanes.rx + _RADIUS, lanes.ry + _RADIUS
     comes = comes & ~beside & ~bodies.overlap(position[0], position[1], (lanes.starts, lanes.y), reach)
-    # The newest comes first, and pushes the others on as far as to the first empty place.
     empty = theme < 0
-    moves = comes[:, None] & (jnp.cumsum(empty, axis=1, dtype=jnp.int32) - empty == 0)
-    x, theme = (
-        jnp.where(moves, jnp.concatenate([new[:, None], old[:, :-1]], axis=1), old)
-        for new, old in ((lanes.starts, x), (new_theme, theme))
-    )
-    return x, theme
+    return bodies.put_first(comes, empty, lanes.starts, x), bodies.put_first(comes, empty, new_theme, theme)
 
 
 def _on_water(lanes: _Lanes, position: Array, stands: Array, x: Array, theme: Array) -> tuple[Array, Array]:

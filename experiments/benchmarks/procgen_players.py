@@ -282,7 +282,7 @@ def _bigfish(bank: dict[str, Any], level: np.ndarray, mine: Any, theirs: list[Li
         which = state.of_type(bigfish.FISH)
         fish[0, n, : len(which)] = np.column_stack([state.floats(*words)[which], state.entities[which, states.THEME]])
         which = np.flatnonzero(mine.theme[n] >= 0)[::-1]
-        ours = [mine.x[n][which], mine.fish[n][which], mine.theme[n][which]]
+        ours = [mine.x[n][which], mine.fish[n][:, which].T, mine.theme[n][which]]
         fish[1, n, : len(which)] = np.column_stack(ours)
     radius = bigfish.radii(bank)[mine.eaten]
     return {
@@ -300,7 +300,7 @@ def _fishing(bank: dict[str, Any], level: np.ndarray, mine: Any) -> np.ndarray:
     """To where the nearest smaller fish will be, unless a larger one comes near: then up or down, away from it."""
     action, radius = np.full(len(level), 4), bigfish.radii(bank)[mine.eaten]
     for n in range(len(level)):
-        y, speed, rx, ry = mine.fish[n].T
+        y, speed, rx, ry = mine.fish[n]
         away = np.stack([mine.x[n] + 4 * speed, y], axis=-1) - mine.position[n]
         is_larger = rx > radius[n]
         gap = np.abs(away) - np.stack([rx, ry], axis=-1) - radius[n]
