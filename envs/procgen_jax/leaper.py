@@ -210,7 +210,8 @@ def step(bank: dict[str, Any], level: Array, state: State, action: Array) -> tup
     stands = (velocity == 0).all()
 
     # What touches the agent.
-    touched = _overlaps(lanes, position, _RADIUS, x, state.theme >= 0)
+    reach = (lanes.rx + _RADIUS)[:, None], (lanes.ry + _RADIUS)[:, None]
+    touched = bodies.overlap(position[0], position[1], (x, lanes.y[:, None]), reach) & (state.theme >= 0)
     is_hit = (touched & lanes.is_road[:, None]).any()
     half, line = np.float32(lanes.size / 2), of_level(bank, "finish", level).astype(jnp.float32) + jnp.float32(0.5)
     at_line = bodies.overlap(position[0], position[1], (half, line), (half + _RADIUS, np.float32(0.5) + _RADIUS))
@@ -225,12 +226,6 @@ def step(bank: dict[str, Any], level: Array, state: State, action: Array) -> tup
     reward = jnp.where(won, jnp.float32(10), jnp.float32(0))
     after = State(time, position, velocity, direction, leap, x, theme)
     return after, reward, is_hit | won | drowns | is_out, won
-
-
-def _overlaps(lanes: _Lanes, position: Array, radius: np.float32, x: Array, there: Array) -> Array:
-    """bool [L, S], what in the lanes a box with this radius overlaps."""
-    reach = (lanes.rx + radius)[:, None], (lanes.ry + radius)[:, None]
-    return there & bodies.overlap(position[0], position[1], (x, lanes.y[:, None]), reach)
 
 
 def _with_new(
@@ -295,9 +290,7 @@ def planes(bank: dict[str, Any], level: Array, state: State) -> Array:
     size = lanes.size
     line = of_level(bank, "finish", level)
     row, all_columns = jnp.arange(size), jnp.ones((1, size), jnp.uint8)
-    is_water = ((jnp.floor(lanes.y)[None] == row[:, None]) & ~lanes.is_road[None] & (lanes.speed != 0)[None]).any(
-        axis=1
-    )
+    is_water = ((jnp.floor(lanes.y)[None] == row[:, None]) & lanes.is_water[None]).any(axis=1)
 
     def covered(which: Array) -> Array:
         y = jnp.broadcast_to(lanes.y[:, None], state.x.shape).reshape(-1)
