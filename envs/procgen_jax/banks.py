@@ -26,7 +26,7 @@ from rich.progress import Progress
 
 from purerl import cache
 from purerl.envs import procgen
-from purerl.envs.procgen_jax import bigfish, chaser, frames, fruitbot, heist, leaper, maze, miner
+from purerl.envs.procgen_jax import bigfish, chaser, frames, fruitbot, heist, leaper, maze, miner, starpilot
 from purerl.envs.procgen_jax.states import LibraryState, parse
 from purerl.errors import PurerlError
 
@@ -40,7 +40,15 @@ GAMES: dict[str, types.ModuleType] = {
     "fruitbot": fruitbot,
     "bigfish": bigfish,
     "leaper": leaper,
+    "starpilot": starpilot,
 }
+
+
+def has_frames(game: str) -> bool:
+    """Whether a game's frames are written, too."""
+    return hasattr(GAMES[game], "frame")
+
+
 # Games that are drawn together; one more than frames.NUM_BACKGROUNDS, which photographs of sprites need.
 _BATCH = 1 + frames.NUM_BACKGROUNDS
 _LINE_PERIOD_SECONDS = 10.0

@@ -177,6 +177,8 @@ def bank_request(id: str, options: Options) -> banks.Request:
         )
     if options.observation not in ("frames", "symbolic", "both"):
         raise PurerlError(f"unknown observation {options.observation!r}: use frames, symbolic or both")
+    if options.observation != "symbolic" and not banks.has_frames(id):
+        raise PurerlError(f"procgen-jax/{id} has no frames yet: set observation to symbolic, or play procgen/{id}")
     shared = {f.name for f in dataclasses.fields(procgen.Options)} & {f.name for f in dataclasses.fields(Options)}
     values = {name: getattr(options, name) for name in shared}
     drawn = options.drawn_levels

@@ -62,17 +62,21 @@ class Painter:
       id: of the game.
       options: of procgen, with which its states are made.
       num_games: how many states are drawn together.
+
+    Attributes:
+      games: the library's games.
+      buffers: what they show, and their actions.
     """
 
     def __init__(self, id: str, options: procgen.Options, num_games: int):
-        self._buffers = procgen.Buffers.empty((num_games,))
-        self.games = procgen.Games(id, options, 0, 1, self._buffers)
+        self.buffers = procgen.Buffers.empty((num_games,))
+        self.games = procgen.Games(id, options, 0, 1, self.buffers)
         self.games.observe()
 
     def draw(self, states: list[LibraryState]) -> np.ndarray:
         """The frames of `num_games` states, uint8 [num_games, 64, 64, 3]."""
         self.games.load([state.to_bytes() for state in states])
-        return self._buffers.observation.copy()
+        return self.buffers.observation.copy()
 
     def at_levels(self, levels: list[int]) -> list[LibraryState]:
         """States at the start of `num_games` levels, as the library builds them."""
@@ -80,7 +84,7 @@ class Painter:
         for state, level in zip(states, levels, strict=True):
             state.numbers["level_seed_low"], state.numbers["level_seed_high"] = level, level + 1
         self.draw(states)
-        self._buffers.action[:] = -1  # ends the episode, and the level of the range above begins
+        self.buffers.action[:] = -1  # ends the episode, and the level of the range above begins
         self.games.act()
         self.games.observe()
         return [parse(data) for data in self.games.states()]

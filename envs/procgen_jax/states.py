@@ -20,9 +20,11 @@ END_WORD = 0xCAFECAFE
 ENTITY_WORDS = 31
 # Words of an entity that purerl reads or changes. Entity 0 is the agent.
 X, Y, VX, VY, RX, RY, TYPE, IMAGE_TYPE, THEME = range(9)
-RENDER_Z, ROTATION, REFLECTED, LIFE_TIME, USE_ABSOLUTE, SMART, HEALTH = 9, 13, 15, 18, 20, 22, 26
+RENDER_Z, ROTATION, REFLECTED, FIRE_TIME, SPAWN_TIME, LIFE_TIME = 9, 13, 15, 16, 17, 18
+USE_ABSOLUTE, SMART, HEALTH = 20, 22, 26
 MOST_ENTITIES = MOST_CELLS = 2**16
-# Games that purerl knows: {name: what is its own at the end of a state}; "*name" is a vector of integers or booleans.
+# Games that purerl knows: {name: what is its own at the end of a state}; "*name" is a vector of integers, booleans or
+# bits of floats, "#name" a list of entities.
 TAILS = {
     "maze": ("maze_dim", "world_dim"),
     "miner": ("diamonds_remaining",),
@@ -33,6 +35,7 @@ TAILS = {
     "heist": ("num_keys", "world_dim", "*has_keys"),
     "fruitbot": ("min_dim:f", "bullet_vscale:f", "last_fire_time"),
     "bigfish": ("fish_eaten", "r_inc:f"),
+    "starpilot": ("#spawners",),
     "leaper": ("bottom_road_y", "*road_speeds", "bottom_water_y", "*water_speeds", "goal_y"),
 }  # fmt: skip
 
@@ -94,7 +97,7 @@ class LibraryState:
       generators: {name: Generator}.
       entities: uint32 [E, 31], the bits of each entity's words; entity 0 is the agent.
       grid: int32 [H, W], row 0 is the lowest one.
-      vectors: {name: int32 [...]} of the game's own part.
+      vectors: {name: int32 [...]} of the game's own part; lists: {name: uint32 [K, 31]} of entities in it.
     """
 
     name: str
@@ -103,6 +106,7 @@ class LibraryState:
     entities: np.ndarray
     grid: np.ndarray
     vectors: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    lists: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def of_type(self, kind: int) -> np.ndarray:
         """The numbers of the entities of a type, in their order."""
@@ -114,10 +118,20 @@ class LibraryState:
 
     def draws(self, number: int) -> np.ndarray:
         """The next numbers that the generator of the level gives, uint32 [number]."""
+        return self._generator().randint(0, 2**32, number, dtype=np.uint32)
+
+    def later_generator(self, number: int) -> Generator:
+        """The generator of the level after so many numbers."""
+        generator = self._generator()
+        generator.randint(0, 2**32, number, dtype=np.uint32)
+        _, words, position, *_ = generator.get_state()
+        return Generator(1, " ".join(map(str, [*words.tolist(), position])).encode())
+
+    def _generator(self) -> np.random.RandomState:
         words, position = self.generators["rand_gen"].words()
         generator = np.random.RandomState()
         generator.set_state(("MT19937", words, position))
-        return generator.randint(0, 2**32, number, dtype=np.uint32)
+        return generator
 
     def position(self, entity: int) -> tuple[float, float]:
         """Where an entity's centre is, in cells."""
@@ -139,8 +153,9 @@ class LibraryState:
     def _packed(self, fields: tuple[str, ...]) -> bytes:
         """The bytes of a run of fields."""
         field = fields[0]
-        if field == "@entities":
-            return struct.pack("<i", len(self.entities)) + self.entities.astype("<u4").tobytes()
+        if field == "@entities" or field.startswith("#"):
+            entities = self.lists[field[1:]] if field.startswith("#") else self.entities
+            return struct.pack("<i", len(entities)) + entities.astype("<u4").tobytes()
         if field == "@grid":
             height, width = self.grid.shape
             return struct.pack("<iii", width, height, self.grid.size) + self.grid.astype("<i4").tobytes()
@@ -158,7 +173,7 @@ class LibraryState:
 def _runs(game: str) -> tuple[tuple[str, ...], ...]:
     """The fields of a game's states, in their order: runs of plain numbers, and each other field alone."""
     found: list[tuple[str, ...]] = []
-    for is_special, group in itertools.groupby((*_LAYOUT, *TAILS[game]), lambda field: field[0] in "@*"):
+    for is_special, group in itertools.groupby((*_LAYOUT, *TAILS[game]), lambda field: field[0] in "@*#"):
         fields = tuple(group)
         found += [(field,) for field in fields] if is_special else [fields]
     return tuple(found)
@@ -218,10 +233,14 @@ def parse(data: bytes) -> LibraryState:
 def _read(reader: _Reader, fields: tuple[str, ...], found: LibraryState) -> None:
     """Reads a run of fields into a state."""
     field = fields[0]
-    if field == "@entities":
+    if field == "@entities" or field.startswith("#"):
         number = reader.count(MOST_ENTITIES, "entities")
         words = np.frombuffer(reader.take(4 * ENTITY_WORDS * number), "<u4")
-        found.entities = words.reshape(number, ENTITY_WORDS).astype(np.uint32)
+        entities = words.reshape(number, ENTITY_WORDS).astype(np.uint32)
+        if field.startswith("#"):
+            found.lists[field[1:]] = entities
+        else:
+            found.entities = entities
     elif field == "@grid":
         width, height = (reader.count(1024, "cells in a row or column") for _ in range(2))
         cells = reader.count(MOST_CELLS, "cells")

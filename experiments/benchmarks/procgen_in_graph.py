@@ -120,7 +120,8 @@ def exactness(
     found: dict[str, Any] = {"levels": num_levels, "games_at_once": num_envs}
     for game in games or procgen_jax.names():
         for mode, length in (("easy", steps), ("hard", steps // 10)):
-            pair = Pair(game, num_envs, seed=1, num_levels=num_levels, distribution_mode=mode)
+            frames = banks.has_frames(game)
+            pair = Pair(game, num_envs, seed=1, frames=frames, num_levels=num_levels, distribution_mode=mode)
             play(pair, -(-length // num_envs))
             pair.close()
             found[f"{game}_{mode}"] = {
@@ -145,15 +146,15 @@ def speed(seconds: float = 2.0, repeats: int = 5, num_levels: int = 200) -> dict
     for game in procgen_jax.names():
         for num_envs in (64, 1024):
             rates: dict[str, list[float]] = {}
-            steppers = {"library": _library(game, num_envs, num_levels)} | {
-                kind: _graph(game, num_envs, num_levels, kind) for kind in ("frames", "symbolic")
-            }
+            kinds = ("frames", "symbolic") if banks.has_frames(game) else ("symbolic",)
+            steppers = {"library": _library(game, num_envs, num_levels)}
+            steppers |= {kind: _graph(game, num_envs, num_levels, kind) for kind in kinds}
             lengths = {name: _length(stepper, seconds) for name, stepper in steppers.items()}
             for _ in range(repeats):
                 for name, stepper in steppers.items():
                     rates.setdefault(name, []).append(_rate(stepper, lengths[name]))
             row = {f"{name}_steps_per_second": round(statistics.median(of), 1) for name, of in rates.items()}
-            for kind in ("frames", "symbolic"):
+            for kind in kinds:
                 ratios = [mine / theirs for mine, theirs in zip(rates[kind], rates["library"], strict=True)]
                 row[f"{kind}_ratio"] = round(statistics.median(ratios), 2)
             found[f"{game}_{num_envs}_games"] = row

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from purerl.envs.procgen_jax import bigfish, chaser, fruitbot, heist, leaper, maze, miner, states
+from purerl.envs.procgen_jax import bigfish, chaser, fruitbot, heist, leaper, maze, miner, starpilot, states
 from purerl.envs.procgen_jax.states import LibraryState
 
 # (dx, dy) and the action that goes there.
@@ -379,6 +379,63 @@ def _leaping(bank: dict[str, Any], level: np.ndarray, mine: Any) -> np.ndarray:
     return action
 
 
+# --- starpilot -------------------------------------------------------------------------------------------------------
+
+
+def _starpilot(bank: dict[str, Any], level: np.ndarray, mine: Any, theirs: list[LibraryState]) -> Compared:
+    """Things, by the order in which they came, and bullets, from the oldest on: kind, position, velocity, health."""
+    things, bullets = np.zeros((2, len(theirs), 64, 6), np.float32), np.zeros((2, len(theirs), 64, 5), np.float32)
+    words = states.X, states.Y, states.VX, states.VY, states.HEALTH
+    finish = np.full((2, len(theirs)), -1, np.float32)
+    for n, (state, row) in enumerate(zip(theirs, level, strict=True)):
+        kinds, floats = state.entities[:, states.TYPE], state.floats(*words)
+        which = np.flatnonzero(np.isin(kinds, (4, 5, 6, 7, 8)))
+        things[0, n, : len(which)] = np.column_stack([kinds[which], floats[which]])
+        which = np.flatnonzero(mine.there[n])
+        ours = [bank["kind"][row], *mine.place[n], *bank["speed"][row], mine.health[n]]
+        things[1, n, : len(which)] = np.column_stack(ours)[which]
+        found = []
+        for kind in (1, 2, 3):
+            found += [(kind, *line[:4]) for line in floats[kinds == kind]]
+        bullets[0, n, : len(found)] = sorted(found) if found else 0
+        found = [(kind, *line) for kind, line in zip(mine.enemy_kind[n], mine.enemy_bullets[n].T, strict=True) if kind]
+        found += [(1, *line) for flies, line in zip(mine.flies[n], mine.bullets[n].T, strict=True) if flies]
+        bullets[1, n, : len(found)] = sorted(found) if found else 0
+        if (kinds == starpilot.FINISH).any():
+            finish[0, n] = floats[kinds == starpilot.FINISH][0, 0]
+        if mine.time[n] >= 500:
+            finish[1, n] = mine.finish[n]
+    return {
+        "position": (_agents(theirs, states.X, states.Y), mine.position),
+        "velocity": (_normal(_agents(theirs, states.VX, states.VY)), _normal(mine.velocity)),
+        "things": tuple(things),
+        "bullets": tuple(bullets),
+        "finish": tuple(finish),
+        "own_time": (_numbers(theirs, "cur_time"), mine.time),
+    }
+
+
+def _piloting(bank: dict[str, Any], level: np.ndarray, mine: Any) -> np.ndarray:
+    """Shoots where something is ahead, out of the way of what is near, else to the height of the nearest target."""
+    action = np.full(len(level), 4)
+    for n, row in enumerate(level):
+        x, y = mine.position[n]
+        kinds = bank["kind"][row]
+        target = mine.there[n] & (kinds != starpilot.CLOUD) & (mine.place[n][0] > x)
+        away = mine.place[n] - mine.position[n][:, None]
+        bullets = mine.enemy_bullets[n][:2] + 2 * mine.enemy_bullets[n][2:] - mine.position[n][:, None]
+        near = np.concatenate([away[:, target], bullets[:, mine.enemy_kind[n] > 0]], axis=1)
+        near = near[:, (np.abs(near) < 2.5).all(axis=0)]
+        if near.shape[1] and mine.time[n] % 2:
+            action[n] = 3 if near[1].mean() > 0 and y > 1.5 else 5 if y < 14.5 else 3
+        elif target.any() and np.abs(away[1][target]).min() < 0.7:
+            action[n] = 9
+        elif target.any():
+            first = np.argmin(np.where(target, away[0], 99))
+            action[n] = 5 if away[1][first] > 0 else 3
+    return action
+
+
 _COMPARED = {
     "maze": _cells,
     "miner": _cells,
@@ -387,6 +444,7 @@ _COMPARED = {
     "fruitbot": _fruitbot,
     "bigfish": _bigfish,
     "leaper": _leaper,
+    "starpilot": _starpilot,
 }
 _SEEKING = {
     "maze": _in_maze,
@@ -396,4 +454,5 @@ _SEEKING = {
     "fruitbot": _flying,
     "bigfish": _fishing,
     "leaper": _leaping,
+    "starpilot": _piloting,
 }

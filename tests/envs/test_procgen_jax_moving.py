@@ -9,13 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purerl.envs import procgen_jax
-from purerl.envs.procgen_jax import banks, bodies, family, fruitbot, sampling, turning
+from purerl.envs import procgen, procgen_jax
+from purerl.envs.procgen_jax import banks, bodies, family, frames, fruitbot, sampling, starpilot, states, turning
 from purerl.errors import PurerlError
-from purerl.experiments.benchmarks import procgen_in_graph
-
-GAMES = ("chaser", "heist", "fruitbot", "bigfish", "leaper")
-
+from purerl.experiments.benchmarks import procgen_in_graph, procgen_players
 
 # --- every step against the library ----------------------------------------------------------------------------------
 
@@ -38,7 +35,8 @@ def test_play_and_frames_equal_the_librarys(game, steps):
 
 
 @pytest.mark.parametrize(
-    ("game", "steps"), [("chaser", 70), ("heist", 40), ("fruitbot", 70), ("bigfish", 90), ("leaper", 60)]
+    ("game", "steps"),
+    [("chaser", 70), ("heist", 40), ("fruitbot", 70), ("bigfish", 90), ("leaper", 60), ("starpilot", 100)],
 )
 def test_play_in_hard_mode_equals_the_librarys(game, steps):
     played(game, 12, steps, frames=False, distribution_mode="hard")
@@ -47,6 +45,38 @@ def test_play_in_hard_mode_equals_the_librarys(game, steps):
 def test_plain_frames_equal_the_librarys():
     looks = {"use_monochrome_assets": True, "use_backgrounds": False}
     played("fruitbot", 9, 12, frames=True, distribution_mode="hard", **looks)
+
+
+def test_the_finish_of_starpilot_comes_as_in_the_library():
+    """States of the library a step before the finish comes, with what comes after it; then both are played."""
+    late, levels = starpilot.FINISH_TIME - 1, jnp.arange(9)
+    options = procgen_jax.Options(num_levels=9, distribution_mode="easy", observation="symbolic")
+    bank = banks.bank(family.bank_request("starpilot", options))
+    with contextlib.closing(frames.Painter("starpilot", procgen.Options(distribution_mode="easy"), 9)) as painter:
+        found = painter.at_levels(levels.tolist())
+        for state in found:
+            state.numbers["cur_time"] = late
+            spawners = state.lists["spawners"]
+            state.lists["spawners"] = spawners[spawners[:, states.SPAWN_TIME] > late]
+            state.generators["rand_gen"] = state.later_generator(late)
+        painter.games.load([state.to_bytes() for state in found])
+        mine = jax.vmap(lambda level: starpilot.begin(bank, level))(levels).replace(time=jnp.full(9, late))
+        step = jax.jit(jax.vmap(lambda level, state, action: starpilot.step(bank, level, state, action)))
+        playing, won = np.ones(9, bool), 0
+        for _ in range(100):
+            action = procgen_players.seeking("starpilot", bank, np.asarray(levels), jax.device_get(mine))
+            painter.buffers.action[:] = action
+            painter.games.act()
+            painter.games.observe()
+            mine, reward, done, complete = step(levels, mine, jnp.asarray(action))
+            theirs = [states.parse(data) for data in painter.games.states()]
+            begun = np.array([state.numbers["cur_time"] < late for state in theirs])
+            assert (painter.buffers.reward == reward)[playing].all() and (begun == done)[playing].all()
+            won += int((np.asarray(complete) & playing).sum())
+            playing &= ~np.asarray(done)
+            both = procgen_players.compared("starpilot", bank, np.asarray(levels), jax.device_get(mine), theirs)
+            assert all((library[playing] == ours[playing]).all() for library, ours in both.values())
+        assert won >= 5 and not playing.any()
 
 
 def test_a_difference_of_a_creature_is_noticed():
@@ -62,7 +92,8 @@ def test_a_difference_of_a_creature_is_noticed():
 
 
 @pytest.mark.parametrize(
-    ("game", "area"), [("chaser", 1.0), ("heist", 0.5625), ("fruitbot", 0.64), ("bigfish", 4.0), ("leaper", 0.64)]
+    ("game", "area"),
+    [("chaser", 1.0), ("heist", 0.5625), ("fruitbot", 0.64), ("bigfish", 4.0), ("leaper", 0.64), ("starpilot", 0.64)],
 )
 def test_planes_are_shares_of_cells(game, area):
     options = procgen_jax.Options(num_levels=3, distribution_mode="easy", observation="symbolic")
@@ -150,6 +181,8 @@ def test_options_of_these_games():
         procgen_jax.make("fruitbot", procgen_jax.Options(center_agent=False))
     with pytest.raises(PurerlError, match="too many"):
         procgen_jax.make("chaser", procgen_jax.Options(num_levels=50_000, observation="symbolic"))
+    with pytest.raises(PurerlError, match="starpilot has no frames yet: set observation to symbolic"):
+        procgen_jax.make("starpilot")
     with pytest.raises(PurerlError, match="no game coinrun"):
         procgen_jax.make("coinrun")
 
