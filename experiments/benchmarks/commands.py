@@ -33,7 +33,7 @@ from typing import Any
 
 import jax
 
-from purerl import rng
+from purerl import registry, rng
 from purerl.errors import PurerlError, nearest
 from purerl.experiments.benchmarks import baselines, faults, pools, procgen_in_graph, procgen_ppo, replays
 from purerl.experiments.benchmarks import memory as memory_of_games
@@ -190,9 +190,9 @@ def procgen_jax(repeats: int, seconds: float, quick: bool = False) -> dict[str, 
     }
 
 
-def procgen_jax_exactness(repeats: int, seconds: float) -> dict[str, Any]:
+def procgen_jax_exactness(repeats: int, seconds: float, games: Sequence[str] | None = None) -> dict[str, Any]:
     """See `procgen_in_graph.exactness`; its length is fixed."""
-    return procgen_in_graph.exactness()
+    return procgen_in_graph.exactness(games=games)
 
 
 def atari_pool(repeats: int, seconds: float) -> dict[str, Any]:
@@ -289,6 +289,8 @@ BENCHMARKS = {
 }
 # Benchmarks that have a small size: they take `quick`.
 QUICK = ("procgen-jax",)
+# Benchmarks of which single games can be run: they take `games`.
+OF_GAMES = ("procgen-jax-exactness",)
 
 
 def _median(values: Any, digits: int = 1) -> float:
@@ -308,6 +310,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--repeats", type=int, default=5, help="repeats to take the median of (default 5)")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of one repeat (default 5)")
     parser.add_argument("--quick", action="store_true", help=f"a small size, for {', '.join(QUICK)}")
+    parser.add_argument("--games", type=lambda names: names.split(","), help=f"GAME,GAME: for {', '.join(OF_GAMES)}")
     parser.add_argument("--out", type=Path, help="also write the JSON to this file")
     parser.error = _refuse  # one line and exit code 2, like all commands of purerl
     arguments = parser.parse_args(argv)
@@ -317,13 +320,17 @@ def main(argv: Sequence[str]) -> int:
     if arguments.repeats < 1 or not 0 < arguments.seconds < 10**6:
         raise PurerlError("--repeats must be at least 1 and --seconds positive")
     names = arguments.names or list(BENCHMARKS)
-    slow = [name for name in names if name not in QUICK]
-    if arguments.quick and slow:
-        raise PurerlError(f"--quick is for {', '.join(QUICK)} and not for {', '.join(slow)}: leave it out")
+    options = {"quick": arguments.quick, "games": arguments.games}
+    for option, of_those in (("quick", QUICK), ("games", OF_GAMES)):
+        others = [name for name in names if name not in of_those]
+        if options[option] and others:
+            raise PurerlError(f"--{option} is for {', '.join(of_those)} and not for {', '.join(others)}: leave it out")
+    for game in arguments.games or ():
+        registry.environment(f"procgen-jax/{game}")
+    small = {name: value for name, value in options.items() if value}
     sharding.one_cpu_device_per_core()
     report = provenance.environment_report() | {"load_before": os.getloadavg()[0]}
     for name in names:
-        small = {"quick": True} if arguments.quick else {}
         report[name] = BENCHMARKS[name](arguments.repeats, arguments.seconds, **small)
         if arguments.out:  # after each one, so that a long bench that is cut short keeps what it has
             files.write_json(arguments.out, report)

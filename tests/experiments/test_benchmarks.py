@@ -18,3 +18,10 @@ def test_ppg_is_measured_in_whole_cycles():
 def test_only_some_have_a_quick_size():
     with pytest.raises(PurerlError, match="--quick is for procgen-jax and not for replay"):
         commands.main(["procgen-jax", "replay", "--quick"])
+
+
+def test_single_games_are_known_and_for_their_benchmark():
+    with pytest.raises(PurerlError, match="--games is for procgen-jax-exactness and not for replay"):
+        commands.main(["replay", "--games", "maze"])
+    with pytest.raises(PurerlError, match="mazes"):
+        commands.main(["procgen-jax-exactness", "--games", "maze,mazes"])
