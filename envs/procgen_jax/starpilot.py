@@ -30,7 +30,7 @@ from purerl.envs.procgen_jax.states import (
 from purerl.types import Array
 
 SPACE, FLYER_BULLET, TURRET_BULLET, FLYER, METEOR, CLOUD, TURRET, FAST_FLYER, FINISH = 100, 2, 3, 4, 5, 6, 7, 8, 9
-EXACT = "exact in all comparisons so far: rules and levels; no frames yet, symbolic observations only"
+EXACT = "exact: rules and levels; no frames yet, symbolic observations only"
 TIMEOUT = 1000
 SIZES = {"easy": (16, 16), "hard": (16, 16)}  # width and height in cells
 PLANES = ("flyer", "fast flyer", "turret", "meteor", "cloud", "enemy bullet", "own bullet", "finish", "agent")
