@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purerl.envs.procgen_jax import sampling
+from purerl.envs.procgen_jax.bodies import rounded
 from purerl.envs.procgen_jax.frames import SIZE
 from purerl.types import Array
 
@@ -23,20 +24,15 @@ _ONE = 1 << 16
 
 
 class Turn(NamedTuple):
-    """A picture at an angle; several as one have a first axis more. Offsets are from the centre, in pixels.
+    """A picture at an angle; several as one have a first axis more.
 
     Attributes:
-      corner: float64 [2], offset (x, y) of the topmost corner; source: float64 [2], its column and row in the picture.
-      slopes: float64 [2, 2], of the picture's column, then row: per pixel to the right, per pixel down.
-      edges: float64 [3, 2, 3], of each trapezoid the left and right edge: (x, y) of a point, and x per row.
-      rows: float64 [3, 2], where each trapezoid begins and ends.
+      corners: float64 [4, 2], (x, y) of its corners from its centre, in pixels: the topmost one, then counterclockwise.
+      source: float64 [4, 2], the column and row in the picture of each.
     """
 
-    corner: np.ndarray
+    corners: np.ndarray
     source: np.ndarray
-    slopes: np.ndarray
-    edges: np.ndarray
-    rows: np.ndarray
 
 
 def turned(degrees: float, width: float, height: float, size: tuple[int, int]) -> Turn:
@@ -48,27 +44,12 @@ def turned(degrees: float, width: float, height: float, size: tuple[int, int]) -
         x, y = (right - 0.5) * width, (down - 0.5) * height
         points.append(np.array([cos * x - sin * y, sin * x + cos * y, right * size[1], down * size[0]]))
     top = int(np.argmin([point[1] for point in points]))
-    points = points[top:] + points[:top]
-    first, second, third, fourth = points
+    first, second, third, fourth = points[top:] + points[:top]
     a, b = second - first, fourth - first
     if a[0] * b[1] - b[0] * a[1] > 0:
         second, fourth = fourth, second  # the second one is on the left
-    # The picture's coordinates per pixel, from two sides of the quadrangle.
-    a, b = second - first, third - first
-    inverse = 1.0 / (a[0] * b[1] - a[1] * b[0])
-    slopes = [[(a[n] * b[1] - a[1] * b[n]) * inverse, (a[0] * b[n] - a[n] * b[0]) * inverse] for n in (2, 3)]
-    left, right = [(first, second), (second, third)], [(first, fourth), (fourth, third)]
-    middle = (left[1], right[0]) if second[1] < fourth[1] else (left[0], right[1])
-    lines = sorted([first[1], second[1], fourth[1], third[1]])
-    edges = [[_edge(*edge) for edge in pair] for pair in ((left[0], right[0]), middle, (left[1], right[1]))]
-    rows = list(itertools.pairwise(lines))
-    return Turn(first[:2], first[2:], np.array(slopes), np.array(edges), np.array(rows))
-
-
-def _edge(upper: np.ndarray, lower: np.ndarray) -> tuple[float, float, float]:
-    """(x, y, x per row) of an edge; an edge that is level has no rows."""
-    height = lower[1] - upper[1]
-    return upper[0], upper[1], (lower[0] - upper[0]) / height if height else 0.0
+    found = np.stack([first, second, third, fourth])
+    return Turn(found[:, :2], found[:, 2:])
 
 
 def stacked(turns: list[Turn]) -> Turn:
@@ -82,34 +63,63 @@ def covered(turn: Turn, centre: tuple[Array, Array], size: np.ndarray, window: i
     Returns (first row int32 [], first column int32 [], index int32 [window, window, 2] of each pixel into the picture's
     rows and columns, `outside` where there is nothing).
     """
-    x, y = centre
     first_row, first_column = (
-        jnp.clip(jnp.floor(at - window / 2 + 0.5), 0, SIZE - window).astype(jnp.int32) for at in (y, x)
+        jnp.clip(jnp.floor(at - window / 2 + 0.5), 0, SIZE - window).astype(jnp.int32) for at in reversed(centre)
     )
     row = first_row + jnp.arange(window, dtype=jnp.int32)
     column = first_column + jnp.arange(window, dtype=jnp.int32)
-    low, high = jnp.zeros((2, window), jnp.int32)
-    for trapezoid in range(3):
-        begins = jnp.maximum(jnp.floor(turn.rows[trapezoid, 0] + y + 0.5), 0)
-        ends = jnp.floor(turn.rows[trapezoid, 1] + y + 0.5).astype(jnp.int32)
-        inside = (row >= begins.astype(jnp.int32)) & (row < ends)
-        sides = []
-        for side in range(2):
-            edge_x, edge_y, slope = turn.edges[trapezoid, side]
-            at = (edge_x + x) + (0.5 + begins - (edge_y + y)) * slope + 0.5
-            per_row = jnp.trunc(slope * _ONE).astype(jnp.int32)
-            sides.append((jnp.trunc(at * _ONE).astype(jnp.int32) + (row - begins.astype(jnp.int32)) * per_row) >> 16)
-        low, high = jnp.where(inside, sides[0], low), jnp.where(inside, sides[1], high)
-    inside = (column[None] >= jnp.maximum(low, 0)[:, None]) & (column[None] < high[:, None])
+    # All that follows begins with the corners on the frame, as in Qt: the last digit of a sum can decide about a pixel.
+    corners = jnp.asarray(turn.corners) + jnp.stack(centre)[None]
+    inside = _inside(corners, row, column)
     found = []
     for axis, last in ((1, size[0] - 1), (0, size[1] - 1)):
-        right, down = turn.slopes[axis, 0], turn.slopes[axis, 1]
-        start = turn.source[axis] - right * (turn.corner[0] + x) - down * (turn.corner[1] + y)
+        source = jnp.asarray(turn.source)[:, axis]
+        right, down = _slopes(corners, source)
+        start = source[0] - rounded(right * corners[0, 0]) - rounded(down * corners[0, 1])
         base = jnp.ceil((0.5 * right + 0.5 * down + start) * _ONE).astype(jnp.int32) - 1
         steps = [jnp.trunc(slope * _ONE).astype(jnp.int32) for slope in (right, down)]
         index = (base + steps[0] * column[None] + steps[1] * row[:, None]) >> 16
         found.append(jnp.where(inside, jnp.clip(index, 0, last), outside))
     return first_row, first_column, jnp.stack(found, axis=-1)
+
+
+def _slopes(corners: Array, source: Array) -> tuple[Array, Array]:
+    """By how much a coordinate in the picture, `source` [4] at the corners [4, 2], changes per pixel to the right and per
+    pixel down, of two sides of the quadrangle.
+    """
+    (ax, ay), (bx, by) = corners[1] - corners[0], corners[2] - corners[0]
+    a, b = source[1] - source[0], source[2] - source[0]
+    inverse = 1.0 / (rounded(ax * by) - rounded(ay * bx))
+    return (rounded(a * by) - rounded(ay * b)) * inverse, (rounded(ax * b) - rounded(a * bx)) * inverse
+
+
+def _inside(corners: Array, row: Array, column: Array) -> Array:
+    """bool [R, C], which pixels of some rows and columns are inside of corners [4, 2]: three trapezoids."""
+    top, left, bottom, right = corners
+
+    def edge(upper: Array, lower: Array) -> tuple[Array, Array, Array]:
+        """(x, y, x per row); an edge that is level has no rows."""
+        height = lower[1] - upper[1]
+        return *upper, jnp.where(height != 0, (lower[0] - upper[0]) / jnp.where(height != 0, height, 1.0), 0.0)
+
+    upper_edges, lower_edges = (edge(top, left), edge(top, right)), (edge(left, bottom), edge(right, bottom))
+    is_left = left[1] < right[1]  # whether the left corner comes first, from above
+    middle = tuple(
+        jax.tree.map(lambda x, y: jnp.where(use_lower, y, x), upper, lower)  # noqa: B023
+        for use_lower, upper, lower in zip((is_left, ~is_left), upper_edges, lower_edges, strict=True)
+    )
+    lines = top[1], jnp.minimum(left[1], right[1]), jnp.maximum(left[1], right[1]), bottom[1]
+    low, high = jnp.zeros((2, len(row)), jnp.int32)
+    for (begins, ends), edges in zip(itertools.pairwise(lines), (upper_edges, middle, lower_edges), strict=True):
+        begins = jnp.maximum(jnp.floor(begins + 0.5), 0)
+        here = (row >= begins.astype(jnp.int32)) & (row < jnp.floor(ends + 0.5).astype(jnp.int32))
+        sides = []
+        for x, y, slope in edges:
+            at = x + rounded((0.5 + begins - y) * slope) + 0.5
+            per_row = jnp.trunc(slope * _ONE).astype(jnp.int32)
+            sides.append((jnp.trunc(at * _ONE).astype(jnp.int32) + (row - begins.astype(jnp.int32)) * per_row) >> 16)
+        low, high = jnp.where(here, sides[0], low), jnp.where(here, sides[1], high)
+    return (column[None] >= jnp.maximum(low, 0)[:, None]) & (column[None] < high[:, None])
 
 
 class Sprite(NamedTuple):
