@@ -84,8 +84,8 @@ def covered(turn: Turn, centre: tuple[Array, Array], size: np.ndarray, window: i
 
 
 def _slopes(corners: Array, source: Array) -> tuple[Array, Array]:
-    """By how much a coordinate in the picture, `source` [4] at the corners [4, 2], changes per pixel to the right and per
-    pixel down, of two sides of the quadrangle.
+    """How much a coordinate in the picture, `source` [4] at the corners [4, 2], changes per pixel to the right and per
+    pixel down: two sides of the quadrangle say it.
     """
     (ax, ay), (bx, by) = corners[1] - corners[0], corners[2] - corners[0]
     a, b = source[1] - source[0], source[2] - source[0]

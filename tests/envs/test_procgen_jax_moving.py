@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from purerl.envs import procgen, procgen_jax
-from purerl.envs.procgen_jax import banks, bodies, family, frames, fruitbot, sampling, starpilot, states, turning
+from purerl.envs.procgen_jax import banks, bodies, family, frames, fruitbot, heist, sampling, starpilot, states, turning
 from purerl.errors import PurerlError
 from purerl.experiments.benchmarks import procgen_in_graph, procgen_players
 
@@ -152,6 +152,24 @@ def test_a_turned_picture():
     inside = np.asarray(index)[1:5, 1:5]
     assert inside[[0, 0, 3, 3], [0, 3, 0, 3]].tolist() == [[0, 1], [1, 1], [0, 0], [1, 0]]
     assert (np.asarray(index) == 9).all(axis=-1).sum() == 36 - 16
+
+
+def test_the_last_digit_of_a_turned_corner_decides_as_in_the_library():
+    """The agent of heist at (2.375, 6.625), turned by 135 degrees: a pixel on the border between two of its picture."""
+    place = 2.375, 6.625
+    with contextlib.closing(frames.Painter("heist", procgen.Options(distribution_mode="easy"), 1)) as painter:
+        (state,) = painter.at_levels([3])
+        state = frames.emptied(state, heist.SPACE, None)
+        (empty,) = painter.draw([state])
+        view = sampling.View.of(states.parse(painter.games.states()[0]))
+        state.place(0, *place)
+        state.entities[0, states.ROTATION] = np.float32(-0.75 * np.pi).view(np.uint32)
+        (theirs,) = painter.draw([state])
+    agent = turning.Sprite(np.float32(0.375), np.array([-135.0]))
+    pictures = sampling.read(["misc_assets/spaceAstronauts_008.png"])
+    draw = jax.jit(lambda frame, place: turning.draw(frame, pictures, agent, view, place, jnp.int32(0)))
+    np.testing.assert_array_equal(draw(empty, jnp.array(place, jnp.float32)), theirs)
+    assert (theirs != empty).any()
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
