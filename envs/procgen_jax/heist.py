@@ -28,7 +28,7 @@ from purerl.envs.procgen_jax.states import (
 from purerl.types import Array
 
 SPACE, DOOR, KEY, EXIT, RING_KEY, WALL = 100, 1, 2, 9, 11, 51
-EXACT = "exact: rules, levels and frames, but for 1 frame in 5,000: a pixel of the turned agent"
+EXACT = "exact: rules, levels and frames"
 TIMEOUT = 1000
 SIZES = {"easy": (9, 9), "hard": (13, 13)}  # width and height in cells
 COLOURS = ("blue", "green", "red")
