@@ -141,7 +141,10 @@ while [ ! -s {disk}/run/metrics.jsonl ]; do sleep 0.1; done
 head -c 9000000 /dev/zero > {disk}/filler 2>/dev/null
 wait $!; echo $?
 rm {disk}/filler
-timeout --preserve-status -s TERM 8 {purerl} resume {disk}/run --quiet 2>{said}/resumed; echo $?
+rows=$(wc -c < {disk}/run/metrics.jsonl)
+{purerl} resume {disk}/run --quiet 2>{said}/resumed &
+while [ $(wc -c < {disk}/run/metrics.jsonl) -le $rows ] && kill -0 $!; do sleep 0.1; done
+kill $!; wait $!; echo $?
 """
 
 
