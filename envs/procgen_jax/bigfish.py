@@ -13,7 +13,7 @@ import numpy as np
 from flax import struct
 
 from purerl.envs.procgen_jax import bodies, frames, sampling
-from purerl.envs.procgen_jax.moves import of_level, push
+from purerl.envs.procgen_jax.moves import is_even, of_level, push
 from purerl.envs.procgen_jax.states import RX, LibraryState, X
 from purerl.types import Array
 
@@ -131,8 +131,7 @@ STILLS = {"still": still}
 def sprites(camera: frames.Camera) -> dict[str, Any]:
     """The pictures of the agent and of each theme, and how a frame shows the world."""
     numbers = camera.state.numbers
-    is_monochrome = numbers["use_monochrome_assets"]
-    pictures, sizes = sampling.of_colours(list(_PICTURES)) if is_monochrome else sampling.read(list(_PICTURES.values()))
+    pictures, sizes = sampling.of_kinds(_PICTURES, camera.state)
     of_theme = np.array([1, 1, 1] if numbers["restrict_themes"] else [1, 2, 3], np.int8)
     view = np.array(sampling.View.of(camera.state), np.float32)
     return {"pictures": pictures, "sizes": sizes, "picture_of": of_theme, "view": view}
@@ -168,12 +167,11 @@ def radii(bank: dict[str, Any]) -> np.ndarray:
 def step(bank: dict[str, Any], level: Array, state: State, action: Array) -> tuple[State, Array, Array, Array]:
     """(State, reward float32 [], done bool [], whether the level is solved bool [])."""
     time, pushes = state.time + 1, jnp.stack(push(action))
-    eight = of_level(bank, "even", level).at[state.time // 8].get(mode="clip").astype(jnp.int32)
-    even = jnp.right_shift(eight, state.time % 8) & 1
+    even = is_even(bank, level, state.time)
     sizes = radii(bank)
     radius, corner = (jnp.asarray(table).at[state.eaten].get(mode="clip") for table in (sizes, sizes * bodies.CORNER))
     velocity = bodies.accelerated(state.velocity, _PUSH * pushes.astype(jnp.float32))
-    position, velocity = bodies.moved_within(_SIZE, state.position, velocity, pushes, even == 1, radius, corner)
+    position, velocity = bodies.moved_within(_SIZE, state.position, velocity, pushes, even, radius, corner)
     x = state.x + state.fish[_SPEED]
 
     eaten, is_dead, there = _met(sizes, position, state.eaten, x, state.fish, state.theme >= 0)

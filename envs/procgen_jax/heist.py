@@ -10,7 +10,7 @@ import numpy as np
 from flax import struct
 
 from purerl.envs.procgen_jax import bodies, frames, sampling, turning
-from purerl.envs.procgen_jax.moves import bordered, cell_of, corners_in, of_level, push
+from purerl.envs.procgen_jax.moves import bordered, cell_of, corners_in, is_even, of_level, push
 from purerl.envs.procgen_jax.states import (
     IMAGE_TYPE,
     RENDER_Z,
@@ -174,14 +174,13 @@ def begin(bank: dict[str, Any], level: Array, before: State | None = None) -> St
 def step(bank: dict[str, Any], level: Array, state: State, action: Array) -> tuple[State, Array, Array, Array]:
     """(State, reward float32 [], done bool [], whether the level is solved bool [])."""
     pushes = jnp.stack(push(action))
-    eight = of_level(bank, "even", level).at[state.time // 8].get(mode="clip").astype(jnp.int32)
-    even = jnp.right_shift(eight, state.time % 8) & 1
+    even = is_even(bank, level, state.time)
     velocity = bodies.accelerated(state.velocity, _PUSH * pushes.astype(jnp.float32))
     doors, order = of_level(bank, "doors", level), of_level(bank, "door_order", level).astype(jnp.int32)
     closed = (state.doors & ~state.keys).at[order].get(mode="promise_in_bounds")
     doors_in_order = doors.at[order].get(mode="promise_in_bounds")
     walls = of_level(bank, "walls", level).astype(jnp.int32)
-    position, velocity = _moved(walls, doors_in_order, closed, state.position, velocity, pushes, even == 1)
+    position, velocity = _moved(walls, doors_in_order, closed, state.position, velocity, pushes, even)
 
     # What touches the agent, from the last entity to the first: a key opens its door at once if it is looked at first.
     keys, exit = of_level(bank, "keys", level), of_level(bank, "exit", level)

@@ -144,8 +144,7 @@ STILLS = {"still": still}
 def sprites(camera: frames.Camera) -> dict[str, Any]:
     """The pictures of the agent, a log, and cars of each theme, and how a frame shows the world."""
     numbers = camera.state.numbers
-    is_monochrome = numbers["use_monochrome_assets"]
-    pictures, sizes = sampling.of_colours(list(_PICTURES)) if is_monochrome else sampling.read(list(_PICTURES.values()))
+    pictures, sizes = sampling.of_kinds(_PICTURES, camera.state)
     return {
         "pictures": pictures,
         "sizes": sizes,

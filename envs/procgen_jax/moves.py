@@ -40,6 +40,12 @@ def of_level(bank: dict[str, Any], name: str, level: Array) -> Array:
     return jnp.asarray(bank[name]).at[level].get(mode="promise_in_bounds")
 
 
+def is_even(bank: dict[str, Any], level: Array, time: Array) -> Array:
+    """Whether the first random number of a level's step is even, bool []: a bit of its `even`, uint8 [steps / 8]."""
+    eight = of_level(bank, "even", level).at[time // 8].get(mode="clip").astype(jnp.int32)
+    return (jnp.right_shift(eight, time % 8) & 1) == 1
+
+
 def bordered(walls: Array) -> Array:
     """Rows of bits int32 [H] of a square world's walls, with a border of walls around it, int32 [H + 2]."""
     size = len(walls)

@@ -86,6 +86,11 @@ def of_colours(kinds: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray
     return _padded(found)
 
 
+def of_kinds(files: dict[tuple[int, int], str], state: LibraryState) -> tuple[np.ndarray, np.ndarray]:
+    """As `read`, of the files of pairs of type and theme; plain colours for a state with use_monochrome_assets."""
+    return of_colours(list(files)) if state.numbers["use_monochrome_assets"] else read(list(files.values()))
+
+
 def _premultiplied(picture: np.ndarray) -> np.ndarray:
     """uint8 [h, w, 4] of a picture with plain colours and opacities, rounded as Qt rounds."""
     product = picture[..., :3].astype(np.int32) * picture[..., 3:]

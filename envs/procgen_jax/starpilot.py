@@ -13,7 +13,7 @@ import numpy as np
 from flax import struct
 
 from purerl.envs.procgen_jax import bodies, sampling
-from purerl.envs.procgen_jax.moves import of_level, push
+from purerl.envs.procgen_jax.moves import is_even, of_level, push
 from purerl.envs.procgen_jax.states import (
     FIRE_TIME,
     HEALTH,
@@ -165,8 +165,7 @@ def begin(bank: dict[str, Any], level: Array, before: State | None = None) -> St
 def step(bank: dict[str, Any], level: Array, state: State, action: Array) -> tuple[State, Array, Array, Array]:
     """(State, reward float32 [], done bool [], whether the level is solved bool [])."""
     time, pushes = state.time + 1, jnp.stack(push(action))
-    eight = of_level(bank, "even", level).at[state.time // 8].get(mode="clip").astype(jnp.int32)
-    even = (jnp.right_shift(eight, state.time % 8) & 1) == 1
+    even = is_even(bank, level, state.time)
     velocity = bodies.accelerated(state.velocity, _PUSH * pushes.astype(jnp.float32))
     position, velocity = bodies.moved_within(_SIZE, state.position, velocity, pushes, even, _RADIUS, _CORNER)
     moved = state.replace(
