@@ -118,10 +118,7 @@ STILLS = {"still": still, "full": full}
 def sprites(camera: frames.Camera) -> dict[str, np.ndarray]:
     """The pictures, and for each and each eighth of a cell where its rows and columns are; at 0 there is nothing."""
     state = camera.state
-    if state.numbers["use_monochrome_assets"]:
-        pictures, sizes = sampling.of_colours([(kind, 0) for kind, _ in _PICTURES])
-    else:
-        pictures, sizes = sampling.read([f"misc_assets/{name}.png" for _, name in _PICTURES])
+    pictures, sizes = sampling.of_kinds({(kind, 0): f"misc_assets/{name}.png" for kind, name in _PICTURES}, state)
     view, radius = sampling.View.of(state), np.float32(0.5)
     place = np.arange(_EIGHTHS * state.grid.shape[0] + 1, dtype=np.float32) / np.float32(_EIGHTHS)
     found = {"pictures": pictures}

@@ -150,8 +150,7 @@ def sprites(camera: frames.Camera) -> dict[str, Any]:
 
         return camera.of_scene(put)
 
-    is_monochrome = state.numbers["use_monochrome_assets"]
-    pictures, sizes = sampling.of_colours([(0, 0)]) if is_monochrome else sampling.read([_AGENT])
+    pictures, sizes = sampling.of_kinds({(0, 0): _AGENT}, state)
     found = {"picture": pictures, "sizes": sizes, "view": np.array(sampling.View.of(state), np.float32)}
     return found | {"ring": frames.stacked([ring(colour) for colour in range(_NUMBER)])}
 

@@ -49,9 +49,9 @@ def tables(camera: frames.Camera, look: Look, heights: np.ndarray) -> dict[str, 
     """Pictures, where the world is on the frame at each time, rows of the background, and columns of rows of tiles."""
     state, levels = camera.state, camera.levels
     is_monochrome = bool(state.numbers["use_monochrome_assets"])
-    files = [*look.pictures.values(), look.agent[0]]
-    kinds = [*look.pictures, (0, 0)]
-    pictures, sizes = sampling.of_colours(kinds) if is_monochrome else sampling.read(files)
+    files = look.pictures | {(0, 0): look.agent[0]}
+    kinds = list(files)
+    pictures, sizes = sampling.of_kinds(files, state)
     width = np.float32(state.grid.shape[1])
     unit = np.float32(64) / width
     size = np.float32(64.0 / float(unit))
