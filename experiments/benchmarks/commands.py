@@ -8,7 +8,7 @@
 | minatar-seeds | Rainbow on Breakout-MinAtar: how steps/s grow with 1, 4, 16 and 64 seeds                           |
 | procgen-pool  | the Procgen pool with frames landing on the device, against bare libenv                            |
 | procgen-jax   | Procgen's games in the graph against the library: random play, and PPO end to end, with frames and |
-|               | symbolic (an hour; --quick: some minutes)                                                          |
+|               | symbolic (45 minutes; --quick: some minutes)                                                        |
 | procgen-jax-exactness | not a speed: 330,000 steps of each game of both, all compared (about an hour)              |
 | atari-pool    | the Atari pool with frames landing on the device, against bare ale-py                              |
 | ppg-procgen   | PPG on Procgen end to end: steps/s, and where the wall time goes                                   |
