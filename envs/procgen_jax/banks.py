@@ -30,7 +30,7 @@ from purerl.envs.procgen_jax import bigfish, chaser, frames, fruitbot, heist, le
 from purerl.envs.procgen_jax.states import LibraryState, parse
 from purerl.errors import PurerlError
 
-FORMAT = 2
+FORMAT = 3
 NUM_ALL_LEVELS = 2**31 - 1  # the levels that the library plays with num_levels 0: 0 to 2^31 - 2
 GAMES: dict[str, types.ModuleType] = {
     "maze": maze,

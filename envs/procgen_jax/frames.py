@@ -131,6 +131,15 @@ class Camera:
     def _pictures(self) -> np.ndarray:
         return self._painter.draw(self._scenes)
 
+    def draw(self, states: list[LibraryState]) -> np.ndarray:
+        """The frames of any number of states, uint8 [K, 64, 64, 3]."""
+        batch = 1 + NUM_BACKGROUNDS
+        found = []
+        for start in range(0, len(states), batch):
+            some = states[start : start + batch]
+            found.append(self._painter.draw([*some, *[some[-1]] * (batch - len(some))])[: len(some)])
+        return np.concatenate(found)
+
     def photograph(self, change: Callable[[LibraryState], None]) -> np.ndarray:
         """Frames uint8 [1 + NUM_BACKGROUNDS, 64, 64, 3] of the empty scene after a change to it."""
         scenes = [copy.deepcopy(scene) for scene in self._scenes]

@@ -120,6 +120,7 @@ def spans(
     outside: int,
     backwards: Any = False,
     half_turn: bool = False,
+    at: Any = None,
 ) -> tuple[Any, Any]:
     """The pixels along one axis of a frame that sprites cover, and what each shows.
 
@@ -132,6 +133,7 @@ def spans(
       backwards: whether the picture is shown from its end to its start, bool [...] or of all.
       half_turn: whether that is because it is turned by 180 degrees; otherwise it is mirrored, which is another
         transformation in Qt and rounded the other way.
+      at: the first pixel of each window, int32 [...]; by default the first that the sprite covers.
 
     Returns:
       (first pixel of each window int32 [...], index into the picture for each pixel of it int32 [..., width]).
@@ -150,7 +152,7 @@ def spans(
         base = xp.where(backwards, xp.where(late, from_end - step, from_end), base - 1)
         step = xp.where(backwards, -step, step)
     first = first.astype(xp.int32)
-    window = xp.clip(first, 0, frames.SIZE - width)
+    window = xp.clip(first if at is None else at, 0, frames.SIZE - width)
     pixel = window[..., None] + xp.arange(width, dtype=xp.int32).reshape(*[1] * window.ndim, width)
     index = (base[..., None] + step[..., None] * (pixel - first[..., None])) >> 16
     inside = (pixel >= first[..., None]) & (pixel < end[..., None])
@@ -194,7 +196,13 @@ def draw(frame: Array, pictures: np.ndarray, kind: Array, first: tuple[Array, Ar
     side = pictures.shape[1]
     packed = jnp.asarray(np.ascontiguousarray(pictures).view("<u4").reshape(-1).astype(np.uint32))
     place = (kind * side + index[..., 0]) * side + index[..., 1]
-    pixels = packed.at[place].get(mode="promise_in_bounds")
+    return blended(frame, packed.at[place].get(mode="promise_in_bounds"), first)
+
+
+def blended(frame: Array, pixels: Array, first: tuple[Array, Array]) -> Array:
+    """A frame uint8 [64, 64, 3] with pixels uint32 [h, w] over it, from a first row and column on: four bytes each, as
+    `read` gives them.
+    """
     channels = ((pixels[..., None] >> jnp.arange(0, 32, 8, dtype=jnp.uint32)[None, None]) & 255).astype(jnp.uint8)
     start = *first, jnp.int32(0)
     behind = jax.lax.dynamic_slice(frame, start, (*pixels.shape, 3))

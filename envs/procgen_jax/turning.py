@@ -8,8 +8,7 @@ numpy; what depends on the place is computed in the graph, in float64.
 from __future__ import annotations
 
 import itertools
-import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,21 +34,27 @@ class Turn(NamedTuple):
     source: np.ndarray
 
 
-def turned(degrees: float, width: float, height: float, size: tuple[int, int]) -> Turn:
-    """The Turn of a picture with `size` (rows, columns), drawn `width` x `height` pixels large at an angle."""
-    exact = {90.0: (0.0, 1.0), -90.0: (0.0, -1.0)}
-    cos, sin = exact.get(degrees, (math.cos(math.radians(degrees)), math.sin(math.radians(degrees))))
-    points = []  # clockwise from the picture's upper left corner: x, y, column, row
-    for right, down in ((0, 0), (1, 0), (1, 1), (0, 1)):
-        x, y = (right - 0.5) * width, (down - 0.5) * height
-        points.append(np.array([cos * x - sin * y, sin * x + cos * y, right * size[1], down * size[0]]))
-    top = int(np.argmin([point[1] for point in points]))
-    first, second, third, fourth = points[top:] + points[:top]
-    a, b = second - first, fourth - first
-    if a[0] * b[1] - b[0] * a[1] > 0:
-        second, fourth = fourth, second  # the second one is on the left
-    found = np.stack([first, second, third, fourth])
-    return Turn(found[:, :2], found[:, 2:])
+def turned(degrees: Any, width: float, height: float, size: Any, xp: Any = np) -> Turn:
+    """The Turn of a picture with `size` (rows, columns), drawn `width` x `height` pixels large at an angle.
+
+    With jax.numpy as xp the angle float64 [] and the size may be values of the graph; 64-bit numbers must be enabled.
+    """
+    guarded = (lambda product: product) if xp is np else rounded
+    radians = xp.asarray(degrees) * np.radians(1.0)
+    cos = xp.where(xp.abs(degrees) == 90, 0.0, xp.cos(radians))
+    sin = xp.where(xp.abs(degrees) == 90, xp.sign(degrees), xp.sin(radians))
+    right, down = np.array([0, 1, 1, 0]), np.array([0, 0, 1, 1])  # clockwise from the picture's upper left corner
+    x, y = (right - 0.5) * width, (down - 0.5) * height
+    corners = xp.stack([guarded(cos * x) - guarded(sin * y), guarded(sin * x) + guarded(cos * y)], axis=-1)
+    source = xp.stack([right * xp.asarray(size[1], np.float64), down * xp.asarray(size[0], np.float64)], axis=-1)
+    top = np.int32(0)
+    for corner in range(1, 4):  # not argmin: JAX lowers that without the 64 bits
+        top = xp.where(corners[corner, 1] < corners[top, 1], np.int32(corner), top)
+    order = (top + np.arange(4, dtype=np.int32)) % np.int32(4)
+    a, b = corners[order[1]] - corners[order[0]], corners[order[3]] - corners[order[0]]
+    is_clockwise = a[0] * b[1] - b[0] * a[1] > 0
+    order = xp.where(is_clockwise, order[np.array([0, 3, 2, 1])], order)  # the second one is on the left
+    return Turn(corners[order], source[order])
 
 
 def stacked(turns: list[Turn]) -> Turn:

@@ -383,23 +383,23 @@ def _leaping(bank: dict[str, Any], level: np.ndarray, mine: Any) -> np.ndarray:
 
 
 def _starpilot(bank: dict[str, Any], level: np.ndarray, mine: Any, theirs: list[LibraryState]) -> Compared:
-    """Things, by the order in which they came, and bullets, from the oldest on: kind, position, velocity, health."""
-    things, bullets = np.zeros((2, len(theirs), 64, 6), np.float32), np.zeros((2, len(theirs), 64, 5), np.float32)
-    words = states.X, states.Y, states.VX, states.VY, states.HEALTH
+    """Things, by the order in which they came, and bullets: kind, position, velocity, health or angle."""
+    things, bullets = np.zeros((2, 2, len(theirs), 64, 6), np.float32)
+    words = states.X, states.Y, states.VX, states.VY, states.HEALTH, states.ROTATION
     finish = np.full((2, len(theirs)), -1, np.float32)
     for n, (state, row) in enumerate(zip(theirs, level, strict=True)):
         kinds, floats = state.entities[:, states.TYPE], state.floats(*words)
         which = np.flatnonzero(np.isin(kinds, (4, 5, 6, 7, 8)))
-        things[0, n, : len(which)] = np.column_stack([kinds[which], floats[which]])
+        things[0, n, : len(which)] = np.column_stack([kinds[which], floats[which, :5]])
         which = np.flatnonzero(mine.there[n])
         ours = [bank["kind"][row], *mine.place[n], *bank["speed"][row], mine.health[n]]
         things[1, n, : len(which)] = np.column_stack(ours)[which]
         found = []
         for kind in (1, 2, 3):
-            found += [(kind, *line[:4]) for line in floats[kinds == kind]]
+            found += [(kind, *line[:4], line[5] if kind > 1 else 0) for line in floats[kinds == kind]]
         bullets[0, n, : len(found)] = sorted(found) if found else 0
         found = [(kind, *line) for kind, line in zip(mine.enemy_kind[n], mine.enemy_bullets[n].T, strict=True) if kind]
-        found += [(1, *line) for flies, line in zip(mine.flies[n], mine.bullets[n].T, strict=True) if flies]
+        found += [(1, *line, 0) for flies, line in zip(mine.flies[n], mine.bullets[n].T, strict=True) if flies]
         bullets[1, n, : len(found)] = sorted(found) if found else 0
         if (kinds == starpilot.FINISH).any():
             finish[0, n] = floats[kinds == starpilot.FINISH][0, 0]
@@ -423,7 +423,7 @@ def _piloting(bank: dict[str, Any], level: np.ndarray, mine: Any) -> np.ndarray:
         kinds = bank["kind"][row]
         target = mine.there[n] & (kinds != starpilot.CLOUD) & (mine.place[n][0] > x)
         away = mine.place[n] - mine.position[n][:, None]
-        bullets = mine.enemy_bullets[n][:2] + 2 * mine.enemy_bullets[n][2:] - mine.position[n][:, None]
+        bullets = mine.enemy_bullets[n][:2] + 2 * mine.enemy_bullets[n][2:4] - mine.position[n][:, None]
         near = np.concatenate([away[:, target], bullets[:, mine.enemy_kind[n] > 0]], axis=1)
         near = near[:, (np.abs(near) < 2.5).all(axis=0)]
         if near.shape[1] and mine.time[n] % 2:
