@@ -253,10 +253,9 @@ def planes(bank: dict[str, Any], level: Array, state: State) -> Array:
     y, speed, rx, ry = state.fish
     place = (state.x - rx, state.x + rx), (y - ry, y + ry)
     there, is_larger = state.theme >= 0, rx > radius
-    fish = [
-        sampling.covered(*place, there & (is_larger == larger) & ((speed < 0) == left), _SIZE, _SIZE)
-        for larger in (False, True)
-        for left in (True, False)
+    shown = [
+        there & (is_larger == larger) & ((speed < 0) == left) for larger in (False, True) for left in (True, False)
     ]
+    fish = sampling.covered(*place, jnp.stack(shown), _SIZE, _SIZE)
     x, y = ((state.position[None, axis] - radius, state.position[None, axis] + radius) for axis in range(2))
-    return jnp.stack([*fish, sampling.covered(x, y, jnp.ones(1, jnp.bool_), _SIZE, _SIZE)], axis=-1)
+    return jnp.concatenate([fish, sampling.covered(x, y, jnp.ones((1, 1), jnp.bool_), _SIZE, _SIZE)], axis=-1)

@@ -41,7 +41,8 @@ def put_first(comes: Array, empty: Array, new: Array, old: Array) -> Array:
       empty: bool [..., S], places of the lists in which nothing is.
       new: [...]; old: [..., S], numbers of what is in the lists, whose first axes may be more.
     """
-    moves = comes[..., None] & (jnp.cumsum(empty, axis=-1, dtype=jnp.int32) - empty == 0)
+    first = jnp.where(empty.any(axis=-1), jnp.argmax(empty, axis=-1), empty.shape[-1])
+    moves = comes[..., None] & (jax.lax.broadcasted_iota(jnp.int32, empty.shape, empty.ndim - 1) <= first[..., None])
     pushed = jnp.concatenate([new[..., None], old[..., :-1]], axis=-1)
     return jnp.where(jnp.broadcast_to(moves, old.shape), pushed, old)
 

@@ -316,7 +316,7 @@ def frame(bank: dict[str, Any], level: Array, state: State) -> Array:
         first = jnp.asarray(bank[f"{name}_first"]).at[at].get(mode="promise_in_bounds").astype(jnp.int32)
         index = jnp.asarray(bank[name]).at[kinds, at].get(mode="promise_in_bounds").astype(jnp.int32)
         found.append((first, index))
-    return sampling.draw_all(shown, bank["pictures"], kinds, *found)
+    return sampling.draw_all(shown, bank["pictures"], kinds, *found, jnp.ones(kinds.shape, jnp.bool_))
 
 
 def _in_order(state: State) -> tuple[Array, Array]:
@@ -353,7 +353,7 @@ def planes(bank: dict[str, Any], level: Array, state: State) -> Array:
         x, y = ((centre[:, axis] - half, centre[:, axis] + half) for axis in range(2))
         return sampling.covered(x, y, shown, size, size)
 
-    creatures = [boxes(state.creature, seen) for seen in (
-        state.egg > 0, (state.egg == _HATCHED) & ~edible, (state.egg == _HATCHED) & edible
-    )]  # fmt: skip
-    return jnp.stack([*bits, *creatures, boxes(state.agent[None], jnp.ones(1, jnp.bool_))], axis=-1)
+    is_enemy = state.egg == _HATCHED
+    creatures = boxes(state.creature, jnp.stack([state.egg > 0, is_enemy & ~edible, is_enemy & edible]))
+    agent = boxes(state.agent[None], jnp.ones((1, 1), jnp.bool_))
+    return jnp.concatenate([jnp.stack(bits, axis=-1), creatures, agent], axis=-1)

@@ -230,9 +230,9 @@ def planes(bank: dict[str, Any], level: Array, state: State) -> Array:
     def covered(x: Array, y: Array, rx: Array, ry: Array, shown: Array) -> Array:
         return sampling.covered((x - rx, x + rx), (y - base - ry, y - base + ry), shown, width, width)
 
-    found = [covered(*boxes.T, state.there & (kind == what)) for what in _STATIC]
+    found = covered(*boxes.T, jnp.stack([state.there & (kind == what) for what in _STATIC]))
     small = jnp.full(_BULLETS, _BULLET_RADIUS)
-    found.append(covered(state.bullets[:, 0], state.bullets[:, 1], small, small, state.ages >= 0))
+    bullets = covered(state.bullets[:, 0], state.bullets[:, 1], small, small, state.ages[None] >= 0)
     radius = jnp.full(1, _RADIUS)
-    found.append(covered(state.x[None], y[None], radius, radius, jnp.ones(1, jnp.bool_)))
-    return jnp.stack(found, axis=-1)
+    agent = covered(state.x[None], y[None], radius, radius, jnp.ones((1, 1), jnp.bool_))
+    return jnp.concatenate([found, bullets, agent], axis=-1)

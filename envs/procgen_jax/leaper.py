@@ -276,9 +276,12 @@ def frame(bank: dict[str, Any], level: Array, state: State) -> Array:
     kinds = jnp.take_along_axis(kinds, newest, axis=1)
     rows = jnp.where((lanes.y >= 0)[:, None, None], rows, outside)
     shown = of_level(bank, "still", level)
-    for lane in range(len(rows)):
-        index = jnp.stack(jnp.broadcast_arrays(rows[lane].T, columns[lane][None]), axis=-1)
-        shown = sampling.draw(shown, pictures, kinds[lane][None], (first_row[lane, 0], jnp.int32(0)), index)
+    side = pictures.shape[1]
+    place = (kinds[:, None] * side + rows.swapaxes(1, 2)) * side + columns[:, None]
+    there = (lanes.y >= 0) & (state.theme >= 0).any(axis=1)
+    shown = sampling.painted(
+        shown, sampling.words(pictures), (first_row[:, 0], jnp.zeros(len(rows), jnp.int32)), place, there
+    )
     agent = turning.Sprite(_RADIUS, _ANGLES, _FROGS, above=0.275, tall=1.55)
     return turning.draw(shown, (pictures, sizes), agent, view, state.position, state.direction, state.leap)
 
@@ -291,19 +294,13 @@ def planes(bank: dict[str, Any], level: Array, state: State) -> Array:
     row, all_columns = jnp.arange(size), jnp.ones((1, size), jnp.uint8)
     is_water = ((jnp.floor(lanes.y)[None] == row[:, None]) & lanes.is_water[None]).any(axis=1)
 
-    def covered(which: Array) -> Array:
-        y = jnp.broadcast_to(lanes.y[:, None], state.x.shape).reshape(-1)
-        rx, ry = (jnp.broadcast_to(r[:, None], state.x.shape).reshape(-1) for r in (lanes.rx, lanes.ry))
-        x, shown = state.x.reshape(-1), ((state.theme >= 0) & which[:, None]).reshape(-1)
-        return sampling.covered((x - rx, x + rx), (y - ry, y + ry), shown, size, size)
-
+    y = jnp.broadcast_to(lanes.y[:, None], state.x.shape).reshape(-1)
+    rx, ry = (jnp.broadcast_to(r[:, None], state.x.shape).reshape(-1) for r in (lanes.rx, lanes.ry))
+    to_left, to_right = lanes.is_road & (lanes.speed < 0), lanes.is_road & (lanes.speed > 0)
+    shown = jnp.stack([jnp.asarray(~lanes.is_road), to_left, to_right])[..., None] & (state.theme >= 0)[None]
+    x = state.x.reshape(-1)
+    things = sampling.covered((x - rx, x + rx), (y - ry, y + ry), shown.reshape(3, -1), size, size)
     x, y = ((state.position[None, axis] - _RADIUS, state.position[None, axis] + _RADIUS) for axis in range(2))
-    found = [
-        255 * is_water.astype(jnp.uint8)[:, None] * all_columns,
-        covered(~lanes.is_road),
-        covered(lanes.is_road & (lanes.speed < 0)),
-        covered(lanes.is_road & (lanes.speed > 0)),
-        255 * (row == line).astype(jnp.uint8)[:, None] * all_columns,
-        sampling.covered(x, y, jnp.ones(1, jnp.bool_), size, size),
-    ]
-    return jnp.stack(found, axis=-1)
+    agent = sampling.covered(x, y, jnp.ones((1, 1), jnp.bool_), size, size)
+    water, finish = (255 * rows.astype(jnp.uint8)[:, None] * all_columns for rows in (is_water, row == line))
+    return jnp.concatenate([water[..., None], things, finish[..., None], agent], axis=-1)

@@ -108,6 +108,11 @@ def _padded(pictures: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return found, sizes
 
 
+def words(pictures: np.ndarray) -> np.ndarray:
+    """Pictures uint8 [..., 4] as uint32 [P], a number for each pixel: red is the lowest byte."""
+    return np.ascontiguousarray(pictures).view("<u4").reshape(-1).astype(np.uint32)
+
+
 # --- which pixels ----------------------------------------------------------------------------------------------------
 
 
@@ -194,7 +199,7 @@ def draw(frame: Array, pictures: np.ndarray, kind: Array, first: tuple[Array, Ar
     first is the first row and column of the window, index int32 [h, w, 2] what is in each of its pixels.
     """
     side = pictures.shape[1]
-    packed = jnp.asarray(np.ascontiguousarray(pictures).view("<u4").reshape(-1).astype(np.uint32))
+    packed = jnp.asarray(words(pictures))
     place = (kind * side + index[..., 0]) * side + index[..., 1]
     return blended(frame, packed.at[place].get(mode="promise_in_bounds"), first)
 
@@ -210,16 +215,73 @@ def blended(frame: Array, pixels: Array, first: tuple[Array, Array]) -> Array:
 
 
 def draw_all(
-    frame: Array, pictures: np.ndarray, kinds: Array, rows: tuple[Array, Array], columns: tuple[Array, Array]
+    frame: Array,
+    pictures: np.ndarray,
+    kinds: Array,
+    rows: tuple[Array, Array],
+    columns: tuple[Array, Array],
+    there: Array,
 ) -> Array:
-    """A frame with K sprites drawn, one after the other: kinds int32 [K], and as of `spans` where they are."""
+    """A frame with K sprites drawn, one after the other: kinds int32 [K], and as of `spans` where they are; those with
+    `there`, bool [K].
+    """
+    side = pictures.shape[1]
+    pixels = words(pictures)
+    place = ((kinds * side)[:, None, None] + rows[1][:, :, None]) * side + columns[1][:, None]
+    return painted(frame, pixels, (rows[0], columns[0]), place, there)
 
-    def one(frame: Array, xs: tuple[Array, ...]) -> tuple[Array, None]:
-        kind, first_row, row_index, first_column, column_index = xs
-        index = crossed(row_index, column_index)
-        return draw(frame, pictures, kind, (first_row, first_column), index), None
 
-    return jax.lax.scan(one, frame, (kinds, *rows, *columns))[0]
+def painted(frame: Array, pixels: np.ndarray, first: tuple[Array, Array], place: Array, there: Array) -> Array:
+    """A frame with K windows of pixels drawn over it, one after the other.
+
+    Args:
+      frame: uint8 [64, 64, 3].
+      pixels: uint32 [P], four bytes each as `read` gives them.
+      first: (row, column) int32 [K] of each window.
+      place: int32 [K, h, w], which of the pixels are in it.
+      there: bool [K], which windows are drawn.
+    """
+    place = jnp.where(there[:, None, None], place.astype(jnp.int32), _transparent(pixels))
+    over = jnp.asarray(pixels).at[place].get(mode="promise_in_bounds")
+    if jax.default_backend() != "cpu":
+        frame, _ = jax.lax.scan(lambda frame, xs: (blended(frame, xs[0], xs[1:]), None), frame, (over, *first))
+        return frame
+    # On a CPU one frame after the other is drawn, with four bytes a pixel: a batch of windows in different places is
+    # copied one by one anyway, and so only windows that are there cost time.
+
+    @jax.custom_batching.sequential_vmap
+    def paint(canvas: Array, row: Array, column: Array, over: Array, bounds: Array) -> Array:
+        def one(window: Array, canvas: Array) -> Array:
+            at = row[window], column[window]
+            behind = jax.lax.dynamic_slice(canvas, at, over.shape[1:])
+            return jax.lax.dynamic_update_slice(canvas, _blended_words(behind, over[window]), at)
+
+        return jax.lax.fori_loop(bounds[0], bounds[1], one, canvas)
+
+    number = jnp.arange(len(there), dtype=jnp.int32)
+    bounds = jnp.stack([jnp.where(there, number, len(there)).min(), jnp.where(there, number, -1).max() + 1])
+    canvas = paint(_words(frame), *first, over, bounds)
+    return ((canvas[..., None] >> jnp.arange(0, 24, 8, dtype=jnp.uint32)[None, None]) & 255).astype(jnp.uint8)
+
+
+def _transparent(pixels: np.ndarray) -> int:
+    """The number of a pixel that changes nothing: `read` and `tiles` end with one."""
+    assert pixels[-1] == 255 << 24
+    return len(pixels) - 1
+
+
+def _words(frame: Array) -> Array:
+    """uint32 [64, 64] of a frame: red is the lowest byte."""
+    red, green, blue = (frame[..., channel].astype(jnp.uint32) for channel in range(3))
+    return red | (green << 8) | (blue << 16)
+
+
+def _blended_words(behind: Array, over: Array) -> Array:
+    """`frames.blend` of all three bytes: red and blue in one product, each with room for it."""
+    share, two = over >> 24, jnp.uint32(0xFF00FF)
+    outer, inner = (behind & two) * share, ((behind >> 8) & 255) * share
+    outer = ((outer + ((outer >> 8) & two) + jnp.uint32(0x800080)) >> 8) & two
+    return (over & 0xFFFFFF) + outer + (((inner + (inner >> 8) + 128) >> 8) << 8)
 
 
 def draw_boxes(
@@ -251,8 +313,7 @@ def draw_boxes(
         sizes = jnp.asarray(all_sizes)[kinds]
         first_row, rows = spans_of(heights, sizes[:, 0], window, outside)
         columns = spans_of(widths, sizes[:, 1], window, outside, backwards)
-    rows = jnp.where(there[:, None], rows, outside)
-    return draw_all(frame, table, kinds, (first_row, rows), columns)
+    return draw_all(frame, table, kinds, (first_row, rows), columns, there)
 
 
 # --- shares of cells -------------------------------------------------------------------------------------------------
@@ -270,7 +331,16 @@ def cells_of(rows: Array, width: int) -> Array:
 
 
 def covered(x: tuple[Array, Array], y: tuple[Array, Array], shown: Array, width: int, height: int) -> Array:
-    """uint8 [H, W], 255 times the share of each cell that boxes [E] cover: those with `shown`, at most 255 together."""
-    columns, rows = shares(*x, width), shares(*y, height) * shown[:, None]
-    share = jnp.einsum("eh,ew->hw", rows, columns, precision="highest")
-    return (jnp.minimum(share, 1) * 255 + 0.5).astype(jnp.uint8)
+    """255 times the share of each cell that boxes [E] cover, at most 255 together.
+
+    shown is bool [E], which of the boxes count, for uint8 [H, W]; or bool [P, E] for P planes, uint8 [H, W, P].
+    """
+    columns, rows = shares(*x, width), shares(*y, height)
+    planes = jnp.atleast_2d(shown)
+    if len(rows) == 1:
+        share = rows.T[..., None] * columns.T[None] * planes.T[None]
+    else:  # one product of matrices for all planes
+        of_planes = (rows.T[:, None] * planes[None]).reshape(-1, len(rows))
+        share = jnp.matmul(of_planes, columns, precision="highest").reshape(height, len(planes), width).swapaxes(1, 2)
+    found = (jnp.minimum(share, 1) * 255 + 0.5).astype(jnp.uint8)
+    return found if shown.ndim == 2 else found[..., 0]

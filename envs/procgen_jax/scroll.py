@@ -259,9 +259,8 @@ def _with_bands(
     with jax.enable_x64(True):
         heights, _ = sampling.edges(view, boxes)
         first, rows = sampling.spans_of(heights, jnp.asarray(bank["sizes"])[pictures, 0], window, outside)
-    rows = jnp.where(there[:, None], rows, outside)
     first_columns = jnp.zeros(len(pictures), jnp.int32)
-    return sampling.draw_all(frame, bank["pictures"], pictures, (first, rows), (first_columns, columns))
+    return sampling.draw_all(frame, bank["pictures"], pictures, (first, rows), (first_columns, columns), there)
 
 
 def _with_boxes(

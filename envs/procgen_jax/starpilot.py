@@ -64,6 +64,7 @@ _EXPLOSIONS, _EXPLOSION_STEPS, _GROWTH = (
     np.float32(1.4),
 )  # at the same time; how long one is seen, and its growth
 _BACKGROUNDS, _PERIOD = 13, 240  # pictures of the sky, and steps after which each is where it was
+_KINDS = (FLYER, FAST_FLYER, TURRET, METEOR, CLOUD)  # of things, in the order of their planes
 _TARGETS = (FLYER, FAST_FLYER, TURRET, METEOR)  # what own bullets hit, and what ends an episode
 _ROCKETS = [f"misc_assets/spaceRockets_00{number}.png" for number in range(1, 5)]  # the finish is one of them
 _METEORS = (*(f"spaceMeteors_00{n}" for n in range(1, 5)), *(f"meteorGrey_big{n}" for n in range(1, 5)))
@@ -295,7 +296,8 @@ def _with_hits(bank: dict[str, Any], level: Array, state: State) -> State:
     reach = rx + _RADIUS, ry + _RADIUS
     meets = bodies.overlap(state.bullets[0][:, None], state.bullets[1][:, None], tuple(state.place[:, None]), reach)
     meets = meets & (state.there & ~state.dying & _targets(bank, level))[None] & state.flies[:, None]
-    is_last = meets & (jnp.cumsum(meets[:, ::-1], axis=1, dtype=jnp.int32)[:, ::-1] == 1)
+    number = jnp.arange(meets.shape[1])
+    is_last = meets & (number[None] == jnp.where(meets, number[None], -1).max(axis=1, keepdims=True))
     health = state.health - is_last.sum(axis=0, dtype=jnp.int32)
     hits = meets.any(axis=1)
     after = state.replace(health=health, flies=state.flies & ~hits)
@@ -360,7 +362,7 @@ def _fights(which: Array, things: int) -> Array:
 def _fired(state: State, fires: Array, speeds: Array, kinds: Array) -> State:
     """After things [S] with `fires` have shot at the agent, with speeds [S]."""
 
-    def shoot(_: Array, carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+    def shoot(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         bullets, kind, order, fires = carry
         which = jnp.argmax(fires).astype(jnp.int32)
         away = state.position - state.place[:, which]
@@ -377,7 +379,7 @@ def _fired(state: State, fires: Array, speeds: Array, kinds: Array) -> State:
         return bullets, kind, order, fires & (jnp.arange(len(fires)) != which)
 
     start = state.enemy_bullets, state.enemy_kind, state.enemy_order, fires
-    bullets, kind, order, _ = jax.lax.fori_loop(0, _AT_ONCE, shoot, start)
+    bullets, kind, order, _ = jax.lax.while_loop(lambda carry: carry[-1].any(), shoot, start)
     return state.replace(enemy_bullets=bullets, enemy_kind=kind, enemy_order=order)
 
 
@@ -496,8 +498,9 @@ def planes(bank: dict[str, Any], level: Array, state: State) -> Array:
         return sampling.covered((x - rx, x + rx), (y - ry, y + ry), shown, _SIZE, _SIZE)
 
     one, width = jnp.ones(1, jnp.bool_), of_level(bank, "finish", level)
-    things = (FLYER, FAST_FLYER, TURRET, METEOR, CLOUD)
-    found = [covered(*state.place, *radii, state.there & (kind == what)) for what in things]
+    used = [what for what in _KINDS if (bank["kind"] == what).any()]  # easy levels have one kind of thing
+    things = covered(*state.place, *radii, jnp.stack([state.there & (kind == what) for what in used]))
+    found = [things[..., used.index(what)] if what in used else jnp.zeros((_SIZE,) * 2, jnp.uint8) for what in _KINDS]
     found += [
         covered(*state.enemy_bullets[:2], _RADIUS, _RADIUS, state.enemy_kind > 0),
         covered(*state.bullets[:2], _RADIUS, _RADIUS, state.flies),

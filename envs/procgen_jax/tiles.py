@@ -73,14 +73,8 @@ def draw(
     order = jnp.argsort(jnp.where(sprites.there, sprites.order, np.iinfo(np.int32).max))
     sprites = Sprites(*(array[order] for array in sprites))
     with jax.enable_x64(True):
-        first, place = _places(pictures[1], offsets, view, sprites, tiles)
-
-    def one(frame: Array, xs: tuple[Array, ...]) -> tuple[Array, None]:
-        row, column, place = xs
-        packed = jnp.asarray(pixels).at[place].get(mode="promise_in_bounds")
-        return sampling.blended(frame, packed, (row, column)), None
-
-    return jax.lax.scan(one, frame, (*first, place))[0]
+        first, place, used = _places(pictures[1], offsets, view, sprites, tiles)
+    return sampling.painted(frame, pixels, first, place, used)
 
 
 def _flat(pictures: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -90,13 +84,15 @@ def _flat(pictures: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarr
     cut = [picture[:height, :width].reshape(-1, 4) for picture, (height, width) in zip(pictures, sizes, strict=True)]
     flat = np.concatenate([*cut, np.array([[0, 0, 0, 255]], np.uint8)])
     starts = np.cumsum([0, *(len(picture) for picture in cut)]).astype(np.int32)
-    return np.ascontiguousarray(flat).view("<u4")[:, 0].astype(np.uint32), starts
+    return sampling.words(flat), starts
 
 
 def _places(
     sizes: np.ndarray, offsets: np.ndarray, view: sampling.View, sprites: Sprites, tiles: int
-) -> tuple[tuple[Array, Array], Array]:
-    """((first row, first column) int32 [T] of each tile, int32 [T, SIDE, SIDE], which of the flat pixels it shows)."""
+) -> tuple[tuple[Array, Array], Array, Array]:
+    """((first row, first column) int32 [T] of each tile, which of the flat pixels it shows int32 [T, SIDE, SIDE],
+    which tiles are used bool [T]).
+    """
     extents = sampling.edges(view, sprites.boxes)
     # As the library: float32 numbers, one operation after the other.
     degrees = rounded(sprites.rotations * np.float32(180)) / np.float32(np.pi)
@@ -120,7 +116,7 @@ def _places(
     pixel = jnp.asarray(offsets)[sprites.pictures[of]][:, None, None] + index[..., 0] * size[:, 1, None, None]
     place = jnp.where(shown, pixel + index[..., 1], int(offsets[-1]))
     first = jnp.where(turns, askew_row, first_row), jnp.where(turns, askew_column, first_column)
-    return first, place.astype(jnp.int32)
+    return first, place.astype(jnp.int32), tile < ends[-1]
 
 
 def _tiled(start: Array, length: Array, there: Array, is_turned: Array) -> tuple[Array, Array]:
