@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from typing import Any
 
@@ -40,6 +41,8 @@ def end_to_end(
 ) -> dict[str, Any]:
     """Steps per second of PPO with 64 and 1,024 games of each seed, 1 and 8 seeds: medians of all sides' turns.
 
+    Ctrl-C ends it with what it has: the part `cut_off` names the row that is missing first.
+
     Args:
       alone: what `procgen_in_graph.speed` found in this process.
       repeats, seconds: turns of each side, and about how long one is; never less than an iteration.
@@ -47,15 +50,17 @@ def end_to_end(
       quick: only 64 games and 1 seed.
     """
     found: dict[str, Any] = {"about": ABOUT}
-    for network in SIDES:
-        for game in GAMES[network]:
-            for num_envs in (64,) if quick else (64, 1024):
-                for seeds in (1,) if quick else (1, 8):
-                    name = f"{network}_{game}_{num_envs}_games_{seeds}_seeds"
-                    row = found[name] = _turns(network, game, num_envs, seeds, num_levels, repeats, seconds)
-                    if "graph_symbolic" in SIDES[network]:
-                        library = alone[f"{game}_{num_envs}_games"]["library_steps_per_second"]
-                        row["symbolic_over_library"] = round(row["graph_symbolic_steps_per_second"] / library, 2)
+    sizes = ((64, 1),) if quick else ((64, 1), (64, 8), (1024, 1), (1024, 8))
+    for network, games in GAMES.items():
+        for game, (num_envs, seeds) in itertools.product(games, sizes):
+            name = f"{network}_{game}_{num_envs}_games_{seeds}_seeds"
+            try:
+                row = found[name] = _turns(network, game, num_envs, seeds, num_levels, repeats, seconds)
+            except KeyboardInterrupt:
+                return found | {"cut_off": name}
+            if "graph_symbolic" in SIDES[network]:
+                library = alone[f"{game}_{num_envs}_games"]["library_steps_per_second"]
+                row["symbolic_over_library"] = round(row["graph_symbolic_steps_per_second"] / library, 2)
     return found
 
 
