@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -254,36 +253,19 @@ def _on_water(lanes: _Lanes, position: Array, stands: Array, x: Array, theme: Ar
 
 
 def frame(bank: dict[str, Any], level: Array, state: State) -> Array:
-    """The frame, uint8 [64, 64, 3]: the level, what is in each lane as one row of pictures, the agent."""
+    """The frame, uint8 [64, 64, 3]: the level, what is in each lane, the agent."""
     lanes, view = _Lanes(bank, level), sampling.View(*bank["view"])
-    pictures, sizes = bank["pictures"], bank["sizes"]
-    outside, window = pictures.shape[1] - 1, int(np.ceil(float(2 * _CAR[0] * view.unit))) + 1
+    looks = bank["pictures"], bank["sizes"]
+    of_lane = [jnp.broadcast_to(array[:, None], state.x.shape) for array in (lanes.y, lanes.rx, lanes.ry)]
+    boxes = jnp.stack([state.x, *of_lane], axis=-1)[:, ::-1].reshape(-1, 4)  # the newest of a lane is the last
     kinds = jnp.asarray(bank["picture_of"]).at[state.theme].get(mode="clip").astype(jnp.int32)
-    kinds = jnp.where(lanes.is_road[:, None], kinds, _LOGS)
-    shape = jnp.broadcast_to(lanes.rx[:, None], state.x.shape), jnp.broadcast_to(lanes.ry[:, None], state.x.shape)
-    boxes = jnp.stack([state.x, jnp.broadcast_to(lanes.y[:, None], state.x.shape), *shape], axis=-1)
-    is_back = (lanes.speed < 0) & lanes.is_road
-    with jax.enable_x64(True):
-        heights, widths = sampling.edges(view, boxes.reshape(-1, 4))
-        heights, widths = (tuple(edge.reshape(state.x.shape) for edge in pair) for pair in (heights, widths))
-        size = jnp.asarray(sizes)[kinds]
-        first_row, rows = sampling.spans_of(heights, size[..., 0], window, outside, is_back[:, None], half_turn=True)
-        _, columns = sampling.spans_of(widths, size[..., 1], frames.SIZE, outside, is_back[:, None], half_turn=True)
-    columns = jnp.where((state.theme >= 0)[..., None], columns, outside)
-    newest = jnp.argmax(columns != outside, axis=1)  # [L, 64], what a column of the frame shows of a lane
-    columns = jnp.take_along_axis(columns, newest[:, None], axis=1)[:, 0]
-    rows = jnp.take_along_axis(rows, newest[..., None], axis=1)
-    kinds = jnp.take_along_axis(kinds, newest, axis=1)
-    rows = jnp.where((lanes.y >= 0)[:, None, None], rows, outside)
+    kinds = jnp.where(lanes.is_road[:, None], kinds, _LOGS)[:, ::-1].reshape(-1)
+    there = ((state.theme >= 0) & (lanes.y >= 0)[:, None])[:, ::-1].reshape(-1)
+    is_back = jnp.broadcast_to(((lanes.speed < 0) & lanes.is_road)[:, None], state.x.shape).reshape(-1)
     shown = of_level(bank, "still", level)
-    side = pictures.shape[1]
-    place = (kinds[:, None] * side + rows.swapaxes(1, 2)) * side + columns[:, None]
-    there = (lanes.y >= 0) & (state.theme >= 0).any(axis=1)
-    shown = sampling.painted(
-        shown, sampling.words(pictures), (first_row[:, 0], jnp.zeros(len(rows), jnp.int32)), place, there
-    )
+    shown = sampling.draw_boxes(shown, looks, view, boxes, kinds, there, float(2 * _CAR[0]), is_back, half_turn=True)
     agent = turning.Sprite(_RADIUS, _ANGLES, _FROGS, above=0.275, tall=1.55)
-    return turning.draw(shown, (pictures, sizes), agent, view, state.position, state.direction, state.leap)
+    return turning.draw(shown, looks, agent, view, state.position, state.direction, state.leap)
 
 
 def planes(bank: dict[str, Any], level: Array, state: State) -> Array:

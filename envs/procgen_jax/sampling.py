@@ -193,17 +193,6 @@ def crossed(rows: Array, columns: Array) -> Array:
     return jnp.stack(jnp.broadcast_arrays(rows[:, None], columns[None]), axis=-1)
 
 
-def draw(frame: Array, pictures: np.ndarray, kind: Array, first: tuple[Array, Array], index: Array) -> Array:
-    """A frame uint8 [64, 64, 3] with one of the pictures uint8 [K, S, S, 4] drawn.
-
-    first is the first row and column of the window, index int32 [h, w, 2] what is in each of its pixels.
-    """
-    side = pictures.shape[1]
-    packed = jnp.asarray(words(pictures))
-    place = (kind * side + index[..., 0]) * side + index[..., 1]
-    return blended(frame, packed.at[place].get(mode="promise_in_bounds"), first)
-
-
 def blended(frame: Array, pixels: Array, first: tuple[Array, Array]) -> Array:
     """A frame uint8 [64, 64, 3] with pixels uint32 [h, w] over it, from a first row and column on: four bytes each, as
     `read` gives them.
@@ -250,17 +239,16 @@ def painted(frame: Array, pixels: np.ndarray, first: tuple[Array, Array], place:
     # copied one by one anyway, and so only windows that are there cost time.
 
     @jax.custom_batching.sequential_vmap
-    def paint(canvas: Array, row: Array, column: Array, over: Array, bounds: Array) -> Array:
-        def one(window: Array, canvas: Array) -> Array:
-            at = row[window], column[window]
+    def paint(canvas: Array, row: Array, column: Array, over: Array, order: Array, number: Array) -> Array:
+        def one(i: Array, canvas: Array) -> Array:
+            at = row[order[i]], column[order[i]]
             behind = jax.lax.dynamic_slice(canvas, at, over.shape[1:])
-            return jax.lax.dynamic_update_slice(canvas, _blended_words(behind, over[window]), at)
+            return jax.lax.dynamic_update_slice(canvas, _blended_words(behind, over[order[i]]), at)
 
-        return jax.lax.fori_loop(bounds[0], bounds[1], one, canvas)
+        return jax.lax.fori_loop(0, number, one, canvas)
 
-    number = jnp.arange(len(there), dtype=jnp.int32)
-    bounds = jnp.stack([jnp.where(there, number, len(there)).min(), jnp.where(there, number, -1).max() + 1])
-    canvas = paint(_words(frame), *first, over, bounds)
+    order = jnp.argsort(~there, stable=True).astype(jnp.int32)
+    canvas = paint(_words(frame), *first, over, order, there.sum(dtype=jnp.int32))
     return ((canvas[..., None] >> jnp.arange(0, 24, 8, dtype=jnp.uint32)[None, None]) & 255).astype(jnp.uint8)
 
 
@@ -293,6 +281,7 @@ def draw_boxes(
     there: Array,
     largest: float,
     backwards: Array | bool = False,
+    half_turn: bool = False,
 ) -> Array:
     """A frame with K sprites drawn at any place, one after the other.
 
@@ -304,16 +293,16 @@ def draw_boxes(
       kinds: int32 [K], the picture of each.
       there: bool [K], which of them are drawn.
       largest: the greatest width or height of a box, in cells.
-      backwards: bool [K], whose picture is mirrored.
+      backwards: bool [K], whose picture is mirrored, or turned by 180 degrees with `half_turn`.
     """
     table, all_sizes = pictures
     outside, window = table.shape[1] - 1, int(np.ceil(largest * float(view.unit))) + 1
     with jax.enable_x64(True):
         heights, widths = edges(view, boxes)
         sizes = jnp.asarray(all_sizes)[kinds]
-        first_row, rows = spans_of(heights, sizes[:, 0], window, outside)
-        columns = spans_of(widths, sizes[:, 1], window, outside, backwards)
-    return draw_all(frame, table, kinds, (first_row, rows), columns, there)
+        rows = spans_of(heights, sizes[:, 0], window, outside, backwards if half_turn else False, half_turn)
+        columns = spans_of(widths, sizes[:, 1], window, outside, backwards, half_turn)
+    return draw_all(frame, table, kinds, rows, columns, there)
 
 
 # --- shares of cells -------------------------------------------------------------------------------------------------

@@ -167,7 +167,8 @@ def draw(
     angle, picture = jnp.asarray(angle), jnp.asarray(picture, jnp.int32)
     width = float(2 * sprite.radius * view.unit)
     height, outside = width * sprite.tall, table.shape[1] - 1
-    window = int(np.ceil(max(width, height))) + 1
+    never_turns = sizes.max() == 1  # monochrome
+    window = int(np.ceil(max(width, height) if never_turns else np.hypot(width, height) + 1)) + 1
     radius = jnp.float32(sprite.radius)
     with jax.enable_x64(True):
         (upper, _), (left, _) = sampling.edges(view, jnp.stack([*place, radius, radius])[None])
@@ -175,13 +176,13 @@ def draw(
         is_back, size = jnp.asarray(np.abs(sprite.angles) == 180)[angle], jnp.asarray(sizes)[picture]
         rows = sampling.spans(jnp, upper, height, size[0], window, outside, is_back, half_turn=True)
         columns = sampling.spans(jnp, left, width, size[1], window, outside, is_back, half_turn=True)
-        index = sampling.crossed(rows[1], columns[1])
-        straight = sampling.draw(frame, table, picture, (rows[0], columns[0]), index)
-        if sizes.max() == 1:  # monochrome: never turned
-            return straight
-        turns = [stacked([turned(degrees, width, height, one) for degrees in sprite.angles]) for one in sizes]
-        turn = Turn(*(jnp.asarray(array)[picture, angle] for array in stacked(turns)))
-        window = int(np.ceil(np.hypot(width, height))) + 2
-        first_row, first_column, index = covered(turn, (left + width / 2, upper + height / 2), size, window, outside)
-        askew = sampling.draw(frame, table, picture, (first_row, first_column), index)
-    return jnp.where(jnp.asarray(sprite.angles % 180 == 0)[angle], straight, askew)
+        found = [(rows[0], columns[0], sampling.crossed(rows[1], columns[1]))]
+        if not never_turns:
+            turns = [stacked([turned(degrees, width, height, one) for degrees in sprite.angles]) for one in sizes]
+            turn = Turn(*(jnp.asarray(array)[picture, angle] for array in stacked(turns)))
+            found.append(covered(turn, (left + width / 2, upper + height / 2), size, window, outside))
+        row, column, index = (jnp.stack(arrays) for arrays in zip(*found, strict=True))
+    is_straight = never_turns | jnp.asarray(sprite.angles % 180 == 0)[angle]
+    pixel = (picture * len(table[0]) + index[..., 0]) * len(table[0]) + index[..., 1]
+    there = jnp.stack([is_straight, ~is_straight][: len(found)])
+    return sampling.painted(frame, sampling.words(table), (row, column), pixel, there)
