@@ -37,6 +37,8 @@ if TYPE_CHECKING:
         traced,
     )
 
+    __version__: str
+
 _NAMES = {
     "purerl.registry": ("Preset", "register_agent", "register_family", "register_figure", "register_preset"),
     "purerl.rng": ("seed_keys",),
@@ -82,18 +84,20 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Imports a name of `_HOMES` at its first use; `__version__` is the version of the installed distribution."""
-    if name == "__version__":
-        from importlib.metadata import version
+if not TYPE_CHECKING:  # a type checker would believe that every name exists
 
-        value = version("purerl")
-    elif name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
-    else:
-        raise AttributeError(f"module 'purerl' has no attribute '{name}'")
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        """Imports a name of `_HOMES` at its first use; `__version__` is the version of the installed distribution."""
+        if name == "__version__":
+            from importlib.metadata import version
+
+            value = version("purerl")
+        elif name in _HOMES:
+            value = getattr(importlib.import_module(_HOMES[name]), name)
+        else:
+            raise AttributeError(f"module 'purerl' has no attribute '{name}'")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -153,27 +153,33 @@ class Pool(Protocol):
 
     def reset(self, group: int) -> np.ndarray:
         """First observations of a group, [S, N / G, ...]. Only before its first send."""
+        ...
 
     def send(self, group: int, actions: np.ndarray) -> None:
         """Starts stepping a group with int32 (or float32) actions [S, N / G, ...]; returns at once."""
+        ...
 
     def recv(self, group: int) -> TimeStep:
         """Waits for the group's step and returns its TimeStep of numpy arrays [S, N / G, ...]."""
+        ...
 
     def state(self, lanes: slice = slice(None)) -> dict[str, np.ndarray]:
         """Everything needed to continue exactly, as plain numeric arrays: for all seeds, or for those in `lanes`.
 
         It must not be called between `send` and `recv`. A pool with only the seeds of `lanes` can restore their state.
         """
+        ...
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Loads a result of `state` in a pool of the same shape.
 
         If `resumes_exactly` is False (Atari), new episodes begin instead, and `reset` returns their first observations.
         """
+        ...
 
     def close(self) -> None:
         """Frees the environments. Safe to call twice."""
+        ...
 
     def __enter__(self) -> Pool: ...
 
@@ -270,6 +276,7 @@ class Rollout:
 
         This needs an environment that shows its final observations.
         """
+        assert self.final_observation is not None
         return Inputs(self.final_observation, jnp.zeros_like(self.done), self.action, self.reward)
 
 

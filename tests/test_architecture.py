@@ -40,7 +40,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "agents": ("ops", "nn", "buffers"),
     "envs": (),
     "experiments": (*ENGINE, "agents", "envs"),
-    # `import purerl` and `python -m purerl` are entry points. Nothing imports them.
+    # `import purerl`, `python -m purerl` and the build backend are entry points. Nothing imports them.
     "door": ENGINE,
 }
 # (module, what it imports): why it may all the same.
@@ -112,7 +112,7 @@ def imports() -> dict[str, set[str]]:
 def room(module: str) -> str:
     """The room of a module."""
     parts = module.split(".")[1:]
-    if not parts or parts == ["__main__"]:
+    if not parts or parts in (["__main__"], ["build"]):
         return "door"
     return "top" if len(parts) == 1 and parts[0] in TOP else parts[0]
 

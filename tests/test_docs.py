@@ -1,4 +1,7 @@
-"""Runs the documentation: every code block of every page, in order and unchanged."""
+"""Runs the documentation: every code block of every page of docs/, in order and unchanged, and README's Python.
+
+README's other commands take minutes, so they are only looked up; `.ci/run` runs those that are marked.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,8 @@ from purerl.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+README = ROOT / "README.md"
+PROSE = [README, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md")), *PAGES]
 _BLOCK = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^\n]+?) -->\n+)?^```(?P<language>[^\n]*)\n(?P<text>.*?)^```[ \t]*$", re.M | re.S
 )
@@ -48,7 +53,7 @@ def blocks(page: str) -> list[Block]:
 
 def commands(text: str) -> Iterator[list[str]]:
     """The words of each `purerl` command in a bash block."""
-    lexer = shlex.shlex(text.replace("\\\n", " ").replace("\n", " ;\n"), posix=True, punctuation_chars=";|&")
+    lexer = shlex.shlex(text.replace("\\\n", " ").replace("\n", "\n;\n"), posix=True, punctuation_chars=";|&")
     lexer.whitespace_split = True
     words: list[str] = []
     for word in [*lexer, ";"]:
@@ -147,7 +152,31 @@ def test_the_blocks_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None:
             assert done.returncode == 0, f"{where}:\n{done.stdout[-4000:]}"
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
+def test_the_commands_of_the_readme_exist() -> None:
+    shown = [
+        words for block in blocks(README.read_text()) if block.language == "bash" for words in commands(block.text)
+    ]
+    assert len(shown) >= 7
+    for words in shown:
+        if "--import" not in words:  # an agent that the reader writes
+            check_exists(words)
+
+
+def test_the_readme_trains_as_a_function(tmp_path: Path) -> None:
+    (block,) = (block for block in blocks(README.read_text()) if block.language == "python")
+    assert len([line for line in block.text.splitlines() if line]) == 5
+    shorter = block.text.replace("steps=1_000_000, num_envs=64", "steps=2_048, num_envs=8")
+    assert shorter != block.text
+    done = _run([sys.executable, "-c", shorter], tmp_path)
+    assert (done.returncode, done.stdout.strip()) == (0, "(8, 2)"), done.stdout[-4000:]
+
+
+def test_the_readme_can_be_read_in_some_minutes() -> None:
+    words = README.read_text().split()
+    assert 700 < len(words) < 1_000
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: page.stem)
 def test_relative_links_point_to_files(page: Path) -> None:
     prose = _BLOCK.sub("", page.read_text())
     targets = [target for target in _LINK.findall(prose) if not re.match(r"[a-z]+:|#", target)]
@@ -157,11 +186,12 @@ def test_relative_links_point_to_files(page: Path) -> None:
 
 def test_blocks_and_commands_are_found() -> None:
     page = (
-        "text\n\n```bash\npurerl list agents | head\nA=1 purerl eval \\\n  RUN --greedy  # really\n```\n\n"
+        "text\n\n```bash\npurerl list agents | head\nA=1 purerl eval \\\n  RUN --greedy  # really\n"
+        "purerl doctor\n```\n\n"
         "<!-- not run: long -->\n```bash\npurerl bench\n```\n```python\nx = 1\n```\n"
     )
     first, second, third = blocks(page)
-    assert list(commands(first.text)) == [["list", "agents"], ["eval", "RUN", "--greedy"]]
+    assert list(commands(first.text)) == [["list", "agents"], ["eval", "RUN", "--greedy"], ["doctor"]]
     assert (first.reason, second.reason, third.reason, third.text) == (None, "long", None, "x = 1\n")
     assert (first.line, third.language) == (3, "python")
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import importlib
 import re
 import shutil
 import subprocess
@@ -23,13 +26,20 @@ PYTHONS = ("3.11", "3.12")
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The file list of the wheel, built from a copy (the build leaves extra folders)."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project, since a build leaves extra folders."""
+    source = tmp_path_factory.mktemp("source")
     for folder in (*PACKAGES, "tests"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The file list of the wheel."""
+    out = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, source]
     done = subprocess.run(build, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -84,7 +94,7 @@ def test_wheel_holds_every_module_of_the_four_folders_the_templates_and_no_other
     }
     templates = {f"purerl/report/templates/{path.name}" for path in (ROOT / "purerl/report/templates").iterdir()}
     assert {path.rpartition(".")[2] for path in templates} == {"html", "css", "js"}
-    expected |= templates
+    expected |= {*templates, "purerl/py.typed"}
     assert {name for name in wheel if ".dist-info/" not in name} == expected
 
 
@@ -92,6 +102,34 @@ def test_wheel_carries_the_license_and_the_command(wheel: list[str]):
     names = [name.partition(".dist-info/")[2] for name in wheel]
     assert "licenses/LICENSE" in names
     assert "entry_points.txt" in names
+
+
+def test_an_editable_wheel_shows_type_checkers_the_package_as_it_is_installed(source: Path, tmp_path: Path):
+    line = "import sys; from purerl import build; print(build.build_editable(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", line, tmp_path], cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as archive:
+        content = {info.filename: archive.read(info) for info in archive.infolist()}
+    lines = content["purerl_typing.pth"].decode().splitlines()
+    package = Path(lines[0]) / "purerl"
+    assert package == source / "build" / "typing" / "purerl" and lines[1].startswith("import sys; sys.meta_path.sort")
+    for path in ("py.typed", "__init__.py", "ops/losses.py", "agents/ppo.py", "envs/procgen_jax/maze.py"):
+        assert (package / path).is_file(), path
+    assert (package / "agents").resolve() == source / "agents"
+    (source / "agents" / "new.py").touch()
+    assert (package / "agents" / "new.py").exists()
+    (record,) = (content[name].decode() for name in content if name.endswith("/RECORD"))
+    listed = {row.split(",")[0]: row.split(",")[1] for row in record.splitlines()}
+    assert set(listed) == set(content)
+    for name, value in listed.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(content[name]).digest()).decode().rstrip("=")
+        assert value in ("", f"sha256={digest}"), name
+
+
+def test_python_imports_the_files_where_they_are():
+    """Not through the links for type checkers, so that tracebacks name the files that one edits."""
+    assert Path(purerl.__file__).parts[-3:] != ("typing", "purerl", "__init__.py")
+    assert "/build/typing/" not in str(importlib.import_module("purerl.agents.ppo").__file__)
 
 
 def test_versions_agree():
@@ -105,7 +143,7 @@ def test_requirements_pin_all_that_is_declared(python: str):
     pinned = pins()
     environment = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
     environment |= {"platform_machine": "x86_64", "os_name": "posix"}
-    for requirement in declared("procgen", "atari", "tensorboard", "video", "figures", "dev"):
+    for requirement in declared("procgen", "atari", "tensorboard", "video", "figures", "dev", "docs"):
         if requirement.marker is None or requirement.marker.evaluate(environment):
             lines = pinned.get(canonicalize_name(requirement.name), [])
             valid = [line for line in lines if line.marker is None or line.marker.evaluate(environment)]

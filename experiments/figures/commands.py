@@ -306,6 +306,12 @@ def summary(finals: Sequence[float | None]) -> tuple[float, float, float]:
     return (float(statistics.interquartile_mean(scores)), *statistics.stratified_bootstrap_interval(scores))
 
 
+def chance(ours: Sequence[float] | np.ndarray, base: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+    """(P(a run of ours is above a run of the base), low, high) of final returns over seeds, 95% bootstrap interval."""
+    pair = np.array(ours, np.float64), np.array(base, np.float64)
+    return (float(statistics.probability_of_improvement(*pair)), *statistics.probability_of_improvement_interval(*pair))
+
+
 def text(interval: tuple[float, float, float]) -> str:
     """ "15.8 (14.8 to 18.6)" """
     return "{:.3g} ({:.3g} to {:.3g})".format(*interval)

@@ -13,10 +13,20 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
-from purerl import registry, statistics
+from purerl import registry
 from purerl.envs import atari_scores
 from purerl.experiments.figures import planning_with_noise, published, pull_or_step_size
-from purerl.experiments.figures.commands import Cell, Check, Figure, draw_curves, legend, panels, summary, text
+from purerl.experiments.figures.commands import (
+    Cell,
+    Check,
+    Figure,
+    chance,
+    draw_curves,
+    legend,
+    panels,
+    summary,
+    text,
+)
 from purerl.experiments.presets import value_based
 from purerl.report import plots
 
@@ -118,13 +128,21 @@ def _late(entry: dict[str, Any], metric: str) -> float:
     return float(np.mean(curve["iqm"][len(curve["iqm"]) // 2 :])) if curve else float("nan")
 
 
-def _verify_distance(data: dict[str, Any]) -> list[Check]:
-    checks = []
+def distances(data: dict[str, Any]) -> dict[tuple[str, str], float]:
+    """{(game, base): distance between consecutive target networks, Pro over its base, second half of a run}."""
+    found = {}
     for game, entries in _by_game(data).items():
         for base in BASES:
             ours, theirs = (_late(entries[agent], "target_distance") for agent in (f"{base}-pro", base))
-            holds = None if np.isnan(ours / theirs) or data["scale"] == "smoke" else bool(ours < theirs)
-            checks.append(Check(f"Pro over base, {game}, {base}", f"{ours / theirs:.2f}", "below 1", holds))
+            found[game, base] = ours / theirs
+    return found
+
+
+def _verify_distance(data: dict[str, Any]) -> list[Check]:
+    checks = []
+    for (game, base), ratio in distances(data).items():
+        holds = None if np.isnan(ratio) or data["scale"] == "smoke" else bool(ratio < 1)
+        checks.append(Check(f"Pro over base, {game}, {base}", f"{ratio:.2f}", "below 1", holds))
     return checks
 
 
@@ -186,17 +204,24 @@ def _verify_bars(data: dict[str, Any]) -> list[Check]:
         for game, entries in _by_game(data).items():
             pro, plain = (entries[agent]["final_return"] for agent in (f"{base}-pro", base))
             if None not in pro + plain:
-                chance = statistics.probability_of_improvement(np.array(pro), np.array(plain))
-                low, high = statistics.probability_of_improvement_interval(np.array(pro), np.array(plain))
-                measured = f"{of_game[game]:+.0f}%, P(Pro > base) {text((float(chance), low, high))}"
+                measured = f"{of_game[game]:+.0f}%, P(Pro > base) {text(chance(pro, plain))}"
                 bar = published.PRO_BARS.get(game)
                 expected = f"on Atari {bar[BASES.index(base)]:+g}%" if bar else "-"
                 checks.append(Check(f"{game}, {base}", measured, expected, None))
     return checks
 
 
+def pairs(data: dict[str, Any]) -> dict[tuple[str, str], tuple[float, float, float]]:
+    """{(game, base): P(Pro above base) with its interval}."""
+    return {
+        (game, base): chance(entries[f"{base}-pro"]["final_return"], entries[base]["final_return"])
+        for game, entries in _by_game(data).items()
+        for base in BASES
+    }
+
+
 def table(data: dict[str, Any]) -> str:
-    """A Markdown table with one game per row: IQM of the final return with its interval; P(Pro above base)."""
+    """A Markdown table with one game per row: IQM of the final return and P(Pro above base), each with its interval."""
     entry = next(iter(data["cells"].values()))
     lines = [
         f"| {entry['steps']:,} steps, {len(entry['seeds'])} seeds | dqn | dqn-pro | P(Pro > base) | rainbow "
@@ -208,7 +233,7 @@ def table(data: dict[str, Any]) -> str:
         for base in BASES:
             finals = [np.array(entries[agent]["final_return"]) for agent in (base, f"{base}-pro")]
             row += ["{:.1f} ({:.1f} to {:.1f})".format(*summary(final)) for final in finals]
-            row.append(f"{statistics.probability_of_improvement(finals[1], finals[0]):.2f}")
+            row.append("{:.2f} ({:.2f} to {:.2f})".format(*chance(finals[1], finals[0])))
         lines.append(f"| {game} | {' | '.join(row)} |")
     return "\n".join(lines)
 
@@ -229,7 +254,7 @@ def _median_cells(scale: str) -> list[Cell]:
     return cells
 
 
-def _medians(data: dict[str, Any]) -> dict[str, float]:
+def medians(data: dict[str, Any]) -> dict[str, float]:
     """{agent: median over games of the human-normalised mean over seeds}, for the games with a human score."""
     scores: dict[str, list[float]] = {}
     for game, entries in _by_game(data).items():
@@ -242,7 +267,7 @@ def _medians(data: dict[str, Any]) -> dict[str, float]:
 
 def _draw_medians(data: dict[str, Any]) -> Drawing:
     drawing, axes = panels(["Median over games, 1 is human"])
-    one, found = next(axes), _medians(data)
+    one, found = next(axes), medians(data)
     one.bar(range(len(found)), list(found.values()), color=plots.COLOURS[0], width=0.6)
     plots.dress(one, "", "human-normalised score")
     one.set_xticks(range(len(found)), list(found), fontsize=plots.SMALL_POINTS)
@@ -253,7 +278,7 @@ def _draw_medians(data: dict[str, Any]) -> Drawing:
 
 def _verify_medians(data: dict[str, Any]) -> list[Check]:
     checks = []
-    for agent, value in _medians(data).items():
+    for agent, value in medians(data).items():
         wanted = published.PRO_MEDIAN.get(agent)
         holds = bool(abs(value - wanted) <= 0.25 * wanted) if _is_paper(data) and wanted else None
         checks.append(Check(f"median, {agent}", f"{value:.2f}", f"about {wanted}" if wanted else "-", holds))
@@ -292,6 +317,22 @@ def drift_left(data: dict[str, Any]) -> dict[float, float]:
         preset = registry.presets_of(entry["agent"])[entry["preset"]].config
         found[c] = value_based.drift_left_by({**preset, **entry["config"]}, c)
     return dict(sorted(found.items()))
+
+
+def against_base(data: dict[str, Any]) -> dict[str, dict[float, tuple[float, float, float]]]:
+    """{game: {c: P(Pro at c above base) with its interval}} of the radar's cells."""
+    returns: dict[str, dict[float, list[float]]] = {}
+    for entry in data["cells"].values():
+        game = entry["env"].partition("/")[2].removesuffix("-MinAtar")
+        c = float(entry["config"].get("proximal_coefficient", np.inf))
+        returns.setdefault(game, {})[c] = entry["final_return"]
+    return {game: {c: chance(of[c], of[np.inf]) for c in sorted(of) if np.isfinite(c)} for game, of in returns.items()}
+
+
+def coefficient(scale: str) -> float:
+    """The proximal coefficient of all Pro cells of the pairs; recorded files do not name it, it was the preset's."""
+    (c,) = {cell.config["proximal_coefficient"] for cell in _pairs(scale) if cell.agent.endswith("-pro")}
+    return c
 
 
 def _draw_radar(data: dict[str, Any]) -> Drawing:

@@ -15,7 +15,17 @@ from matplotlib.figure import Figure as Drawing
 from purerl import statistics
 from purerl.envs import procgen_scores
 from purerl.experiments.figures import published
-from purerl.experiments.figures.commands import Cell, Check, Figure, draw_curves, legend, panels, summary, text
+from purerl.experiments.figures.commands import (
+    Cell,
+    Check,
+    Figure,
+    chance,
+    draw_curves,
+    legend,
+    panels,
+    summary,
+    text,
+)
 from purerl.report import plots
 
 PAPER = "Cobbe et al. 2020b, arXiv 2009.04416"
@@ -151,6 +161,32 @@ def _draw_games(data: dict[str, Any], label: Any) -> Drawing:
     return drawing
 
 
+def games(data: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
+    """{game: {"ppo", "ppg": final returns [S]}}."""
+    return _finals_by_game(data, _algorithm)
+
+
+def architectures(data: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
+    """{game: {"dual", "detach", "shared": final returns [S]}}."""
+    return _finals_by_game(data, _architecture)
+
+
+def _finals_by_game(data: dict[str, Any], label: Any) -> dict[str, dict[str, np.ndarray]]:
+    return {game: {name: _finals(one) for name, one in of.items()} for game, of in _by_game(data, label).items()}
+
+
+def over_ppo(data: dict[str, Any]) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """{"ppg": {"iqm", "mean": of the return over PPO's mean on the same game, over games and runs, with interval}}."""
+    found = normalized(data, _by_game(data, _algorithm), "ppo")
+    return {label: statistics.aggregates(values) for label, values in found.items()}
+
+
+def over_dual(data: dict[str, Any]) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """{architecture: the same over two networks}."""
+    found = normalized(data, _by_game(data, _architecture), "dual")
+    return {label: statistics.aggregates(values) for label, values in found.items()}
+
+
 def _verify_games(data: dict[str, Any], label: Any, base: str, names: dict[str, str]) -> list[Check]:
     """Compares the normalised mean of each label, and the returns of each game, with the published ones."""
     games = _by_game(data, label)
@@ -176,9 +212,7 @@ def _verify_games(data: dict[str, Any], label: Any, base: str, names: dict[str, 
         for of_label in list(entries)[1:] if not paper else []:
             ours, theirs = _finals(entries[of_label]), _finals(entries[base])
             if np.isfinite(ours).all() and np.isfinite(theirs).all():
-                chance = float(statistics.probability_of_improvement(ours, theirs))
-                interval = statistics.probability_of_improvement_interval(ours, theirs)
-                checks.append(Check(f"P({of_label} > {base}), {game}", text((chance, *interval)), "-", None))
+                checks.append(Check(f"P({of_label} > {base}), {game}", text(chance(ours, theirs)), "-", None))
     return checks
 
 
@@ -205,6 +239,11 @@ def reuse(data: dict[str, Any]) -> dict[str, dict[int, tuple[float, float, float
         }
         for field, of_field in found.items()
     }
+
+
+def best_reuse(found: dict[str, dict[int, Any]]) -> dict[str, int]:
+    """{field: the value with the highest return}, of `reuse` or of the published returns."""
+    return {field: max(values, key=lambda value: np.ravel(values[value])[0]) for field, values in found.items()}
 
 
 def _changed(data: dict[str, Any], entry: dict[str, Any]) -> set[str]:

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import itertools
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class Player:
         else:
             self._player = play.GraphPlayer(agent, family.make(env_id, plan.options), config, **how)
 
-    def play(self, agent_state: PyTree, seed: int = 0) -> Iterator[play.Block]:
+    def play(self, agent_state: PyTree, seed: int = 0) -> Generator[play.Block]:
         """Plays without end, from first observations.
 
         Args:
@@ -170,7 +170,7 @@ def evaluate_agent(
     Raises:
       PurerlError: impossible sizes, or episodes that do not end.
     """
-    num_envs = plan.config.num_envs if num_envs is None else num_envs
+    num_envs = int(plan.config.num_envs if num_envs is None else num_envs)
     # The steps of an evaluation are counted in an int32 (random numbers are drawn for them).
     limit = min(episodes * MOST_STEPS_PER_EPISODE if max_steps is None else max_steps, 2**31 - 1 - play.BLOCK_LENGTH)
     check_sizes(episodes, num_envs, limit, seed)

@@ -113,9 +113,9 @@ class Policy:
                 "with policy.first_memory"
             )
         given = () if memory is None else memory
-        one = jax.tree.map(lambda x: x[None], (given, inputs, key))
+        given, inputs, keys = jax.tree.map(lambda x: x[None], (given, inputs, key))
         action, after, _ = collect.act(
-            self.agent, self.spec, self.config, self.state, *one, end_of_training(), self.explore
+            self.agent, self.spec, self.config, self.state, given, inputs, keys, end_of_training(), self.explore
         )
         action, after = jax.tree.map(lambda x: x[0], (action, after))
         return action if memory is None else (action, after)

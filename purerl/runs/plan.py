@@ -331,10 +331,10 @@ def record_resumption(runs: Sequence[tuple[Path, Plan]], iteration: int) -> None
 
 def difference(before: Plan, now: Plan) -> tuple[str, str] | None:
     """(what, how) of the first difference between two plans that affects the results; None if there is none."""
-    before, now = before.to_dict(), now.to_dict()
+    one, other = before.to_dict(), now.to_dict()
     for name in ("agent", "env", "seeds", "steps", "config", "env_options"):
-        if before[name] != now[name]:
-            return name, _difference(before[name], now[name])
+        if one[name] != other[name]:
+            return name, _difference(one[name], other[name])
     return None
 
 

@@ -161,7 +161,7 @@ def holds_run(folder: str | os.PathLike) -> bool:
     return False
 
 
-def load(folder: str | os.PathLike) -> dict[str, dict | None]:
+def load(folder: str | os.PathLike) -> dict[str, Any]:
     """Reads a run folder: {"config": dict, "summary": dict, or None if the run is not finished}.
 
     Raises PurerlError for a folder that does not exist or holds no run, and for damaged files.

@@ -290,6 +290,12 @@ def test_a_recorded_figure_holds_the_cells_that_are_declared_and_its_drawing(pat
     assert path.with_suffix(".png").stat().st_size > 10_000
 
 
-def test_the_readme_shows_the_recorded_pairs_of_the_dqn_family():
+def test_the_recorded_pairs_of_the_dqn_family_have_intervals():
     data = json.loads((ROOT / "experiments/results/figures/small/dqn-pro-learning-curves.json").read_text())
-    assert dqn_pro.table(data) in (ROOT / "README.md").read_text()
+    pairs = dqn_pro.pairs(data)
+    assert len(pairs) == 10
+    for (game, base), (value, low, high) in pairs.items():
+        assert 0 <= low <= value <= high <= 1 and low < high
+        assert f"{value:.2f} ({low:.2f} to {high:.2f})" in next(
+            line for line in dqn_pro.table(data).splitlines() if line.startswith(f"| {game} ")
+        ), base
