@@ -3,8 +3,8 @@
 In the repository agents/, envs/ and experiments/ lie beside purerl/. Installed, they lie in it. An editable
 installation of setuptools maps them with an import hook, which pyright and mypy do not run. So it gets one more file
 here: a .pth with the path of build/typing/. That folder holds `purerl`, a package of links to the files and folders as
-they would be installed, for type checkers to follow. Python itself still imports the files where they are: the second
-line of the .pth moves the hook to the front.
+they would be installed, for type checkers to follow. Python itself imports the files where they are: the second line of
+the .pth tells it that there is nothing to import from in that folder.
 """
 
 from __future__ import annotations
@@ -47,13 +47,10 @@ def build_editable(
 ) -> str:
     """PEP 660: the wheel of an editable installation; returns its name."""
     name = build_meta.build_editable(wheel_directory, config_settings, metadata_directory)
-    wheel, folder = Path(wheel_directory) / name, ROOT / "build" / "typing"
-    with zipfile.ZipFile(wheel) as archive:
-        (hook,) = (Path(path).stem for path in archive.namelist() if path.endswith("_finder.py"))
-    link(folder / "purerl")
-    first = f"import sys; sys.meta_path.sort(key=lambda one: getattr(one, '__module__', '') != '{hook}')"
-    # Its name sorts after setuptools' own, which installs the hook.
-    add_file(wheel, "purerl_typing.pth", f"{folder}\n{first}\n")
+    folder = str(ROOT / "build" / "typing")
+    link(Path(folder) / "purerl")
+    nothing = f"import sys; sys.path_importer_cache[{folder!r}] = None"
+    add_file(Path(wheel_directory) / name, "purerl_typing.pth", f"{folder}\n{nothing}\n")
     return name
 
 

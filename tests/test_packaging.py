@@ -112,7 +112,7 @@ def test_an_editable_wheel_shows_type_checkers_the_package_as_it_is_installed(so
         content = {info.filename: archive.read(info) for info in archive.infolist()}
     lines = content["purerl_typing.pth"].decode().splitlines()
     package = Path(lines[0]) / "purerl"
-    assert package == source / "build" / "typing" / "purerl" and lines[1].startswith("import sys; sys.meta_path.sort")
+    assert package == source / "build" / "typing" / "purerl" and len(lines) == 2
     for path in ("py.typed", "__init__.py", "ops/losses.py", "agents/ppo.py", "envs/procgen_jax/maze.py"):
         assert (package / path).is_file(), path
     assert (package / "agents").resolve() == source / "agents"

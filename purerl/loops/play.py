@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import jax
@@ -106,7 +106,7 @@ class GraphPlayer:
 
         self._begin, self._block = of_own_seeds(lane_ways.in_turn(begin), 3), of_own_seeds(blocks, 1)
 
-    def play(self, agent_state: PyTree, keys: Array, seeds: Sequence[int]) -> Iterator[Block]:
+    def play(self, agent_state: PyTree, keys: Array, seeds: Sequence[int]) -> Generator[Block, None, None]:
         """Plays without end, from first observations.
 
         Args:
@@ -160,7 +160,7 @@ class PoolPlayer:
         self._act = jax.jit(several)
         self._memory = lane_ways.in_turn(lambda c, key: collect.first_memory(agent, c, spec, num_envs))
 
-    def play(self, agent_state: PyTree, keys: Array, seeds: Sequence[int]) -> Iterator[Block]:
+    def play(self, agent_state: PyTree, keys: Array, seeds: Sequence[int]) -> Generator[Block, None, None]:
         """Plays without end, from first observations. Close the iterator to close the pool.
 
         Args:

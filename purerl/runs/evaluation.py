@@ -70,7 +70,7 @@ class Player:
         else:
             self._player = play.GraphPlayer(agent, family.make(env_id, plan.options), config, **how)
 
-    def play(self, agent_state: PyTree, seed: int = 0) -> Generator[play.Block]:
+    def play(self, agent_state: PyTree, seed: int = 0) -> Generator[play.Block, None, None]:
         """Plays without end, from first observations.
 
         Args:
@@ -388,6 +388,7 @@ def film(
 def _steps(blocks: Iterable[play.Block]) -> Iterator[tuple[np.ndarray, float, bool]]:
     """(observation, reward, done) of each step of the only environment."""
     for block in blocks:
+        assert block.observation is not None
         for t in range(block.done.shape[1]):
             yield block.observation[0, t, 0], float(block.reward[0, t, 0]), bool(block.done[0, t, 0])
 
