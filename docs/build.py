@@ -38,7 +38,8 @@ def main(words: list[str]) -> int:
 
 def stage(here: Path) -> None:
     """Fills a folder with the site's settings, its pages, what they link to, and purerl as it is installed."""
-    shutil.copy(ROOT / "docs" / "mkdocs.yml", here)
+    for name in ("mkdocs.yml", "config_fields.py"):
+        shutil.copy(ROOT / "docs" / name, here)
     build.link(here / "python" / "purerl")
     pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
     for page in [*pages, *(ROOT / "docs").rglob("*.md")]:

@@ -67,7 +67,9 @@ def test_the_reference_holds_every_public_name_every_agent_and_every_room(site: 
     public = Links(site / "docs" / "api" / "index.html").ids
     missing = [name for name in purerl.__all__ if f"purerl.{name}" not in public]
     assert not missing
+    assert not [name for name in public if name.startswith("purerl._")]
     agents = Links(site / "docs" / "api" / "agents.html").ids
     assert {"purerl.agents.ppo.update", "purerl.agents.dqn.update", "purerl.agents.rainbow.Config"} <= agents
+    assert "parallel environments per seed" in (site / "docs" / "api" / "agents.html").read_text()  # a field's help
     losses = (site / "docs" / "api" / "ops.html").read_text()
     assert "purerl.ops.losses" in losses and "Returns" in losses
