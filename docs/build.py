@@ -26,7 +26,7 @@ def main(words: list[str]) -> int:
     with tempfile.TemporaryDirectory() as made:
         here = Path(made)
         stage(here)
-        command = [sys.executable, "-m", "mkdocs", "--quiet", "build", "--strict"]
+        command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
         # The theme would advertise its successor in every build.
         done = subprocess.run(command, cwd=here, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, check=False)
         if not done.returncode:
