@@ -38,6 +38,9 @@ class Config:
     scale_rewards: advantages.RewardScaling = static(
         "per-step", help="divide rewards by the running standard deviation of the return"
     )
+    normalize_observations: bool = static(
+        False, help="subtract the running mean of observations and divide by their running standard deviation"
+    )
     time_limit_is_terminal: bool = static(True, help="treat a time-out as terminal instead of bootstrapping")
     anneal_learning_rate: bool = static(False, help="anneal the learning rate linearly to 0 over the run")
     optimizer: optimizers.AdamName = static(
@@ -78,15 +81,19 @@ class Config:
         0.99, low=0.0, high=1.0, help="discount of the return that scales rewards; 0.99 in the released code, not gamma"
     )
     reward_clip: float = traced(10.0, above=0.0, high=float("inf"), help="clip scaled rewards to +-this")
+    observation_clip: float = traced(
+        10.0, above=0.0, high=float("inf"), help="clip observations to +-this, if normalize_observations"
+    )
 
 
 @struct.dataclass
 class State:
-    """Parameters, Adam state and reward statistics."""
+    """Parameters, Adam state, reward statistics, and observation statistics (() if they are not normalized)."""
 
     params: Any
     optimizer: Any
     reward_normalizer: normalizers.RewardNormalizer
+    observation_normalizer: normalizers.ObservationNormalizer | tuple[()] = ()
 
 
 def make_torso(config: Config, spec: EnvSpec) -> Callable[..., nn.Module]:
@@ -165,7 +172,15 @@ def init(config: Config, spec: EnvSpec, key: Array) -> State:
         inputs = jax.tree.map(lambda x: x[None], Inputs.at_start(spec, observation))
         memory = jax.tree.map(lambda x: x[None], init_memory(config, spec))
         params = network(config, spec).init(key, inputs, memory)
-    return State(params, adam(config).init(params), normalizers.init_reward_normalizer(config.num_envs))
+    seen = normalizers.init_observation_normalizer(spec.observation_shape) if config.normalize_observations else ()
+    return State(params, adam(config).init(params), normalizers.init_reward_normalizer(config.num_envs), seen)
+
+
+def normalized(config: Config, state: State, observation: Array | None) -> Array | None:
+    """Observations [..., *shape] as the network sees them; None stays None."""
+    if not config.normalize_observations or observation is None:
+        return observation
+    return normalizers.normalize_observations(state.observation_normalizer, observation, config.observation_clip)
 
 
 def adam(config: Config, clock: Clock | None = None) -> optax.GradientTransformation:
@@ -190,6 +205,7 @@ def act(
     explore: bool,
 ) -> tuple[Array, tuple[Array, ...], advantages.ActorCriticExtras]:
     """Samples actions [N] (or takes the most likely ones, if not `explore`)."""
+    inputs = inputs.replace(observation=normalized(config, state, inputs.observation))
     if config.recurrent == "none":
         parameters, value, _ = network(config, spec).apply(state.params, inputs.observation)
     else:  # one step of time
@@ -251,6 +267,14 @@ def update(
     config: Config, spec: EnvSpec, state: State, rollout: Rollout, key: Array, clock: Clock
 ) -> tuple[State, dict[str, Metric]]:
     """One PPO iteration: epochs of minibatch gradient steps on a rollout [T, N]."""
+    seen = state.observation_normalizer
+    if config.normalize_observations:  # the next rollout is acted on with the statistics of this one
+        seen = normalizers.update_observation_normalizer(seen, rollout.observation)
+    rollout = rollout.replace(
+        observation=normalized(config, state, rollout.observation),
+        final_observation=normalized(config, state, rollout.final_observation),
+        last=rollout.last.replace(observation=normalized(config, state, rollout.last.observation)),
+    )
     last_value, final_value = bootstrap_values(config, spec, state.params, rollout)
     normalizer, batch, metrics = advantages.actor_critic_batch(
         rollout,
@@ -289,7 +313,7 @@ def update(
         num_epochs=config.num_epochs,
     )
     metrics |= {name: Metric.of(values) for name, values in terms.items()}
-    return State(params, optimizer_state, normalizer), metrics
+    return State(params, optimizer_state, normalizer, seen), metrics
 
 
-AGENT = Agent("ppo", Config, check, init, act, update, init_memory)
+AGENT = Agent("ppo", Config, check, init, act, update, init_memory, acting=("params", "observation_normalizer"))

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from purerl import rng
@@ -213,6 +214,7 @@ def _actions(name: str, env: Any, params: Any) -> dict[str, Any]:
     if isinstance(space, spaces.Discrete):
         return {"num_actions": int(space.n)}
     if isinstance(space, spaces.Box):
-        low, high = float(jnp.min(space.low)), float(jnp.max(space.high))
-        return {"num_actions": 0, "action_shape": tuple(map(int, space.shape)), "action_low": low, "action_high": high}
+        shape = tuple(map(int, space.shape))
+        low, high = (tuple(np.broadcast_to(bound, shape).reshape(-1).tolist()) for bound in (space.low, space.high))
+        return {"num_actions": 0, "action_shape": shape, "action_low": low, "action_high": high}
     raise PurerlError(f"gymnax/{name} has {type(space).__name__} actions; only Discrete and Box are supported")

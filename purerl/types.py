@@ -7,6 +7,7 @@ loops vmap over it).
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
@@ -15,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+
+from purerl.errors import PurerlError
 
 Array = jax.Array
 PyTree = Any
@@ -71,7 +74,8 @@ class EnvSpec:
       observation_dtype: numpy dtype name ("uint8", "float32", "bool"); uint8 is converted only inside the network.
       num_actions: number of discrete actions; 0 for continuous actions.
       action_shape: () for discrete actions, the shape of one action otherwise.
-      action_low, action_high: bounds of a continuous action.
+      action_low, action_high: bounds of a continuous action, one number for each dimension (an array's elements in
+        order), perhaps infinite; () for discrete actions. One number alone stands for all dimensions.
       shows_final_observation: whether the last observation of an episode is returned in spite of the auto-reset
         (Procgen hides it), so that a time-out can be bootstrapped.
       stacked_frames: k > 1 if an observation is the last k frames on its first axis, oldest first, zeros before an
@@ -83,10 +87,21 @@ class EnvSpec:
     observation_dtype: str
     num_actions: int
     action_shape: tuple[int, ...] = ()
-    action_low: float = -1.0
-    action_high: float = 1.0
+    action_low: tuple[float, ...] | float = -1.0
+    action_high: tuple[float, ...] | float = 1.0
     shows_final_observation: bool = True
     stacked_frames: int = 1
+
+    def __post_init__(self):
+        size = 0 if self.num_actions else math.prod(self.action_shape)
+        for name in ("action_low", "action_high"):
+            bound = np.asarray(getattr(self, name), np.float64).reshape(-1)
+            if bound.size not in (1, size) and not self.num_actions:
+                raise PurerlError(
+                    f"{self.name}: {name} has {bound.size} numbers, and an action {size}: give one for each"
+                )
+            bounds = () if self.num_actions else tuple(np.broadcast_to(bound, size).tolist())
+            object.__setattr__(self, name, bounds)
 
     @property
     def action_dtype(self) -> str:

@@ -143,7 +143,7 @@ def test_requirements_pin_all_that_is_declared(python: str):
     pinned = pins()
     environment = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
     environment |= {"platform_machine": "x86_64", "os_name": "posix"}
-    for requirement in declared("procgen", "atari", "tensorboard", "video", "figures", "dev", "docs"):
+    for requirement in declared("procgen", "atari", "mujoco", "tensorboard", "video", "figures", "dev", "docs"):
         if requirement.marker is None or requirement.marker.evaluate(environment):
             lines = pinned.get(canonicalize_name(requirement.name), [])
             valid = [line for line in lines if line.marker is None or line.marker.evaluate(environment)]

@@ -5,6 +5,12 @@ from __future__ import annotations
 from purerl.experiments.presets.actor_critic import CLASSIC, MINATAR, PROCGEN_SYMBOLIC
 from purerl.registry import Preset
 
+# What gymnasium registers of MuJoCo.
+MUJOCO_TASKS = (
+    *("Ant", "HalfCheetah", "Hopper", "Humanoid", "HumanoidStandup", "InvertedDoublePendulum", "InvertedPendulum"),
+    *("Pusher", "Reacher", "Swimmer", "Walker2d"),
+)
+
 PRESETS: dict[str, Preset] = {
     "procgen-easy": Preset(
         steps=25_000_000,
@@ -30,6 +36,31 @@ PRESETS: dict[str, Preset] = {
         default_for=("*-MinAtar",),
         source="the PPO settings common for MinAtar in JAX: 64 x 128, 4 epochs, 8 minibatches",
         config={**MINATAR, "num_epochs": 4, "share_torso": False, "scale_rewards": "none"},
+    ),
+    "mujoco": Preset(
+        steps=1_000_000,
+        default_for=tuple(f"gym/{task}-v*" for task in MUJOCO_TASKS),
+        source="CleanRL's ppo_continuous_action, but time limits are bootstrapped, and observations are normalized by "
+        "the statistics before each rollout",
+        config={
+            "num_envs": 1,
+            "rollout_length": 2048,
+            "num_epochs": 10,
+            "num_minibatches": 32,
+            "network": "mlp",
+            "hidden": (64, 64),
+            "activation": "tanh",
+            "initializer": "orthogonal",
+            "share_torso": False,
+            "normalize_observations": True,
+            "scale_rewards": "per-step",
+            "reward_discount": 0.99,
+            "time_limit_is_terminal": False,
+            "anneal_learning_rate": True,
+            "learning_rate": 3e-4,
+            "discount": 0.99,
+            "entropy_coefficient": 0.0,
+        },
     ),
     "classic": Preset(
         steps=500_000,

@@ -132,7 +132,8 @@ class PoolPlayer:
     Args:
       agent, config, num_envs, explore, observations, lanes: as in `GraphPlayer`.
       spec: of the environment.
-      make_pool: (seeds, num_envs, num_groups) -> Pool.
+      make_pool: (seeds, num_envs, num_groups) -> Pool. If a pool `draws`, blocks carry its `pictures` in place of
+        observations.
     """
 
     def __init__(
@@ -178,7 +179,8 @@ class PoolPlayer:
 
             def send(group: int, inputs: Any, t: int) -> None:
                 if self._observations:
-                    acted_on[group] = inputs.observation[:, None].copy()  # the pool will write over it
+                    shown = pool.pictures(group) if getattr(pool, "draws", False) else inputs.observation
+                    acted_on[group] = shown[:, None].copy()  # the pool will write over it
                 actions = []
                 for part in parts:
                     lanes, config, (agent_part, key, memory) = part

@@ -1,7 +1,8 @@
-"""Running statistics that scale rewards.
+"""Running statistics that scale rewards and observations.
 
 Rewards are divided by the standard deviation of the discounted return of each environment. The mean is not subtracted.
-Reported returns are always raw (see `loops.episodes`).
+Reported returns are always raw (see `loops.episodes`). Observations lose their mean and are divided by their standard
+deviation, number by number.
 """
 
 from __future__ import annotations
@@ -40,8 +41,52 @@ def init_reward_normalizer(num_envs: int) -> RewardNormalizer:
 
 
 @struct.dataclass
+class ObservationNormalizer:
+    """Running statistics of observations, merged once for each rollout (see `RewardNormalizer` for long runs).
+
+    Attributes:
+      mean, variance: float32 [*shape], of all observations so far; they start at 0 and 1.
+      count: float32 [], the number of these observations; it starts at 1e-4.
+    """
+
+    mean: Array
+    variance: Array
+    count: Array
+
+
+def init_observation_normalizer(shape: tuple[int, ...]) -> ObservationNormalizer:
+    """The statistics of observations of a shape before the first one: they change nothing."""
+    return ObservationNormalizer(jnp.zeros(shape, jnp.float32), jnp.ones(shape, jnp.float32), jnp.float32(1e-4))
+
+
+def update_observation_normalizer(state: ObservationNormalizer, observation: Array) -> ObservationNormalizer:
+    """The statistics after more observations [..., *shape], of any dtype."""
+    x = observation.astype(jnp.float32).reshape(-1, *state.mean.shape)
+    share = 1.0 / x.shape[0]
+    mean = jnp.sum(x, axis=0, keepdims=True) * share
+    variance = jnp.sum(jnp.square(x - mean), axis=0) * share
+    new = _Moments(mean[0], variance, jnp.float32(x.shape[0]))
+    after = _merge(_Moments(state.mean, state.variance, state.count), new)
+    return ObservationNormalizer(after.mean, after.variance, after.count)
+
+
+def normalize_observations(
+    state: ObservationNormalizer, observation: Array, clip: Array | float = 10.0, epsilon: float = 1e-8
+) -> Array:
+    """Observations [..., *shape] with mean 0 and variance 1 under the statistics, clipped to +-clip, float32.
+
+    As VecNormalize in OpenAI Baselines (https://github.com/openai/baselines), which updates its statistics in every
+    step. Here they are those before the rollout, so that acting and learning see the same numbers.
+    """
+    chex.assert_equal_shape_suffix([state.mean, observation], state.mean.ndim)
+    lead = (1,) * (observation.ndim - state.mean.ndim)
+    mean, variance = (x.reshape(*lead, *x.shape) for x in (state.mean, state.variance))
+    return jnp.clip((observation.astype(jnp.float32) - mean) * jax.lax.rsqrt(variance + epsilon), -clip, clip)
+
+
+@struct.dataclass
 class _Moments:
-    """Mean and population variance of `count` numbers, float32 []."""
+    """Mean and population variance of `count` numbers, float32 [], or of each element of `count` arrays."""
 
     mean: Array
     variance: Array

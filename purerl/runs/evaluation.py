@@ -51,7 +51,7 @@ class Player:
       plan: the run's plan, with the options of the environments to play.
       num_envs: N, environments of each seed.
       greedy: whether to take the most likely actions instead of sampled ones.
-      observations: whether blocks contain the observations.
+      observations: whether blocks contain the observations, or the pictures of an environment's own renderer.
     """
 
     def __init__(self, plan: Plan, *, num_envs: int, greedy: bool = False, observations: bool = False):
@@ -65,7 +65,8 @@ class Player:
             "lanes": plan.lanes,
         }
         if registry.is_host(family):
-            make_pool = functools.partial(family.make_pool, env_id, plan.options)
+            draws = {"draws": True} if observations and getattr(family, "DRAWS", False) else {}
+            make_pool = functools.partial(family.make_pool, env_id, plan.options, **draws)
             self._player = play.PoolPlayer(agent, family.spec(env_id, plan.options), config, make_pool, **how)
         else:
             self._player = play.GraphPlayer(agent, family.make(env_id, plan.options), config, **how)
@@ -358,8 +359,8 @@ def film(
       greedy, seed, env, env_options: as in `evaluate`.
 
     Returns:
-      The `steps` observations that the agent acted on (as `picture` of their family shows them), and the returns of the
-      episodes that ended in these steps.
+      The `steps` observations that the agent acted on (as `picture` of their family shows them, or as the environment's
+      own renderer draws them), and the returns of the episodes that ended in these steps.
 
     Raises:
       PurerlError: as in `evaluate`.

@@ -12,9 +12,10 @@ from purerl.agents import ppg, ppo
 from purerl.errors import PurerlError
 from purerl.loops import collect
 from purerl.nn import torsos
-from purerl.ops import advantages, distributions
+from purerl.ops import advantages, distributions, normalizers
 from purerl.types import Clock, Inputs
 
+CLOCK = Clock(jnp.int32(0), jnp.int32(10))
 SMALL = {"num_envs": 4, "rollout_length": 6, "num_minibatches": 4, "network": "mlp", "initializer": "orthogonal"}
 
 
@@ -184,6 +185,39 @@ def test_a_step_with_the_adam_of_baselines(a_rollout, specs):
         np.testing.assert_allclose(after - before, -step, atol=2e-8)
 
 
+@pytest.mark.parametrize("recurrent", ["none", "gru"])
+def test_learning_sees_the_observations_that_acting_saw(recurrent, make_rollout, specs):
+    """Before the first gradient step the policy is the one that acted, so their divergence is 0."""
+    config = small_config(normalize_observations=True, num_epochs=1, num_minibatches=1, recurrent=recurrent)
+    spec, (steps, num_envs) = specs.continuous, (config.rollout_length, config.num_envs)
+    observation = 5 + 3 * jax.random.normal(jax.random.key(0), (steps, num_envs, 3))
+    state = ppo.init(config, spec, jax.random.key(1))
+    seen = normalizers.update_observation_normalizer(state.observation_normalizer, observation[:, :, ::-1] * 2)
+    state, memory = state.replace(observation_normalizer=seen), collect.first_memory(ppo.AGENT, config, spec, num_envs)
+    first, rows, inputs = memory, [], Inputs.at_start(spec, observation[0])
+    for t in range(steps):
+        keys = jax.random.split(jax.random.key(t), num_envs)
+        action, memory, extras = ppo.act(config, spec, state, memory, inputs, keys, CLOCK, True)
+        rows.append((action, extras))
+        zeros = jnp.zeros(num_envs)
+        inputs = Inputs.after(observation[(t + 1) % steps], action, zeros, zeros > 0)
+    action, extras = jax.tree.map(lambda *x: jnp.stack(x), *rows)
+    rollout = make_rollout(
+        spec, steps, num_envs, observation=observation, action=action, extras=extras, memory=first, last_memory=memory
+    )
+    after, metrics = ppo.update(config, spec, state, rollout, jax.random.key(2), CLOCK)
+    assert abs(float(metrics["approximate_kl"].mean())) < 1e-6
+    assert float(after.observation_normalizer.count) == pytest.approx(2 * steps * num_envs)
+    expected = normalizers.update_observation_normalizer(seen, observation)
+    jax.tree.map(np.testing.assert_array_equal, after.observation_normalizer, expected)
+    wrong = state.replace(observation_normalizer=expected)
+    assert float(ppo.update(config, spec, wrong, rollout, jax.random.key(2), CLOCK)[1]["approximate_kl"].mean()) > 1e-6
+
+
+def test_without_normalization_there_are_no_statistics(specs):
+    assert ppo.init(small_config(), specs.vector, jax.random.key(0)).observation_normalizer == ()
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -199,8 +233,6 @@ def test_impossible_configs_are_named(overrides, message, specs):
 
 
 # --- with a memory ---------------------------------------------------------------------------------------------------
-
-CLOCK = Clock(jnp.int32(0), jnp.int32(10))
 
 
 @functools.cache

@@ -24,6 +24,8 @@ def env_of(agent, preset):
         return "atari/Pong"
     if preset == "procgen-symbolic":
         return "procgen-jax/maze"
+    if preset == "mujoco":
+        return "gym/Hopper-v5"
     if preset.startswith("procgen") or preset == "quick":
         return "procgen/coinrun"
     return "gymnax/Breakout-MinAtar" if preset == "minatar" else "gymnax/CartPole-v1"

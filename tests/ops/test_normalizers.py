@@ -166,3 +166,30 @@ def test_wrong_shapes_and_types_are_refused():
             call(state, reward[:, :3], done[:, :3])
         with pytest.raises(AssertionError):
             call(state, reward, done.astype(jnp.float32))
+
+
+# --- observations ----------------------------------------------------------------------------------------------------
+
+
+def test_statistics_of_observations_are_those_of_all_rollouts():
+    rng, state = np.random.default_rng(3), normalizers.init_observation_normalizer((2, 3))
+    np.testing.assert_array_equal(normalizers.normalize_observations(state, jnp.ones((4, 2, 3))), 1.0)
+    rollouts = [rng.normal(np.arange(6).reshape(2, 3), 1 + np.arange(6).reshape(2, 3), (5, 4, 2, 3)) for _ in range(3)]
+    for rollout in rollouts:
+        state = normalizers.update_observation_normalizer(state, jnp.asarray(rollout, jnp.float32))
+    seen = np.concatenate(rollouts).reshape(-1, 2, 3)
+    np.testing.assert_allclose(state.count, 60, rtol=1e-5)
+    np.testing.assert_allclose(state.mean, seen.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(state.variance, seen.var(0), rtol=1e-4)
+    found = normalizers.normalize_observations(state, jnp.asarray(rollouts[0], jnp.float32), clip=1.5)
+    np.testing.assert_allclose(found, np.clip((rollouts[0] - seen.mean(0)) / seen.std(0), -1.5, 1.5), atol=1e-4)
+
+
+def test_observations_that_never_change_stay_finite():
+    state = normalizers.update_observation_normalizer(
+        normalizers.init_observation_normalizer((2,)), jnp.full((50, 2), 200, jnp.uint8)
+    )
+    found = normalizers.normalize_observations(state, jnp.array([[200, 201]], jnp.uint8))
+    assert found.dtype == jnp.float32 and bool(jnp.isfinite(found).all()) and float(jnp.abs(found).max()) <= 10
+    with pytest.raises(AssertionError):
+        normalizers.normalize_observations(state, jnp.zeros((5, 3)))
