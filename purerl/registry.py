@@ -260,10 +260,11 @@ def environment(name: str) -> tuple[Any, str]:
     """(family, id) of "family/id". Raises PurerlError, with the nearest name, for unknown names."""
     family_name, slash, env_id = name.partition("/")
     if not slash or not env_id:
-        everything = [f"{f}/{i}" for f in family_names() for i in family(f).names()]
-        raise PurerlError(
-            f"unknown environment '{name}': write family/id.{nearest(name, everything)} (purerl list envs)"
-        )
+        families = sorted(family_names(), key=lambda one: is_host(family(one)))  # those in the graph are faster
+        everything = [f"{f}/{i}" for f in families for i in family(f).names()]
+        same = [repr(one) for one in everything if one.partition("/")[2] == name]
+        hint = f" Did you mean {' or '.join(same)}?" if same else nearest(name, everything)
+        raise PurerlError(f"unknown environment '{name}': write family/id.{hint} (purerl list envs)")
     found = family(family_name)
     env_id = getattr(found, "canonical", lambda id: id)(env_id)
     if env_id not in found.names():
