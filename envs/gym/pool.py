@@ -255,8 +255,7 @@ class GymPool:
         self.close()
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):
-            self.close()
+        self.close()
 
 
 class _Process:

@@ -284,7 +284,7 @@ def test_a_field_with_the_name_of_a_flag_is_refused():
         ("train ppo gymnax/CartPol-v1 --help", ["'gymnax/CartPol-v1'", "'gymnax/CartPole-v1'"]),
         ("train gymnax/CartPole-v1 ppo", ["the agent comes before the environment", "train ppo gymnax/CartPole-v1"]),
         ("train gymnax/CartPole-v1", ["the agent comes before the environment", "train AGENT gymnax/CartPole-v1"]),
-        ("train ppo CartPole-v1", ["Did you mean 'gymnax/CartPole-v1'?"]),
+        ("train ppo CartPole-v1", ["Did you mean 'gymnax/CartPole-v1' or 'gym/CartPole-v1'?"]),
         ("train ppo gymnx/CartPole-v1", ["family 'gymnx'", "Did you mean 'gymnax'?"]),
         ("train ppo procgen/coinrum", ["'procgen/coinrum'", "Did you mean 'procgen/coinrun'?"]),
         (f"{CARTPOLE} --preset clasic", ["no preset 'clasic'", "Did you mean 'classic'?"]),

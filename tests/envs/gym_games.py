@@ -10,10 +10,12 @@ from gymnasium import spaces
 class Echo(gymnasium.Env):
     """Shows its time, the action that it got and a random number of the episode; ends by rule after `length` steps."""
 
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
     observation_space = spaces.Box(-np.inf, np.inf, (4,), np.float64)
     action_space = spaces.Box(np.array([-1, -2], np.float32), np.array([1, 3], np.float32))
 
-    def __init__(self, length=1000, step_of_error=None, step_of_death=None, secret=False):
+    def __init__(self, length=1000, step_of_error=None, step_of_death=None, secret=False, render_mode=None):
+        self.render_mode = render_mode
         self._length, self._step_of_error, self._step_of_death = length, step_of_error, step_of_death
         if secret:
             self.secret = iter(range(10))  # not plain data
@@ -32,6 +34,10 @@ class Echo(gymnasium.Env):
         assert self.action_space.contains(action)
         observation = np.array([self._time, *action, self._noise])
         return observation, 0.1 * self._time, self._time >= self._length, False, {}
+
+    def render(self):
+        assert self.render_mode == "rgb_array"
+        return np.full((4, 6, 3), self._time, np.uint8)
 
 
 class Odd(gymnasium.Env):

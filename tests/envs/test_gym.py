@@ -13,7 +13,7 @@ import purerl
 from purerl import registry
 from purerl.envs.gym import family, games, saving, spaces
 from purerl.errors import PurerlError
-from purerl.runs import user_modules
+from purerl.runs import evaluation, user_modules
 
 OWN = Path(__file__).with_name("gym_games.py")
 
@@ -217,10 +217,12 @@ def test_a_run_that_was_stopped_is_the_run_in_one_go(tmp_path):
     seen = whole.state.agent.observation_normalizer
     np.testing.assert_allclose(seen.count, 96, rtol=1e-5)
     np.testing.assert_allclose(seen.mean[:, 0], 2.0, atol=0.2)  # the time goes round 0, 1, 2, 3, 4
-    played = purerl.evaluate(tmp_path / "parts", episodes=2)
-    assert played["episode_length"] == 5 and played["return"]["mean"] == pytest.approx(1.5)
     policy = purerl.load_policy(tmp_path / "parts", seed=1)
     np.testing.assert_array_equal(policy.state.observation_normalizer.mean, seen.mean[1])
+
+    frames, returns = evaluation.film(tmp_path / "parts", steps=7)  # the environment's own pictures
+    assert np.shape(frames) == (7, 4, 6, 3) and returns == pytest.approx([1.5])
+    np.testing.assert_array_equal(np.array(frames)[:, 0, 0, 0], [0, 1, 2, 3, 4, 0, 1])
 
 
 def _numbers(x):

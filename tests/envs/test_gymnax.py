@@ -252,7 +252,7 @@ def test_the_flag_on_the_command_line(monkeypatch, capsys, tmp_path):
     [
         ("gymnax/CartPole", "Did you mean 'gymnax/CartPole-v1'"),
         ("gymnaxx/CartPole-v1", "Did you mean 'gymnax'"),
-        ("CartPole-v1", "Did you mean 'gymnax/CartPole-v1'"),
+        ("CartPole-v1", "Did you mean 'gymnax/CartPole-v1' or 'gym/CartPole-v1'"),
     ],
 )
 def test_unknown_names_get_the_nearest(name, message):
