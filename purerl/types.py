@@ -74,8 +74,8 @@ class EnvSpec:
       observation_dtype: numpy dtype name ("uint8", "float32", "bool"); uint8 is converted only inside the network.
       num_actions: number of discrete actions; 0 for continuous actions.
       action_shape: () for discrete actions, the shape of one action otherwise.
-      action_low, action_high: bounds of a continuous action, one number for each dimension (an array's elements in
-        order), perhaps infinite; () for discrete actions. One number alone stands for all dimensions.
+      action_low, action_high: bounds of a continuous action, perhaps infinite: one number for all dimensions, or one
+        for each (an array's elements in order). Equal ones become one number. See `action_bounds`.
       shows_final_observation: whether the last observation of an episode is returned in spite of the auto-reset
         (Procgen hides it), so that a time-out can be bootstrapped.
       stacked_frames: k > 1 if an observation is the last k frames on its first axis, oldest first, zeros before an
@@ -93,15 +93,25 @@ class EnvSpec:
     stacked_frames: int = 1
 
     def __post_init__(self):
-        size = 0 if self.num_actions else math.prod(self.action_shape)
+        size = math.prod(self.action_shape)
         for name in ("action_low", "action_high"):
             bound = np.asarray(getattr(self, name), np.float64).reshape(-1)
-            if bound.size not in (1, size) and not self.num_actions:
+            if bound.size not in (1, size):
                 raise PurerlError(
-                    f"{self.name}: {name} has {bound.size} numbers, and an action {size}: give one for each"
+                    f"{self.name}: {name} has {bound.size} numbers, and an action has {size}: give one for each"
                 )
-            bounds = () if self.num_actions else tuple(np.broadcast_to(bound, size).tolist())
-            object.__setattr__(self, name, bounds)
+            same = (bound == bound[0]).all()
+            object.__setattr__(self, name, float(bound[0]) if same else tuple(bound.tolist()))
+
+    @property
+    def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """(lowest, highest) continuous action, float32 [*action_shape] each."""
+
+        def filled(bound: tuple[float, ...] | float) -> np.ndarray:
+            size = math.prod(self.action_shape)
+            return np.broadcast_to(np.asarray(bound, np.float32), size).reshape(self.action_shape)
+
+        return filled(self.action_low), filled(self.action_high)
 
     @property
     def action_dtype(self) -> str:

@@ -96,14 +96,14 @@ def _looked_at(recipe: Any, options: Options) -> tuple[EnvSpec, bool]:
         can_draw = "rgb_array" in env.metadata.get("render_modes", ())
     finally:
         env.close()
+    bounds = {} if actions.num_actions else {"action_low": actions.low, "action_high": actions.high}
     found = EnvSpec(
         name=recipe.name,
         observation_shape=observations.shape,
         observation_dtype=observations.dtype,
         num_actions=actions.num_actions,
         action_shape=() if actions.num_actions else (len(actions.low),),
-        action_low=actions.low,
-        action_high=actions.high,
+        **bounds,
     )
     _known[recipe.name, options] = recipe.spec, (found, can_draw)
     return found, can_draw

@@ -105,6 +105,7 @@ def test_an_end_by_rule_at_the_time_limit_is_no_time_out():
 def test_each_dimension_of_an_action_has_its_own_bounds():
     with make_pool("Echo-v0") as pool:
         assert (pool.spec.action_low, pool.spec.action_high) == ((-1.0, -2.0), (1.0, 3.0))
+        np.testing.assert_array_equal(pool.spec.action_bounds, [[-1, -2], [1, 3]])
         far = step(pool, np.array([[[9.0, 9.0]]], np.float32))
         near = step(pool, np.array([[[-9.0, 0.5]]], np.float32))
     np.testing.assert_array_equal(far["observation"][0, 0, 1:3], [1, 3])

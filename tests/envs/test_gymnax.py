@@ -85,7 +85,7 @@ def test_continuous_actions_are_clipped_to_their_bounds():
     state, _ = environment.reset(jax.random.key(0))
     step = jax.jit(environment.step)
     far, _ = step(jax.random.key(1), state, jnp.array([100.0]))
-    bound, _ = step(jax.random.key(1), state, jnp.array(environment.spec.action_high))
+    bound, _ = step(jax.random.key(1), state, jnp.asarray(environment.spec.action_bounds[1]))
     jax.tree.map(np.testing.assert_array_equal, far, bound)
 
 

@@ -169,6 +169,14 @@ def test_gaussian_agrees_with_its_own_samples():
     np.testing.assert_allclose(difference.mean(), DIAGONAL_GAUSSIAN.kl(p, q), atol=tolerance)
 
 
+def test_bounds_of_a_spec_are_one_number_or_one_for_each_dimension():
+    spec = EnvSpec("x/y", (4,), "float32", 0, (2,), action_low=(-1.0, -1.0), action_high=(1.0, 2.0))
+    assert (spec.action_low, spec.action_high) == (-1.0, (1.0, 2.0))
+    np.testing.assert_array_equal(spec.action_bounds, [[-1, -1], [1, 2]])
+    with pytest.raises(PurerlError, match="action_high has 2 numbers, and an action has 3"):
+        dataclasses.replace(spec, action_shape=(3,))
+
+
 def test_for_spec():
     discrete = EnvSpec("x/y", (4,), "float32", 3)
     continuous = dataclasses.replace(discrete, num_actions=0, action_shape=(2,))
