@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from purerl.runs.plan import make_plan
     from purerl.runs.resume import resume
     from purerl.runs.sweeps import sweep
+    from purerl.runs.tables import load_runs
     from purerl.runs.train import train
     from purerl.types import (
         Agent,
@@ -47,6 +48,7 @@ _NAMES = {
     "purerl.runs.plan": ("make_plan",),
     "purerl.runs.resume": ("resume",),
     "purerl.runs.sweeps": ("sweep",),
+    "purerl.runs.tables": ("load_runs",),
     "purerl.runs.train": ("train",),
     "purerl.types": (
         *("Agent", "Clock", "EnvSpec", "Environment", "Inputs", "Metric", "Rollout", "RunState", "TimeStep"),
@@ -69,6 +71,7 @@ __all__ = [
     "TimeStep",
     "evaluate",
     "load_policy",
+    "load_runs",
     "make_plan",
     "make_train",
     "register_agent",

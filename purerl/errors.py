@@ -29,15 +29,15 @@ class Interrupted(KeyboardInterrupt):
         self.signal = int(signal)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns " Did you mean 'x'?" for the closest of `known`, or "" if no name is close."""
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """Returns " Did you mean 'x'?" for the closest of `known`, or "" if none has a similarity of at least `cutoff`."""
     known = list(known)
     if len(name) > MOST_CHARACTERS:
         return ""  # no name is that long, and the search would take seconds
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     if not matches:
         folded = {other.lower(): other for other in known}
-        matches = [folded[m] for m in difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)]
+        matches = [folded[m] for m in difflib.get_close_matches(name.lower(), folded, n=1, cutoff=cutoff)]
     return f" Did you mean '{matches[0]}'?" if matches else ""
 
 

@@ -5,6 +5,7 @@ the specs, configs and rollouts that several of them build on.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import importlib.metadata
 import os
@@ -38,6 +39,7 @@ import jax.numpy as jnp  # noqa: E402
 from jax._src import compiler  # noqa: E402
 
 from purerl import configs, registry  # noqa: E402
+from purerl.runs import files, ownership, run_folder, sinks  # noqa: E402
 from purerl.types import EnvSpec, Inputs, Rollout  # noqa: E402
 
 # gymnax and optax do not survive jax_numpy_dtype_promotion="strict": see the fixture below.
@@ -199,6 +201,57 @@ def make_rollout() -> Callable[..., Rollout]:
         return Rollout(**values)
 
     return make
+
+
+# --- run folders -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def write_run() -> Callable[..., Path]:
+    """(folder, values [P, S], finals=None, metrics=None, **record) -> a run folder, written by the engine's own code.
+
+    `values` are the returns in each row, 100 steps apart; `finals` the final returns of a finished run; `metrics` other
+    columns of all rows; `record` fields of config.json.
+    """
+
+    def write(
+        folder: Path, values: Any, finals: Any = None, metrics: dict[str, Any] | None = None, **record: Any
+    ) -> Path:
+        seeds = list(range(len(values[0])))
+        config = {"agent": "ppo", "env": "gymnax/CartPole-v1", "preset": "classic", "seeds": seeds}
+        config |= {"steps": 100 * len(values), "config": {"learning_rate": 0.001, "hidden": [64, 64]}}
+        run_folder.create(folder, config | {"env_options": {"max_steps": 0}} | record)
+        with contextlib.closing(sinks.JsonlSink(folder / run_folder.METRICS)) as sink:
+            for i, returns in enumerate(values):
+                row = {"iteration": i + 1, "step": 100 * (i + 1), "episodes": 4, **(metrics or {})}
+                sink.write([row | {"seed": seed, "episode_return": value} for seed, value in enumerate(returns)])
+        if finals is not None:
+            final = {"per_seed": list(finals), "definition": "mean of the last episodes"}
+            summary = {"seeds": seeds, "steps": 100 * len(values), "final_return": final, "diverged_seeds": []}
+            files.write_json(folder / run_folder.SUMMARY, summary)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_sweep(write_run: Callable[..., Path]) -> Callable[..., Path]:
+    """(folder, cells, seeds=2, **record) -> a finished sweep over {field: value} cells, whose returns end at the cell's
+    number plus 10; `record` are fields of sweep.json.
+    """
+
+    def write(folder: Path, cells: list[dict[str, Any]], seeds: int = 2, **record: Any) -> Path:
+        folder.mkdir(parents=True)
+        ownership.mark(folder, ownership.SWEEP)
+        asked = {"agent": "ppo", "env": "gymnax/CartPole-v1", "preset": "classic", "seeds": list(range(seeds))}
+        files.write_json(folder / "sweep.json", asked | {"steps": 300, "cells": cells} | record)
+        for i, cell in enumerate(cells):
+            values = [[float(i + row)] * seeds for row in (0, 5, 10)]
+            fields = {"config": {"learning_rate": 0.001, "hidden": [64, 64]} | cell}
+            write_run(folder / "cells" / f"{i:03d}", values, values[-1], **fields)
+        return folder
+
+    return write
 
 
 # --- the command line ------------------------------------------------------------------------------------------------

@@ -206,6 +206,10 @@ def reading(draw: Any) -> list[str]:
 @example(["plot", "DIR", "--smooth", "99999999999999999999"])
 @example(["plot", "DIR", "--x", "wall_time", "--y", "$\\bad$"])
 @example(["list", "envs", "\udcff"])
+@example(["list", "runs", "\udcff"])
+@example(["list", "runs", "DIR", "--sort", "x"])
+@example(["plot", "DIR", "--labels", ",", "--title", " "])
+@example(["report", "DIR", "--labels", "\x00", "--title", "\ud800"])
 @example(["figure", "\ud800"])
 def test_any_flag_of_commands_that_read(folders, tmp_path, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
@@ -448,6 +452,9 @@ def test_any_damage_of_a_sweeps_files(folders, name, examples):
     def check(damaged, number):
         with changed(path, damaged + text[len(line) :]):
             only_purerl_errors(sweeps.collect, folders / "sweep")
+            if number > 11:
+                only_purerl_errors(purerl.load_runs, folders / "sweep")
+                command("list", "runs", folders / "sweep")
             if name == "sweep.json" and number == 0:
                 command("resume", folders / "sweep", "--quiet")
             if name == "sweep.json" and number == 1:
@@ -517,7 +524,7 @@ ANYTHING = [
 ]
 ANYTHING += [{}, {"x": 1}, {1: 2}, {"learning_rate": "x"}, {"num_envs": np.ones(2)}, {"learning_rate": np.ones(3)}, len]
 ANYTHING += [np.int64(3), np.array(["a"]), Path("x"), Path("\x00"), set(), range(3), type]
-FUNCTIONS = ("train", "make_train", "make_plan", "sweep", "evaluate", "load_policy", "seed_keys", "resume")
+FUNCTIONS = ("train", "make_train", "make_plan", "sweep", "evaluate", "load_policy", "load_runs", "seed_keys", "resume")
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -532,6 +539,7 @@ def test_any_argument_of_a_public_function(folders, tmp_path, monkeypatch, name)
         "sweep": base | {"out": folders / "sweep", "grid": "learning_rate=1,2"},
         "evaluate": {"folder": folders / "bare"},
         "load_policy": {"folder": folders / "bare"},
+        "load_runs": {"folder": folders / "bare"},
         "seed_keys": {"first_seed": 0, "num_seeds": 1},
         "resume": {"folder": "nothing"},
     }[name]

@@ -41,7 +41,9 @@ class Which:
 class TrainFlags:
     """Flags of `purerl train`, in addition to those of a plan."""
 
-    out: str | None = flag(None, "run folder", "DIR", "(default: runs/<agent>-<env>-<preset>-seed<k>)")
+    out: str | None = flag(
+        None, "run folder", "DIR", "(default: runs/<agent>-<env>-<preset>-<what differs from it>-seed<k>)"
+    )
     resume: bool = flag(False, "continue exactly from the last checkpoint in the run folder")
     overwrite: bool = flag(False, "replace the run in the run folder")
     log: tuple[Literal["tensorboard", "wandb"], ...] = flag(
@@ -186,7 +188,9 @@ class SweepFlags:
     )
     samples: int | None = flag(None, "how many settings --random draws", "N")
     search_seed: int = flag(0, "seed of the random settings", "K")
-    out: str | None = flag(None, "the sweep's folder", "DIR", "(default: runs/sweep-<agent>-<env>-<preset>)")
+    out: str | None = flag(
+        None, "the sweep's folder", "DIR", "(default: runs/sweep-<agent>-<env>-<preset>-over-<swept fields>)"
+    )
     resume: bool = flag(False, "continue the sweep in the folder")
     overwrite: bool = flag(False, "replace the sweep in the folder")
     max_memory: str | None = flag(
@@ -222,26 +226,32 @@ def sweep(words: list[str]) -> int:
 def _draw_sweep(found: Sweep, quiet: bool) -> None:
     """Draws a finished sweep, and prints its ranking."""
     from purerl.report import sweep_plots
-    from purerl.runs import sweeps
+    from purerl.runs import differences, run_folder, sweeps
 
+    stored = sweeps.load(found.folder)
     swept = [name for name in found.ranking[0] if name not in sweeps.RANKED]
-    sweep_plots.draw(found.ranking, swept, found.folder / "figures" / "sweep.png")
+    title = differences.joined(differences.common([stored]))
+    out = found.folder / run_folder.FIGURES / "sweep.png"
+    sweep_plots.draw(found.ranking, swept, out, title, stored.get("laws"))
     if not quiet:
-        _print_ranking(found)
+        _print_ranking(found, title)
 
 
-def _print_ranking(found: Sweep) -> None:
+def _print_ranking(found: Sweep, what: str) -> None:
+    """Prints the best settings of a sweep of `what`; one seed has no interval."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from purerl.runs import sweeps
 
-    shown = 20
+    shown, several = 20, max(row["seeds"] for row in found.ranking) > 1
     fields = [name for name in found.ranking[0] if name not in sweeps.RANKED]
     diverged = any(row["diverged"] for row in found.ranking)
-    table = Table(title="IQM of the final return over seeds, 95% interval", title_justify="left")
-    for column in ("rank", *fields, "IQM", "interval", *(["diverged"] if diverged else []), "cell"):
+    said = "IQM of the final return over seeds, 95% interval" if several else "final return of 1 seed"
+    table = Table(title=Text(f"{what}: {said}"), title_justify="left")
+    measured = ["IQM", "interval"] if several else ["return"]
+    for column in ("rank", *fields, *measured, *(["diverged"] if diverged else []), "cell"):
         table.add_column(column, justify="right", no_wrap=column not in fields)
     for row in found.ranking[:shown]:
         known = row["iqm"] is not None
@@ -249,7 +259,7 @@ def _print_ranking(found: Sweep) -> None:
             str(row["rank"]),
             *(f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in fields),
             f"{row['iqm']:.4g}" if known else "-",
-            f"{row['low']:.4g} to {row['high']:.4g}" if known else "-",
+            *([f"{row['low']:.4g} to {row['high']:.4g}" if known else "-"] if several else []),
             *([f"{row['diverged']} of {row['seeds']}"] if diverged else []),
             row["cell"],
         )

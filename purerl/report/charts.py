@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from purerl.report import colours
 from purerl.report.curves import POINTS, Curve, Run, number, read_curve
 from purerl.report.plots import LABELS, MOST_SEED_LINES
 from purerl.report.wording import MINUS, compact
@@ -18,7 +19,7 @@ from purerl.runs.sinks import COORDINATES
 
 MAIN_METRICS = ("episode_return", "evaluation_return")
 MOST_OTHER_METRICS, SMALL_POINTS = 40, 80
-COLOURS, DASHES = 7, 3  # in the style sheet; runs with the same colour have different dashes
+COLOURS, DASHES = 7, 3  # in the style sheet; `palette_style` has the colours of more runs
 
 
 # --- axes ------------------------------------------------------------------------------------------------------------
@@ -106,6 +107,7 @@ class Chart:
       title: the metric's label.
       about: what lines and bands mean.
       small: whether it is one of many small charts, without intervals in the legend.
+      many: whether there are so many runs that their bands would hide the lines.
       x, y: the axes.
       x_ticks, y_ticks: the labels of the axes.
       shapes: the drawn shapes.
@@ -115,6 +117,7 @@ class Chart:
     title: str
     about: str
     small: bool
+    many: bool
     x: Axis
     y: Axis
     x_ticks: list[Tick]
@@ -141,12 +144,15 @@ def other_metrics(group: Sequence[Run]) -> list[str]:
     return sorted(found - {*COORDINATES, *MAIN_METRICS, "wall_time"})[:MOST_OTHER_METRICS]
 
 
-def chart(metric: str, group: Sequence[Run], single: bool = False, small: bool = False) -> Chart | None:
+def chart(
+    metric: str, group: Sequence[Run], names: Sequence[str], single: bool = False, small: bool = False
+) -> Chart | None:
     """A metric of all runs of an environment; None if no run has it.
 
     Args:
       metric: its name in the rows.
       group: the runs; their order sets their colours.
+      names: their names in the legend.
       single: whether the lines of up to ten seeds are drawn as well.
       small: whether it is one of many small charts.
     """
@@ -160,17 +166,19 @@ def chart(metric: str, group: Sequence[Run], single: bool = False, small: bool =
     ticks = 3 if small else 5
     x = axis(float(start), float(end if end > start else start + 1), ticks)
     y = axis_around(min(float(v.min()) for v in shown), max(float(v.max()) for v in shown), ticks)
+    many, decimals = len(group) > COLOURS, 0 if small else 1
     shapes = [
         shape
         for place, curve in enumerate(found)
         if curve is not None
-        for shape in _shapes(place, curve, with_seeds, x, y, decimals=0 if small else 1)
+        for shape in _shapes(_look(place, many), place, curve, x, y, decimals, with_seeds, not (many and small))
     ]
     title = LABELS.get(metric, metric.replace("_", " "))
     return Chart(
         title=title[:1].upper() + title[1:],
         about=_about(curves),
         small=small,
+        many=many,
         x=x,
         y=y,
         x_ticks=[Tick(100 * x.share(tick), compact(tick)) for tick in x.ticks],
@@ -178,14 +186,16 @@ def chart(metric: str, group: Sequence[Run], single: bool = False, small: bool =
         shapes=shapes,
         # Every run gets an episode return after some time; other metrics may not exist for its agent.
         legend=[
-            LegendItem(place, _look(place), run.name, curve)
-            for place, (run, curve) in enumerate(zip(group, found, strict=True))
+            LegendItem(place, _look(place, many), name, curve)
+            for place, (name, curve) in enumerate(zip(names, found, strict=True))
             if curve is not None or metric == MAIN_METRICS[0]
         ],
     )
 
 
-def _shapes(place: int, curve: Curve, with_seeds: bool, x: Axis, y: Axis, decimals: int) -> list[Shape]:
+def _shapes(
+    look: str, place: int, curve: Curve, x: Axis, y: Axis, decimals: int, with_seeds: bool, with_band: bool
+) -> list[Shape]:
     """A run's shapes, from back to front."""
 
     def path(steps: np.ndarray, values: np.ndarray) -> str:
@@ -193,19 +203,32 @@ def _shapes(place: int, curve: Curve, with_seeds: bool, x: Axis, y: Axis, decima
         across, down = (np.char.mod(f"%.{decimals}f", part) for part in units)
         return "M" + "L".join(f"{a} {d}" for a, d in zip(across, down, strict=True))
 
-    look, shapes = _look(place), []
+    shapes = []
     dot = len(curve.x) == 1  # a line of length 0 with round ends is a dot
     if with_seeds:
         shapes += [Shape("seed", look, None, path(curve.x, seed)) for seed in curve.seeds]
-    if len(curve.seeds) > 1 and not dot:
+    if len(curve.seeds) > 1 and with_band and not dot:
         outline = path(np.append(curve.x, curve.x[::-1]), np.append(curve.low, curve.high[::-1]))
         shapes.append(Shape("band", look, place, f"{outline}Z"))
     line = path(curve.x, curve.middle)
     return [*shapes, Shape("line dot", look, place, f"{line}h0") if dot else Shape("line", look, place, line)]
 
 
-def _look(place: int) -> str:
-    return f"c{place % COLOURS} d{place // COLOURS % DASHES}"
+def _look(place: int, many: bool) -> str:
+    return f"c{place} d{place % DASHES if many else 0}"
+
+
+def palette_style(count: int) -> str:
+    """The style sheet's colours for the runs of an environment if they are more than COLOURS, in both schemes."""
+    if count <= COLOURS:
+        return ""
+    light, dark = colours.palette(count), colours.palette(count, colours.ON_DARK)
+
+    def variables(palette: Sequence[str]) -> str:
+        return f":root {{ {' '.join(f'--c{place}: {colour};' for place, colour in enumerate(palette))} }}"
+
+    classes = "\n".join(f".c{place} {{ --colour: var(--c{place}); }}" for place in range(COLOURS, count))
+    return f"{variables(light)}\n@media (prefers-color-scheme: dark) {{ {variables(dark)} }}\n{classes}\n"
 
 
 def _tick_label(value: float, decimals: int) -> str:

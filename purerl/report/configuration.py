@@ -8,6 +8,11 @@ from typing import Any
 
 from purerl.report.curves import Run, mapping
 from purerl.report.wording import device, plain
+from purerl.runs.differences import settings as settings_of
+
+# Settings that have a column of their own in the table of results.
+_COLUMNS = ("agent", "env", "seeds", "steps")
+MOST_COLUMNS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Comparison:
 
 def settings(runs: Sequence[Run]) -> Comparison:
     """The settings of each run: agent, environment, seeds, steps, the agent's config and environment options."""
-    return _compare([_settings(run.config) for run in runs])
+    return _compare([settings_of(run.config) for run in runs])
 
 
 def protocol(runs: Sequence[Run]) -> Comparison:
@@ -52,10 +57,10 @@ def differences(runs: Sequence[Run]) -> tuple[Comparison, int]:
     return Comparison({}, shared), len(found) - len(shared)
 
 
-def _settings(config: dict) -> dict[str, Any]:
-    found = {key: config[key] for key in ("agent", "env", "preset", "seeds", "steps") if key in config}
-    found |= mapping(config.get("config"))
-    return found | {f"env.{name}": value for name, value in mapping(config.get("env_options")).items()}
+def columns(found: Comparison) -> dict[str, list[str | None]]:
+    """The settings that differ, as columns of the table of results; none if there are more than MOST_COLUMNS."""
+    shown = {name: values for name, values in found.different.items() if name not in _COLUMNS}
+    return shown if len(shown) <= MOST_COLUMNS else {}
 
 
 def _facts(ran: dict) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from purerl import statistics
 from purerl.errors import PurerlError
-from purerl.runs import files, run_folder
+from purerl.runs import collection, files, run_folder
 from purerl.runs.sinks import read_rows
 
 POINTS = 200  # of a curve
@@ -45,7 +45,7 @@ class Run:
 
     Attributes:
       folder: its path.
-      name: its folder's name, with the folder above it if another run of the page has the same name.
+      name: its folder's name, with that of the sweep or the folder above if another run has the same name.
       config: its config.json.
       summary, evaluation: its summary.json and eval.json; None if they do not exist.
       rows: {seed: [row, ...]} of metrics.jsonl.
@@ -107,27 +107,37 @@ class Run:
 
 
 def read(folders: Iterable[str | os.PathLike]) -> list[Run]:
-    """Reads run folders.
+    """Reads run folders, and the cells of sweep folders that have begun.
 
     Args:
-      folders: the run folders; duplicates count once.
+      folders: run and sweep folders; duplicates count once.
 
     Returns:
       The runs, in the order of the folders.
 
     Raises:
-      PurerlError: a folder is not a run folder, or a file in it is damaged.
+      PurerlError: a folder is neither a run nor a sweep folder, or a file in it is damaged.
     """
-    paths, folders = [], list(folders)
+    paths: dict[Path, Path] = {}
     for folder in folders:
         with files.reading(folder):
-            paths.append(Path(os.path.realpath(folder)))
-    paths = {real: Path(folder) for real, folder in zip(paths, folders, strict=True)}
-    names = [real.name for real in paths]
-    return [
-        _read(path, name if names.count(name) == 1 else "/".join(real.parts[-2:]))
-        for (real, path), name in zip(paths.items(), names, strict=True)
-    ]
+            for path in collection.expand([folder]):
+                paths.setdefault(Path(os.path.realpath(path)), path)
+    return [_read(path, name) for path, name in zip(paths.values(), _names(list(paths)), strict=True)]
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The names of runs: their folders' names, with as much of the path above as tells them apart."""
+    names = [path.name for path in paths]
+    for depth in range(2, max((len(path.parts) for path in paths), default=0) + 1):
+        repeated = {name for name in names if names.count(name) > 1}
+        names = [
+            "/".join(part for part in path.parts[-depth:-1] if part != collection.CELLS) + f"/{path.name}"
+            if name in repeated
+            else name
+            for path, name in zip(paths, names, strict=True)
+        ]
+    return [name.lstrip("/") for name in names]
 
 
 def _read(folder: Path, name: str) -> Run:

@@ -1,7 +1,8 @@
 """Writes one HTML page about one or several runs, only from their folders: `purerl report DIR...`.
 
 The page is self-contained: style, script, curves and videos are inside. It opens offline, and its own policy forbids
-every request to the network. The script only shows values under the cursor; the page is complete without it.
+every request to the network. The script only shows values under the cursor and sorts tables; the page is complete
+without it.
 
 The templates define the layout; this package computes the data. A folder may come from an unknown source, so the
 templates escape every value and cut it to a bounded line of visible characters (see `one_line`). The exceptions are
@@ -11,6 +12,7 @@ marked `safe` in the templates: the style sheet, the script, paths and base64 da
 from __future__ import annotations
 
 import base64
+import dataclasses
 import functools
 import hashlib
 import os
@@ -23,26 +25,34 @@ import jinja2
 from purerl.errors import PurerlError
 from purerl.report import charts, configuration, recordings, results, wording
 from purerl.report.curves import Run, by_environment, read
-from purerl.runs import files
+from purerl.runs import differences, files
 
 FORMATS = (".html", ".htm")
+MOST_RUNS_ACROSS = 5  # as columns of a table of settings; more runs are its rows
 MOST_CHARACTERS = 200  # of one value in the page
 
 
-def write_report(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None = None) -> Path:
+def write_report(
+    folders: Sequence[str | os.PathLike],
+    out: str | os.PathLike | None = None,
+    labels: Sequence[str] | None = None,
+    title: str | None = None,
+) -> Path:
     """Writes the page about some runs atomically.
 
     Args:
-      folders: the run folders; duplicates count once.
-      out: the page's file, .html or .htm; missing parent folders are created. None for report.html in the run's folder,
-        or in the current folder if there are several runs.
+      folders: run folders, and sweep folders for all their cells; duplicates count once.
+      out: the page's file, .html or .htm; missing parent folders are created. None for report.html in the folder, or in
+        the current folder if there are several.
+      labels: the runs' names; None for those of their folders, and in legends for what differs.
+      title: None for the agents and environments.
 
     Returns:
       The path of the page.
 
     Raises:
-      PurerlError: a folder is not a run folder, a file in it is damaged, `out` has another suffix, or the page cannot
-        be written. Nothing is written then.
+      PurerlError: a folder is neither a run nor a sweep folder, a file in it is damaged, `out` has another suffix,
+        another number of labels than of runs, or the page cannot be written. Nothing is written then.
     """
     if not folders:
         raise PurerlError("there is nothing to report on; name at least one run folder")
@@ -51,18 +61,25 @@ def write_report(folders: Sequence[str | os.PathLike], out: str | os.PathLike | 
     out = Path(out)
     if out.suffix.lower() not in FORMATS:
         raise PurerlError(f"cannot write a '{out.suffix}' report ({out}); use one of {', '.join(FORMATS)}")
-    data = render(read(folders)).encode()
+    runs = read(folders)
+    if labels is not None:
+        if len(labels) != len(runs):
+            raise PurerlError(f"{len(labels)} labels for {len(runs)} runs: give one label for each run")
+        runs = [dataclasses.replace(run, name=label) for run, label in zip(runs, labels, strict=True)]
+    data = render(runs, labelled=labels is not None, title=title).encode()
     with files.writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     files.write_file(out, data)
     return out
 
 
-def render(runs: Sequence[Run]) -> str:
+def render(runs: Sequence[Run], labelled: bool = False, title: str | None = None) -> str:
     """Renders the page about some runs as HTML text.
 
     Args:
       runs: at least one, from `purerl.report.curves.read`.
+      labelled: whether legends show the runs' names instead of what differs between them.
+      title: None for the agents and environments.
 
     Returns:
       The text of the page.
@@ -70,42 +87,47 @@ def render(runs: Sequence[Run]) -> str:
     Raises:
       PurerlError: a video in the run folders cannot be read.
     """
-    return _environment().get_template("page.html").render(_data(runs))
+    return _environment().get_template("page.html").render(_data(runs, labelled), title=title)
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
 
 
-def _data(runs: Sequence[Run]) -> dict[str, Any]:
+def _data(runs: Sequence[Run], labelled: bool) -> dict[str, Any]:
     """The data of the templates."""
     script = source("report.js")
-    differences, fields_of_some = configuration.differences(runs)
+    different, fields_of_some = configuration.differences(runs)
+    groups = by_environment(runs)
     return {
         "runs": runs,
         "agents": list(dict.fromkeys(run.agent for run in runs)),
-        "envs": list(dict.fromkeys(run.env for run in runs)),
-        "groups": [_group(env, group, single=len(runs) == 1) for env, group in by_environment(runs).items()],
+        "envs": list(groups),
+        "groups": [_group(env, group, len(runs) == 1, labelled) for env, group in groups.items()],
         "results": [results.result(run) for run in runs],
+        "columns": configuration.columns(different),
         "definition": results.definition(runs),
         "diverged": results.diverged(runs),
         "improvements": results.improvements(runs),
         "evaluations": [found for run in runs if (found := results.evaluation(run)) is not None],
         "recordings": recordings.recordings(runs),
-        "differences": differences,
+        "differences": different,
         "fields_of_some": fields_of_some,
         "settings": configuration.settings(runs),
         "protocol": configuration.protocol(runs),
         "facts": configuration.facts(runs),
-        "style": source("report.css"),
+        "runs_are_rows": len(runs) > MOST_RUNS_ACROSS,
+        "style": source("report.css") + charts.palette_style(max(map(len, groups.values()))),
         "script": script,
         "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
 
 
-def _group(env: str, group: Sequence[Run], single: bool) -> dict[str, Any]:
+def _group(env: str, group: Sequence[Run], single: bool, labelled: bool) -> dict[str, Any]:
     """The charts of an environment."""
-    main = [charts.chart(metric, group, single=single) for metric in charts.MAIN_METRICS]
-    others = [charts.chart(metric, group, small=True) for metric in charts.other_metrics(group)]
+    names = [run.name for run in group]
+    names = names if labelled else differences.labels([run.config for run in group], names)
+    main = [charts.chart(metric, group, names, single=single) for metric in charts.MAIN_METRICS]
+    others = [charts.chart(metric, group, names, small=True) for metric in charts.other_metrics(group)]
     return {
         "env": env,
         "main": [chart for chart in main if chart is not None],

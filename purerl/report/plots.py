@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import sys
 import textwrap
 import warnings
 from collections.abc import Sequence
@@ -21,15 +22,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from purerl.errors import PurerlError, nearest, shown
+from purerl.report import colours
 from purerl.report.curves import number
-from purerl.runs import files, run_folder
+from purerl.runs import collection, differences, files, run_folder
 from purerl.runs.sinks import read_rows
 from purerl.statistics import bootstrap_band, interquartile_mean, running_mean, to_common_grid
 
-# Okabe and Ito's colours, which colour-blind readers can distinguish, without the yellow that is invisible on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))  # runs with the same colour have different dashes
+COLOURS, DASHES = colours.COLOURS, colours.DASHES
 MOST_SEED_LINES = 10
+MOST_LEGEND_COLUMNS, ONE_COLUMN = 3, 8  # more labels than that share the legend's lines, if they are short
 LABELS = {
     "step": "environment steps",
     "iteration": "iterations",
@@ -46,6 +47,10 @@ INK, PALE = "#222222", "#DDDDDD"
 WIDTH, AXES_HEIGHT = 6.0, 3.6
 TITLE_CHARACTERS, LABEL_CHARACTERS = 46, 60
 TEXT_POINTS, SMALL_POINTS = 13, 11
+
+
+class NoCurve(PurerlError):
+    """A run that has nothing to draw yet."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,24 +93,29 @@ def plot_runs(
     x: str = "step",
     y: str = "episode_return",
     smooth: int | None = None,
+    labels: Sequence[str] | None = None,
+    title: str | None = None,
 ) -> Path:
     """Draws one line per run: the interquartile mean over its seeds, with a 95% bootstrap band.
 
-    Up to ten seeds are also drawn as thin lines. A line covers only the x that all seeds have.
+    Up to ten seeds are also drawn as thin lines. A line covers only the x that all seeds have. The legend says what
+    differs between the runs. The cells of a sweep that have no curve yet are left out, which stderr says.
 
     Args:
-      folders: the run folders.
+      folders: run folders, and sweep folders for all their cells.
       out: the figure's file, .png, .pdf or .svg; missing parent folders are created.
       x, y: names in the rows of metrics.jsonl.
       smooth: number of rows that each point averages, up to its own row (weighted by their episodes if y is an episode
         statistic); None takes a fiftieth of the rows, 1 does not smooth.
+      labels: the runs' names in the legend; None for what differs.
+      title: None for what the runs have in common.
 
     Returns:
       The path of the figure.
 
     Raises:
-      PurerlError: a folder is not a run folder or has no rows, no row has x or y, an unknown figure format, a failed
-        write.
+      PurerlError: a folder is not a run folder or has no rows, no row has x or y, an unknown figure format, another
+        number of labels than of runs, a failed write.
     """
     out = Path(out)
     if out.suffix.lower() not in FORMATS:
@@ -114,8 +124,10 @@ def plot_runs(
         raise PurerlError("there is nothing to draw; name at least one run folder")
     if smooth is not None and smooth < 1:
         raise PurerlError(f"cannot smooth over {smooth} rows; use 1 or more")
-    curves = [read_curve(folder, x, y, smooth) for folder in folders]
-    figure = draw(curves, x, y)
+    curves = _read_curves(folders, x, y, smooth)
+    if labels is not None and len(labels) != len(curves):
+        raise PurerlError(f"{len(labels)} labels for {len(curves)} runs: give one label for each run")
+    figure = draw(curves, x, y, labels, title)
     data = image(figure, out.suffix[1:].lower())
     with files.writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -133,6 +145,26 @@ def image(figure: Figure, format: str) -> bytes:
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _read_curves(folders: Sequence[str | os.PathLike], x: str, y: str, smooth: int | None) -> list[Curve]:
+    """The curves of run folders, and of the cells of sweep folders that have one."""
+    curves, without = [], []
+    for folder in folders:
+        if not collection.is_sweep(folder):
+            curves.append(read_curve(folder, x, y, smooth))
+            continue
+        for cell in collection.expand([folder]):
+            try:
+                curves.append(read_curve(cell, x, y, smooth))
+            except NoCurve as error:
+                without.append((cell, error))
+    if not curves:
+        raise without[0][1]
+    if without:
+        what = "1 run" if len(without) == 1 else f"{len(without)} runs"
+        print(f"purerl: note: left out {what} without a curve yet, such as {without[0][0]}", file=sys.stderr)
+    return curves
 
 
 def read_curve(folder: str | os.PathLike, x: str, y: str, smooth: int | None = None) -> Curve:
@@ -153,7 +185,7 @@ def read_curve(folder: str | os.PathLike, x: str, y: str, smooth: int | None = N
     path = folder / run_folder.METRICS
     rows = read_rows(path) if path.exists() else []
     if not rows:
-        raise PurerlError(f"the run in {folder} has no metrics yet; train it for at least one log period")
+        raise NoCurve(f"the run in {folder} has no metrics yet; train it for at least one log period")
     names = {name for row in rows for name in row}
     for name in (x, y):
         if name not in names:
@@ -163,12 +195,12 @@ def read_curve(folder: str | os.PathLike, x: str, y: str, smooth: int | None = N
     seeds = sorted({row.get("seed", 0) for row in rows})
     by_seed = [[row for row in points if row.get("seed", 0) == seed] for seed in seeds]
     if not all(by_seed):
-        raise PurerlError(f"some seed of the run in {folder} has no '{y}' yet; train it for longer")
+        raise NoCurve(f"some seed of the run in {folder} has no '{y}' yet; train it for longer")
     window = smooth or max(1, round(len(rows) / len(seeds) / 50))
     try:
         grid, values = to_common_grid([_seed_curve(seed_rows, x, y, window) for seed_rows in by_seed])
     except ValueError as error:
-        raise PurerlError(f"the seeds in {folder} have no '{x}' in common yet; train for longer") from error
+        raise NoCurve(f"the seeds in {folder} have no '{x}' in common yet; train for longer") from error
     return Curve(config, folder, grid, values, window)
 
 
@@ -188,46 +220,62 @@ def _is_number(value: object) -> bool:
 # --- drawing ---------------------------------------------------------------------------------------------------------
 
 
-def draw(curves: Sequence[Curve], x: str, y: str) -> Figure:
+def draw(
+    curves: Sequence[Curve], x: str, y: str, labels: Sequence[str] | None = None, title: str | None = None
+) -> Figure:
     """Draws curves into a figure, with space for the title above the axes and for the legend below them.
 
     Args:
       curves: one per run.
       x, y: names of metrics, for the axes.
+      labels, title: as in `plot_runs`.
 
     Returns:
       The figure, not saved yet.
     """
-    title, labels = name_curves(curves)
-    title_lines = textwrap.wrap(title, TITLE_CHARACTERS)
+    common, different = name_curves(curves)
+    title_lines = textwrap.wrap(_visible(title or common), TITLE_CHARACTERS)
+    labels = different if labels is None else [_visible(label) for label in labels]
     label_lines = [textwrap.fill(label, LABEL_CHARACTERS) for label in labels] if len(curves) > 1 else []
+    columns = _legend_columns(label_lines)
+    rows = -(-sum(label.count("\n") + 1 for label in label_lines) // columns)
     header = 0.28 * len(title_lines) + 0.4
-    footer = 0.24 * sum(label.count("\n") + 1 for label in label_lines) + (0.1 if label_lines else 0)
+    footer = 0.24 * rows + (0.1 if label_lines else 0)
     height = header + AXES_HEIGHT + footer
     figure = Figure(figsize=(WIDTH, height))
     FigureCanvasAgg(figure)
     figure.set_layout_engine("constrained", rect=(0, footer / height, 1, 1 - (header + footer) / height))
     axes = figure.add_subplot()
+    palette = colours.palette(len(curves))
     for index, curve in enumerate(curves):
-        colour, dashes = COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)]
-        _draw_curve(axes, curve, colour, dashes, seed_alpha=0.35 if len(curves) == 1 else 0.2)
+        _draw_curve(axes, curve, palette[index], colours.dashes(index, len(curves)), beside=len(curves) - 1)
     dress(axes, x, y)
-    _write_header(figure, "\n".join(title_lines), _describe(curves))
+    write_header(figure, "\n".join(title_lines), _describe(curves))
     if label_lines:
-        _add_legend(figure, axes, label_lines)
+        _add_legend(figure, axes, label_lines, columns)
     return figure
 
 
-def _draw_curve(axes: Axes, curve: Curve, colour: str, dashes: str | tuple, seed_alpha: float) -> None:
-    count = len(curve.seeds)
+def _legend_columns(labels: Sequence[str]) -> int:
+    """Columns of the legend: one for a few labels, or long ones; up to three for many."""
+    if len(labels) <= ONE_COLUMN:
+        return 1
+    longest = max(map(len, labels)) + 8  # with the line, and the room between columns
+    return max(1, min(MOST_LEGEND_COLUMNS, (LABEL_CHARACTERS + 8) // longest))
+
+
+def _draw_curve(axes: Axes, curve: Curve, colour: str, dashes: str | tuple, beside: int) -> None:
+    """Draws a run; the more runs are beside it, the fainter are its seeds and its band, which would hide the others."""
+    count, many = len(curve.seeds), beside >= len(COLOURS)
     marker = "o" if len(curve.x) == 1 else ""  # a line of one point is invisible
-    if 1 < count <= MOST_SEED_LINES:
-        axes.plot(curve.x, curve.seeds.T, color=colour, linewidth=0.7, alpha=seed_alpha, marker=marker)
+    if 1 < count <= MOST_SEED_LINES and not many:
+        alpha = 0.2 if beside else 0.35
+        axes.plot(curve.x, curve.seeds.T, color=colour, linewidth=0.7, alpha=alpha, marker=marker)
     if count > 1:
         low, high = bootstrap_band(curve.seeds)
-        axes.fill_between(curve.x, low, high, color=colour, alpha=0.18, linewidth=0)
-    middle = interquartile_mean(curve.seeds, axis=0)
-    axes.plot(curve.x, middle, color=colour, linewidth=2.2, linestyle=dashes, marker=marker, label="middle")
+        axes.fill_between(curve.x, low, high, color=colour, alpha=0.05 if many else 0.18, linewidth=0)
+    middle, width = interquartile_mean(curve.seeds, axis=0), 1.5 if many else 2.2
+    axes.plot(curve.x, middle, color=colour, linewidth=width, linestyle=dashes, marker=marker, label="middle")
 
 
 def dress(axes: Axes, x: str, y: str) -> None:
@@ -258,7 +306,8 @@ def _axis_label(name: str) -> str:
     return LABELS.get(name, name.replace("_", " "))
 
 
-def _write_header(figure: Figure, title: str, description: str) -> None:
+def write_header(figure: Figure, title: str, description: str) -> None:
+    """Writes the title above the axes, and below it, in small letters, what the lines or points mean."""
     inch = 1 / figure.get_figheight()
     style = {"x": 0.02, "verticalalignment": "top", "parse_math": False}
     figure.text(y=1 - 0.1 * inch, s=title, fontsize=TEXT_POINTS + 1, fontweight="bold", color=INK, **style)
@@ -266,20 +315,19 @@ def _write_header(figure: Figure, title: str, description: str) -> None:
     figure.text(y=1 - below * inch, s=description, fontsize=SMALL_POINTS, color="#666666", **style)
 
 
-def _add_legend(figure: Figure, axes: Axes, labels: Sequence[str]) -> None:
+def _add_legend(figure: Figure, axes: Axes, labels: Sequence[str], columns: int) -> None:
     lines = [line for line in axes.get_lines() if line.get_label() == "middle"]
-    legend = figure.legend(
-        lines, labels, loc="lower left", fontsize=SMALL_POINTS, frameon=False, labelcolor=INK, borderpad=0.2
-    )
+    style = {"fontsize": SMALL_POINTS, "frameon": False, "labelcolor": INK, "borderpad": 0.2, "columnspacing": 1.2}
+    legend = figure.legend(lines, labels, loc="lower left", ncols=columns, **style)
     legend.set_in_layout(False)  # its space is already reserved
     for text in legend.get_texts():
         text.set_parse_math(False)
 
 
 def name_curves(curves: Sequence[Curve]) -> tuple[str, list[str]]:
-    """Splits the names of runs: the common part becomes the title, the rest becomes the labels.
+    """Splits the names of runs: what they have in common becomes the title, what differs the labels.
 
-    Runs with the same agent, preset and environment are labelled with the names of their folders.
+    Runs with the same agent, preset and environment are labelled with the settings that differ.
 
     Args:
       curves: one per run.
@@ -287,30 +335,15 @@ def name_curves(curves: Sequence[Curve]) -> tuple[str, list[str]]:
     Returns:
       The title, and one label per curve.
     """
-    parts = [_parts(curve.config) for curve in curves]
-    shared = {key for key in parts[0] if all(part[key] == parts[0][key] for part in parts)}
-    title = _join({key: value if key in shared else "" for key, value in parts[0].items()})
-    labels = [_join({key: "" if key in shared else value for key, value in part.items()}) for part in parts]
-    repeated = {label for label in labels if labels.count(label) > 1 or not label}
-    labels = [
-        f"{label} {curve.folder.resolve().name}".strip() if label in repeated else label
-        for label, curve in zip(labels, curves, strict=True)
-    ]
-    return _visible(title or f"{len(curves)} runs"), [_visible(label) for label in labels]
+    configs = [curve.config for curve in curves]
+    title = differences.joined(differences.common(configs)) or f"{len(curves)} runs"
+    labels = differences.labels(configs, [curve.folder.resolve().name for curve in curves])
+    return _visible(title), [_visible(label) for label in labels]
 
 
 def _visible(text: str) -> str:
     """A name from a file that can be drawn: at most 200 visible characters, others as question marks."""
     return "".join(character if character.isprintable() else "?" for character in text[:200])
-
-
-def _parts(config: dict) -> dict[str, str]:
-    return {"agent": str(config["agent"]), "preset": run_folder.shown_preset(config), "env": str(config["env"])}
-
-
-def _join(part: dict[str, str]) -> str:
-    agent = " ".join(filter(None, (part["agent"], f"({part['preset']})" if part["preset"] else "")))
-    return " on ".join(filter(None, (agent, part["env"])))
 
 
 def _describe(curves: Sequence[Curve]) -> str:

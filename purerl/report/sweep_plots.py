@@ -1,35 +1,48 @@
-"""Draws a sweep: the final return over the swept fields."""
+"""Draws a sweep: the final return of every cell over the swept fields."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from purerl.report import plots
 from purerl.runs import files
+from purerl.runs.differences import short
 
-# Values that span more than this are drawn on a logarithmic axis.
+# Values of a grid that span more than this are drawn on a logarithmic axis, if they are positive.
 WIDE = 20.0
-MOST_BARS = 24
+MOST_TICKS = 8
+PANEL_HEIGHT, LINES_HEIGHT = 2.5, 3.6
+BEST, OTHERS = plots.COLOURS[1], plots.COLOURS[0]
 
 
-def draw(ranking: Sequence[dict[str, Any]], fields: Sequence[str], out: Path) -> Path:
+def draw(
+    ranking: Sequence[dict[str, Any]],
+    fields: Sequence[str],
+    out: Path,
+    title: str = "",
+    laws: Mapping[str, str] | None = None,
+) -> Path:
     """Writes the figure of a sweep's ranking.
 
-    If one number was swept, the figure shows the interquartile mean over that number, with its 95% interval. If a
-    number and another field were swept, it has one line per value of the other field. Otherwise it lists the best
-    settings.
+    A grid over one number shows the interquartile mean over that number, with its 95% interval; over a number and
+    another field, one line per value of the other field. All other sweeps have a panel per field, in which each cell is
+    a point, and the best one has another colour.
 
     Args:
-      ranking: rows of `sweeps.Sweep.ranking`.
+      ranking: rows of `sweeps.Sweep.ranking`, best first.
       fields: the names of the swept fields.
       out: the figure's file, a PNG.
+      title: what was trained: agent, preset and environment.
+      laws: {field: "grid", "log", "uniform" or "choice"}, how its values were chosen. Fields that were drawn
+        log-uniformly have a logarithmic axis.
 
     Returns:
       The path of the figure.
@@ -37,74 +50,146 @@ def draw(ranking: Sequence[dict[str, Any]], fields: Sequence[str], out: Path) ->
     Raises:
       PurerlError: the figure cannot be written.
     """
-    known = [row for row in ranking if row["iqm"] is not None]
-    numeric = [name for name in fields if all(_is_number(row[name]) for row in ranking)]
-    numeric = [name for name in numeric if len({row[name] for row in ranking}) > 1]
-    numeric.sort(key=lambda name: len({row[name] for row in ranking}), reverse=True)
-    others = [name for name in fields if name not in numeric[:1]]
-    groups = list(dict.fromkeys(tuple(str(row[name]) for name in others) for row in _in_order(ranking, others)))
-    over = numeric[0] if numeric and len(others) <= 1 and len(groups) <= len(plots.COLOURS) else None
-    repeated = over is not None and len({(row[over], *(str(row[n]) for n in others)) for row in known}) < len(known)
-    rows = 1 if over and not repeated else len(known[:MOST_BARS])
-    figure = Figure(figsize=(plots.WIDTH, 4.2 if over and not repeated else 1.4 + 0.34 * max(rows, 1)))
-    FigureCanvasAgg(figure)
-    figure.set_layout_engine("constrained")
-    axes = figure.add_subplot()
-    if over and not repeated:
-        _draw_lines(axes, known, over, others, groups)
-    else:
-        _draw_list(axes, known[:MOST_BARS], fields)
-    counts = sorted({row["seeds"] for row in known})
-    seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0]) if counts else "no"
-    axes.set_title(f"IQM of the final return over {seeds} seeds, 95% interval", fontsize=plots.SMALL_POINTS, loc="left")
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=200, facecolor="white")
+    known, laws = [row for row in ranking if row["iqm"] is not None], laws or {}
+    over, others = _line_of(ranking, fields, laws)
+    figure = _panels(known, fields, laws, title) if over is None else _lines(known, over, others, laws, title)
+    data = plots.image(figure, "png")
     with files.writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    files.write_file(out, data.getvalue())
+    files.write_file(out, data)
     return out
+
+
+def _line_of(
+    ranking: Sequence[dict[str, Any]], fields: Sequence[str], laws: Mapping[str, str]
+) -> tuple[str | None, list[str]]:
+    """(the number that lines are drawn over, the other field if there is one); (None, []) if lines cannot show it."""
+    numeric = [name for name in fields if all(_is_number(row[name]) for row in ranking)]
+    numeric = [name for name in numeric if len({row[name] for row in ranking}) > 1]
+    if not numeric or len(fields) > 2 or any(laws.get(name, "grid") != "grid" for name in fields):
+        return None, []
+    over = max(numeric, key=lambda name: len({row[name] for row in ranking}))
+    others = [name for name in fields if name != over]
+    places = {(row[over], *(str(row[name]) for name in others)) for row in ranking}
+    fits = len(places) == len(ranking) and len(_groups(ranking, others)) <= len(plots.COLOURS)
+    return (over, others) if fits else (None, [])
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _groups(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[tuple[str, ...]]:
+    """The different values of some fields, in order."""
+    return list(dict.fromkeys(tuple(str(row[name]) for name in names) for row in _in_order(rows, names)))
+
+
 def _in_order(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: [(0, row[n], "") if _is_number(row[n]) else (1, 0, str(row[n])) for n in names])
 
 
-def _draw_lines(
-    axes: Axes, rows: Sequence[dict[str, Any]], over: str, others: Sequence[str], groups: Sequence[tuple[str, ...]]
-) -> None:
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def _figure(rows: Sequence[dict[str, Any]], title: str, height: float) -> Figure:
+    """An empty figure with its title, and a line that says what the points are."""
+    lines = textwrap.wrap(title, plots.TITLE_CHARACTERS)
+    header = 0.28 * len(lines) + 0.4
+    figure = Figure(figsize=(plots.WIDTH, height + header))
+    FigureCanvasAgg(figure)
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, height / (height + header)))
+    plots.write_header(figure, "\n".join(lines), _describe(rows))
+    return figure
+
+
+def _describe(rows: Sequence[dict[str, Any]]) -> str:
+    """What the points mean, such as "final return of 30 settings: IQM of 4 seeds, 95% interval"."""
+    counts = sorted({row["seeds"] for row in rows})
+    seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0]) if counts else "no"
+    means = "1 seed" if counts == [1] else f"IQM of {seeds} seeds, 95% interval"
+    return f"final return of {len(rows)} setting{'' if len(rows) == 1 else 's'}: {means}"
+
+
+def _lines(
+    rows: Sequence[dict[str, Any]], over: str, others: Sequence[str], laws: Mapping[str, str], title: str
+) -> Figure:
+    """The return over one number, a line per value of the other field."""
+    figure = _figure(rows, title, LINES_HEIGHT)
+    axes = figure.add_subplot()
+    groups = _groups(rows, others)
     for colour, group in zip(plots.COLOURS, groups, strict=False):
         mine = [row for row in _in_order(rows, [over]) if tuple(str(row[name]) for name in others) == group]
-        if mine:
-            label = ", ".join(f"{name} {value}" for name, value in zip(others, group, strict=True))
-            middle = [row["iqm"] for row in mine]
-            spread = [[row["iqm"] - row["low"] for row in mine], [row["high"] - row["iqm"] for row in mine]]
-            axes.errorbar(
-                [row[over] for row in mine], middle, spread, fmt="o-", color=colour, capsize=3, label=label or None
-            )
+        label = ", ".join(f"{name} {short(mine[0][name])}" for name in others) if mine else ""
+        _points(axes, [row[over] for row in mine], mine, colour, "o-", label)
     plots.dress(axes, over, "episode_return")
     values = sorted({row[over] for row in rows})
-    if values and values[0] > 0 and values[-1] / values[0] >= WIDE:
-        axes.set_xscale("log")
-    if 0 < len(values) <= 8:
+    _scale(axes, values, laws.get(over))
+    if 0 < len(values) <= MOST_TICKS:
         axes.set_xticks(values, [f"{value:g}" for value in values], rotation=30 if len(values) > 5 else 0)
         axes.minorticks_off()
     if others:
-        axes.legend(frameon=False, fontsize=plots.SMALL_POINTS)
+        legend = axes.legend(frameon=False, fontsize=plots.SMALL_POINTS)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    return figure
 
 
-def _draw_list(axes: Axes, rows: Sequence[dict[str, Any]], fields: Sequence[str]) -> None:
-    for place, row in enumerate(rows):
-        spread = [[row["iqm"] - row["low"]], [row["high"] - row["iqm"]]]
-        axes.errorbar(row["iqm"], -place, xerr=spread, fmt="o", color=plots.COLOURS[0], capsize=3)
-    plots.dress(axes, "episode_return", "")
-    labels = [", ".join(_short(row[name]) for name in fields) for row in rows]
-    axes.set_yticks([-place for place in range(len(rows))], labels, fontsize=plots.SMALL_POINTS)
-    axes.set_ylabel(", ".join(fields), fontsize=plots.SMALL_POINTS)
+def _panels(rows: Sequence[dict[str, Any]], fields: Sequence[str], laws: Mapping[str, str], title: str) -> Figure:
+    """A panel per field, in which each setting is a point."""
+    columns = 1 if len(fields) == 1 else 2
+    lines = -(-len(fields) // columns)
+    figure = _figure(rows, title, (LINES_HEIGHT if len(fields) == 1 else PANEL_HEIGHT) * lines)
+    panels = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
+    for place, (axes, field) in enumerate(zip(panels, fields, strict=False)):
+        _panel(axes, rows, field, laws.get(field))
+        if place % columns:
+            axes.set_ylabel("")
+    for axes in panels[len(fields) :]:
+        axes.set_visible(False)
+    return figure
 
 
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _panel(axes: Axes, rows: Sequence[dict[str, Any]], field: str, law: str | None) -> None:
+    numbers = all(_is_number(row[field]) for row in rows)
+    words = [] if numbers else list(dict.fromkeys(short(row[field]) for row in _in_order(rows, [field])))
+    places = [row[field] if numbers else words.index(short(row[field])) for row in rows]
+    _points(axes, places[1:], rows[1:], OTHERS, "o")
+    _points(axes, places[:1], rows[:1], BEST, "o")  # the best one, over the others
+    plots.dress(axes, field, "episode_return")
+    axes.set_ylabel("episode return", fontsize=plots.SMALL_POINTS)
+    axes.xaxis.label.set_fontsize(plots.SMALL_POINTS)
+    axes.tick_params(labelsize=plots.SMALL_POINTS - 1)
+    if numbers:
+        _scale(axes, sorted(places), law)
+        return
+    axes.set_xticks(range(len(words)), words, rotation=30 if sum(map(len, words)) > 24 else 0)
+    for label in axes.get_xticklabels():
+        label.set_parse_math(False)
+    axes.set_xlim(-0.5, max(len(words), 1) - 0.5)
+
+
+def _points(
+    axes: Axes, x: Sequence[Any], rows: Sequence[dict[str, Any]], colour: str, style: str, label: str = ""
+) -> None:
+    """Draws the interquartile means, with the intervals of rows with several seeds."""
+    middle = np.array([row["iqm"] for row in rows], float)
+    spread = None
+    if any(row["seeds"] > 1 for row in rows):
+        spread = [middle - [row["low"] for row in rows], [row["high"] for row in rows] - middle]
+    pale = style == "o"
+    axes.errorbar(
+        *(x, middle, spread),
+        fmt=style,
+        color=colour,
+        markersize=5,
+        capsize=0 if pale else 3,
+        elinewidth=0.8 if pale else 1.5,
+        alpha=0.75 if pale else 1,
+        label=label or None,
+    )
+
+
+def _scale(axes: Axes, values: Sequence[float], law: str | None) -> None:
+    """A logarithmic axis for numbers that were drawn so, and for positive ones of a grid that span much."""
+    if values and values[0] > 0 and (law == "log" or (law != "uniform" and values[-1] / values[0] >= WIDE)):
+        axes.set_xscale("log")

@@ -76,6 +76,21 @@ def refuse_if_held(folder: Path) -> None:
             os.close(handle)
 
 
+def is_held(folder: str | os.PathLike) -> bool:
+    """Whether a process, this one included, writes into the folder, or into a sweep that it is a cell of."""
+    folder = Path(folder).resolve()
+    for place in (folder, *folder.parents[:_LEVELS]):
+        if str(place / NAME) in _held:
+            return True
+        try:
+            refuse_if_held(place)
+        except PurerlError:
+            return True
+        except OSError:  # something else has the name of a lock
+            continue
+    return False
+
+
 def _acquire(path: Path) -> int:
     """The open, locked lock file."""
     if _held.get(str(path)) == os.getpid():

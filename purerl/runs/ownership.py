@@ -27,7 +27,7 @@ _FILES = {
         *("figures/return.png", "figures/video.gif", "figures/video.mp4"),
         "tensorboard/seed_*/events.out.tfevents.*",
     ),
-    SWEEP: ("table.csv", "ranking.csv", "figures/sweep.png"),
+    SWEEP: ("table.csv", "ranking.csv", "report.html", "figures/sweep.png", "figures/return.png"),
     PROGRAM: (),
 }
 _FOLDERS = {

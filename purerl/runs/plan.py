@@ -276,12 +276,6 @@ def seed_keys(the_plan: Plan) -> jax.Array:
     return rng.keys_of(the_plan.seeds)
 
 
-def default_folder(the_plan: Plan) -> Path:
-    """runs/<agent>-<env>-<preset>-seed<k>."""
-    name = f"{the_plan.agent}-{the_plan.env.replace('/', '-')}-{the_plan.preset}-seed{the_plan.seeds[0]}"
-    return Path("runs") / (name if len(the_plan.seeds) == 1 else f"{name}to{the_plan.seeds[-1]}")
-
-
 def with_lanes(the_plan: Plan) -> Plan:
     """The plan with "auto" lanes resolved for this machine's devices. A run records this and resumes with it."""
     return dataclasses.replace(the_plan, lanes=resolve(the_plan.lanes))

@@ -31,7 +31,7 @@ class Recording:
     eval_every: int = flag(
         0, "environment steps of each seed between evaluations", "N", "(default: 0, for none)", high=2**62
     )
-    eval_episodes: int = flag(10, "episodes of every environment in each evaluation", "N")
+    eval_episodes: int = flag(10, "episodes per environment in each evaluation", "N")
     eval_env_options: dict[str, Any] | None = dataclasses.field(default=None, metadata={"flag": False})
 
     def __post_init__(self):

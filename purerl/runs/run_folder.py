@@ -129,7 +129,7 @@ def check(folder: str | os.PathLike, resume: bool = False, overwrite: bool = Fal
     folder = Path(folder)
     found = holds_run(folder)
     if resume and not found:
-        raise PurerlError(f"there is no run to resume in {folder}; leave out --resume to start one")
+        raise PurerlError(f"there is no run to resume in {folder}{_instead(folder)}; leave out --resume to start one")
     if found and not resume and not overwrite:
         raise PurerlError(
             f"{folder} already holds a run: --resume continues it, --overwrite deletes it, another --out keeps it"
@@ -137,6 +137,13 @@ def check(folder: str | os.PathLike, resume: bool = False, overwrite: bool = Fal
     if found and overwrite:
         ownership.check(folder, ownership.RUN, OWNED)
     return found
+
+
+def _instead(folder: Path) -> str:
+    """The run beside a folder whose name is nearest, for a message: default names contain the settings."""
+    with files.reading(folder.parent):
+        there = [path.parent.name for path in folder.parent.glob(f"*/{CONFIG}")]
+    return nearest(folder.name, there).replace(" Did you mean '", " (or was it '", 1).replace("'?", "'?)", 1)
 
 
 def holds_run(folder: str | os.PathLike) -> bool:
@@ -173,8 +180,8 @@ def load(folder: str | os.PathLike) -> dict[str, Any]:
             there = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
             raise PurerlError(f"there is no run folder {folder}.{nearest(folder.name, there)}")
         if not (folder / CONFIG).is_file():
-            inside = [p.parent.name for p in sorted(folder.glob(f"*/{CONFIG}"))]
-            hint = f" (name one run in it, such as {folder / inside[0]})" if inside else ""
+            inside = sorted([*folder.glob(f"*/{CONFIG}"), *folder.glob(f"cells/*/{CONFIG}")])  # a sweep's are in cells/
+            hint = f" (name one run in it, such as {inside[0].parent})" if inside else ""
             raise PurerlError(f"{folder} is not a run folder: it has no {CONFIG}{hint}")
     config = files.read_json(folder / CONFIG)
     if not _is_config(config):

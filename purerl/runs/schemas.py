@@ -31,7 +31,13 @@ DIVERGED = {"lane": int, "seed": int, "leaf": str}
 PERIOD = {"began": int, "seconds": float}
 SUMMARY = {"seeds": Sequence[int], "steps": int, "final_return": Mapping, "diverged_seeds?": Sequence[int]}
 FINAL_RETURN = {"per_seed": Numbers, "definition": str}
-SWEEP = {"cells": Sequence[Mapping[str, float | str | bool | Numbers | None]], "imports?": Sequence[Mapping]}
+SWEEP = {
+    "agent": str,
+    "env": str,
+    "cells": Sequence[Mapping[str, float | str | bool | Numbers | None]],
+    "imports?": Sequence[Mapping],
+    "laws?": Mapping[str, str],
+}
 PROGRAM = {
     "cells": Sequence[Mapping],
     "lanes": int,

@@ -60,6 +60,17 @@ def settings_of(
     return [{name: _drawn(draw, name, law, kinds[name]) for name, law in laws.items()} for _ in range(samples)]
 
 
+def laws_of(
+    agent: str, env: str, grid: Mapping[str, Sequence[Any]] | str | None, random: Mapping[str, Any] | str | None
+) -> dict[str, str]:
+    """{field: how its values were chosen}: "grid", "log", "uniform" or "choice". Arguments as in `settings_of`."""
+    if grid is not None:
+        values = parse_grid(grid, agent, env) if isinstance(grid, str) else _renamed(grid, agent, env)
+        return dict.fromkeys(values, "grid")
+    laws = parse_random(random, agent, env) if isinstance(random, str) else _renamed(random, agent, env)
+    return {name: str(law[0]) for name, law in laws.items()}
+
+
 def _fields(agent: str, env: str) -> dict[str, Any]:
     """{name: type} of all fields that can be swept."""
     options = registry.environment(env)[0].Options

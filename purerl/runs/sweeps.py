@@ -45,12 +45,14 @@ from purerl.runs import (
     trust,
     user_modules,
 )
+from purerl.runs.collection import CELLS, SWEEP
+from purerl.runs.names import default_sweep_folder
 from purerl.runs.plan import Plan, Settings, rounding, settings
 from purerl.runs.recording import Recording
-from purerl.runs.search_space import ENVIRONMENT, settings_of
+from purerl.runs.search_space import ENVIRONMENT, laws_of, settings_of
 
-SWEEP, TABLE, RANKING, CELLS, PROGRAMS = "sweep.json", "table.csv", "ranking.csv", "cells", "programs"
-OWNED = (SWEEP, TABLE, RANKING, CELLS, PROGRAMS, run_folder.FIGURES)
+TABLE, RANKING, PROGRAMS = "table.csv", "ranking.csv", "programs"
+OWNED = (SWEEP, TABLE, RANKING, CELLS, PROGRAMS, run_folder.FIGURES, run_folder.REPORT)
 # The columns of a ranking in addition to the swept fields.
 RANKED = ("rank", "cell", "iqm", "low", "high", "mean", "seeds", "diverged")
 
@@ -119,7 +121,7 @@ def sweep(
         one of several values.
       samples: how many random settings.
       search_seed: seed of the random settings.
-      out: the sweep's folder; None for runs/sweep-<agent>-<env>-<preset>.
+      out: the sweep's folder; None for runs/sweep-<agent>-<env>-<preset>-over-<fields>, see `names`.
       resume: continue the sweep in `out`.
       overwrite: replace it.
       max_memory, cells_per_program, engine: as in `programs.run`; memory also as text, "8GB".
@@ -141,7 +143,7 @@ def sweep(
     evaluation.make_evaluations(planned[0], recording)
     programs.check(planned, engine)
     first = planned[0]
-    folder = Path(out) if out is not None else default_folder(first)
+    folder = Path(out) if out is not None else default_sweep_folder(first, tried[0])
     asked = {
         "agent": first.agent,
         "env": first.env,
@@ -170,6 +172,7 @@ def sweep(
             stack.enter_context(run_folder.undone_if_nothing_is_learned(folder, ownership.SWEEP, learned))
             imports = [one.to_dict() for one in first.imports]
             also = {"imports": imports, "how": how | {"lanes": lanes, "recording": recording.to_dict()}}
+            also["laws"] = laws_of(agent, env, grid, random)
             _begin(folder, asked | also, overwrite)
         return _train(folder, planned, recording, quiet=quiet, **how)
 
@@ -232,11 +235,6 @@ def _cells(folder: Path, planned: Sequence[Plan], recording: Recording) -> list[
     """The cells of a sweep, each with a folder of its own."""
     width = max(3, len(str(len(planned) - 1)))
     return [programs.Cell(plan, folder / CELLS / f"{i:0{width}d}", recording) for i, plan in enumerate(planned)]
-
-
-def default_folder(plan: Plan) -> Path:
-    """runs/sweep-<agent>-<env>-<preset>."""
-    return Path("runs") / f"sweep-{plan.agent}-{plan.env.replace('/', '-')}-{plan.preset}"
 
 
 def holds_sweep(folder: Path) -> bool:

@@ -17,7 +17,8 @@ from purerl.loops.lanes import Lanes
 from purerl.runs import agent_checks, estimates, ownership, progress, run_folder, sinks, user_modules
 from purerl.runs.checkpoint import Checkpoints
 from purerl.runs.evaluation import make_evaluations
-from purerl.runs.plan import Plan, default_folder, difference, header, make_plan, rounding, update_header, with_lanes
+from purerl.runs.names import default_folder
+from purerl.runs.plan import Plan, difference, header, make_plan, rounding, update_header, with_lanes
 from purerl.runs.recording import Recording
 from purerl.runs.trainer import Member, Trainer, close, forget_shared_loop, shared_loop
 from purerl.types import RunState
@@ -59,7 +60,7 @@ def train(
 
     Args:
       agent, env, preset, seeds, seed, steps, config, env_options, lanes: as in `make_plan`.
-      out: run folder; None for runs/<agent>-<env>-<preset>-seed<k>.
+      out: run folder; None for runs/<agent>-<env>-<preset>-<changes>-seed<k>, see `names`.
       resume: continue the run in `out` from its last checkpoint, with the same results as without a stop.
       overwrite: replace the run in `out`.
       log: sinks in addition to metrics.jsonl: "tensorboard", "wandb".

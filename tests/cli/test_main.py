@@ -340,6 +340,8 @@ def test_a_field_with_the_name_of_a_flag_is_refused():
         ("list agent", ["'agent'", "Did you mean 'agents'?"]),
         ("list agents ppo", ["unexpected 'ppo'"]),
         ("list envs gymnx", ["Did you mean 'gymnax'?"]),
+        ("train ppo craftax/Craftax-Symbolic-v1", ["unknown environment family 'craftax'. Known: "]),
+        ("train --lr 1 ppo gymnax/CartPole-v1", ["'--lr' before AGENT and ENV", "ENV. (purerl train --help)"]),
         ("list presets pppg", ["unknown agent 'pppg'", "Did you mean 'ppg'?"]),
         ("doctor --fix", ["unknown flag '--fix'"]),
     ],
@@ -450,7 +452,8 @@ def copied(finished, empty_folder):
 def test_a_run_from_the_command_line(run_cli, empty_folder):
     done = run_cli(*f"{CARTPOLE} {TINY} --steps 100 --seeds 2 --seed 3".split())
     assert done.code == 0, done.stderr
-    folder = empty_folder / "runs" / "ppo-gymnax-CartPole-v1-classic-seed3to4"
+    changes = "num_envs_4-rollout_length_16-num_epochs_1-num_minibatches_2-hidden_8"
+    folder = empty_folder / "runs" / f"ppo-gymnax-CartPole-v1-classic-{changes}-seed3to4"
     assert str(folder.relative_to(empty_folder)) in done.stdout
     summary = json.loads((folder / "summary.json").read_text())
     # rounded up to whole iterations of 4 x 16

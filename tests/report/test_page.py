@@ -198,7 +198,7 @@ def test_results_by_hand(tmp_path):
     header, row, other = page.table("Results")
     low, high = statistics.stratified_bootstrap_interval(np.array(finals))
     cells = dict(zip(header, other, strict=True))
-    assert cells["run"] == "ours" and cells["agent"] == "ppg" and cells["environment"] == "gymnax/CartPole-v1"
+    assert cells["run"] == "ours" and cells["agent"] == "ppg" and "environment" not in cells  # the title says it
     assert cells["final IQM (95%)"] == f"2.50 ({wording.show(low)} to {wording.show(high)})"
     assert cells["final mean (95%)"].startswith("26.5 (")
     assert cells["steps/s"] == "12,346" and cells["compile"] == "3.2 s" and cells["device"] == f"2 {TIMES} cpu"
@@ -217,6 +217,51 @@ def test_runs_are_only_compared_on_one_environment(tmp_path):
     assert page.table("Probability of improvement") == []
     assert [text for _, text in page.all("h3")] == ["gymnax/CartPole-v1", "probe/policy"]
     assert page.all("h1")[0][1] == page.all("title")[0][1] == "ppo on gymnax/CartPole-v1 and probe/policy"
+
+
+def test_a_sweep_is_all_its_cells_named_by_what_differs(tmp_path, write_sweep):
+    folder = write_sweep(tmp_path / "sweep", [{"learning_rate": rate} for rate in (0.1, 0.2, 0.3)])
+    page = page_of(folder)
+    names = [text for _, text in page.all("span", class_="name")]
+    assert names[2:5] == ["learning_rate 0.1", "learning_rate 0.2", "learning_rate 0.3"]  # after those of the title
+    header, *rows = page.table("Results")
+    assert header[:3] == ["run", "learning_rate", "final IQM (95%)"]
+    assert [row[:2] for row in rows] == [["000", "0.1"], ["001", "0.2"], ["002", "0.3"]]
+    assert [text for _, text in page.all("title")] == ["ppo on gymnax/CartPole-v1"]
+    twin = write_sweep(tmp_path / "twin", [{"learning_rate": 0.4}])
+    assert [run.name for run in curves.read([folder, twin])] == ["sweep/000", "001", "002", "twin/000"]
+
+
+def test_thirty_runs_have_thirty_colours_and_are_rows(tmp_path, write_sweep):
+    folder = write_sweep(tmp_path / "sweep", [{"learning_rate": i / 100, "clip": i / 10} for i in range(30)], seeds=1)
+    text = report.render(curves.read([folder]))
+    page = Page(text)
+    (style,) = [text for tag, _, text in page.elements if tag == "style"]
+    assert style.startswith(STYLE) and all(f".c{i} {{" in style for i in range(30))
+    looks = {attributes["class"] for attributes, _ in page.all("path", class_="line") if "data-run" in attributes}
+    assert len(looks) == 30
+    assert page.table("Results")[0][:3] == ["run", "learning_rate", "clip"] and len(page.table("Results")) == 31
+    assert page.table("Settings that differ")[1] == ["000", "0.0", "0.0"]
+    assert "The settings that differ are columns of the table of results." in [t for _, t in page.all("p")]
+
+
+def test_labels_and_a_title_of_ones_own(tmp_path, capsys):
+    a, b = make_run(tmp_path / "a", [[1.0]], finals=[1.0]), make_run(tmp_path / "b", [[1.0]], finals=[2.0])
+    out = tmp_path / "page.html"
+    assert cli.main(["report", str(a), str(b), "--out", str(out), "--labels", "old, <new>", "--title", "A & B"]) == 0
+    page = Page(out.read_text())
+    assert page.all("h1")[0][1] == page.all("title")[0][1] == "A & B"
+    assert [row[0] for row in page.table("Results")] == ["run", "old", "<new>"]
+    assert [text for _, text in page.all("span", class_="name")] == ["old", "<new>"]
+    capsys.readouterr()
+    assert "1 labels for 2 runs" in refused(capsys, f"report {a} {b} --labels old")
+
+
+def test_the_title_of_several_environments(tmp_path):
+    envs = ["gymnax/Asterix-MinAtar", "gymnax/Breakout-MinAtar", "gymnax/Freeway-MinAtar"]
+    runs = [make_run(tmp_path / env[-3:] / env, [[1.0]], config={"env": env}) for env in envs]
+    page = page_of(*runs)
+    assert page.all("h1")[0][1] == page.all("title")[0][1] == f"ppo on {envs[0]}, {envs[1]} and {envs[2]}"
 
 
 def test_an_unfinished_run_is_shown_as_unfinished(tmp_path):
@@ -456,7 +501,8 @@ def test_colours_have_contrast_in_both_schemes():
 
 
 def test_the_report_imports_nothing_that_trains_or_plays():
-    allowed = r"purerl(\.report[.\w]*|\.errors|\.statistics|\.runs\.(files|run_folder|sinks|provenance))?"
+    rooms = "files|run_folder|sinks|provenance|collection|differences|lock"
+    allowed = rf"purerl(\.report[.\w]*|\.errors|\.statistics|\.runs\.({rooms}))?"
     for path in Path(report.__file__).parent.glob("*.py"):
         for package, names in re.findall(
             r"^\s*(?:from|import) (purerl[.\w]*)(?: import (.*))?$", path.read_text(), re.M
@@ -654,8 +700,8 @@ def browser():
 
 
 @pytest.fixture
-def pages(tmp_path):
-    """Pages about one, several and hostile runs."""
+def pages(tmp_path, write_sweep):
+    """Pages about one, several, thirty and hostile runs."""
     returns = np.random.default_rng(0).normal(size=(300, 4)).cumsum(axis=0) + 50
     rows, zeros = returns.tolist(), np.zeros((300, 4)).tolist()
     long = "a-rather-long-name-of-a-run-with-many-settings-in-it"
@@ -667,7 +713,9 @@ def pages(tmp_path):
     (a / "figures").mkdir()
     (a / "figures" / "video.gif").write_bytes(GIF)
     hostile = hostile_run(tmp_path)
+    thirty = write_sweep(tmp_path / "sweep", [{"learning_rate": i / 100, "clip": i / 10} for i in range(30)])
     named = {"one": [a], "several": [a, b, c], "unfinished": [c], "hostile": [hostile], "mixed": [hostile, a, b]}
+    named |= {"thirty": [thirty]}
     return {name: report.write_report(folders, tmp_path / f"{name}.html") for name, folders in named.items()}
 
 
@@ -706,4 +754,23 @@ def test_the_pointer_reads_the_curve_out(browser, pages):
     )
     browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=5, y=5)
     assert browser.value(legend) == last and browser.value("document.querySelectorAll('.cursor').length") == 0
+    assert browser.complaints() == []
+
+
+def test_a_table_is_sorted_by_a_click(browser, pages):
+    browser.open(pages["thirty"], 1200, 900)
+    table = "document.querySelector('[aria-label=Results] table')"
+
+    def click(column):
+        browser.value(f"{table}.tHead.rows[0].cells[{column}].querySelector('button').click()")
+        row = "[...row.cells].slice(0, 4).map((cell) => cell.textContent.trim())"
+        return browser.value(f"[...{table}.tBodies[0].rows].map((row) => {row})")
+
+    rates = [i / 100 for i in range(30)]
+    assert [float(row[1]) for row in click(1)] == rates[::-1]  # numbers begin with the highest
+    assert browser.value(f"{table}.tHead.rows[0].cells[1].getAttribute('aria-sort')") == "descending"
+    assert [float(row[1]) for row in click(1)] == rates
+    assert click(3)[0][0] == "029"  # by the final return
+    assert [row[0] for row in click(0)] == [f"{i:03d}" for i in range(30)]
+    assert browser.value("document.querySelectorAll('[aria-sort]').length") == 1
     assert browser.complaints() == []

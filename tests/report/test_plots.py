@@ -123,8 +123,13 @@ def test_runs_are_named_by_what_sets_them_apart(tmp_path):
         "2 runs",
         ["ppo on gymnax/CartPole-v1", "ppg (classic) on e"],
     )
+    rates = [{"config": {"learning_rate": rate, "clip": 0.1}} for rate in (1e-3, 5e-3)]
+    assert names(*rates) == (
+        "ppo (classic) on gymnax/CartPole-v1",
+        ["learning_rate 0.001", "learning_rate 0.005"],
+    )
     title, labels = names({}, {})  # same in everything that has a name: the folders tell them apart
-    assert title == "ppo (classic) on gymnax/CartPole-v1" and labels == ["6", "7"]
+    assert title == "ppo (classic) on gymnax/CartPole-v1" and labels == ["8", "9"]
 
 
 def test_several_runs_have_colours_a_legend_and_room_for_it(tmp_path):
@@ -139,6 +144,32 @@ def test_several_runs_have_colours_a_legend_and_room_for_it(tmp_path):
     assert legend.y1 <= axes.y0 and legend.y0 >= 0 and legend.x1 <= figure.bbox.x1
     assert axes.y1 <= min(text.get_window_extent().y0 for text in figure.texts)
     assert axes.x0 >= 0 and axes.height > 0.35 * figure.bbox.height
+
+
+def test_the_cells_of_a_sweep_are_named_by_their_settings_and_never_share_a_look(tmp_path, capsys, write_sweep):
+    folder = write_sweep(tmp_path / "sweep", [{"learning_rate": i / 1000} for i in range(12)])
+    curves = [plots.read_curve(cell, "step", "episode_return") for cell in sorted((folder / "cells").iterdir())]
+    figure = plots.draw(curves, "step", "episode_return")
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()][:2] == ["learning_rate 0", "learning_rate 0.001"]
+    assert len({line.get_color() for line in legend.get_lines()}) == 12
+    figure.canvas.draw()
+    box, axes = legend.get_window_extent(), figure.axes[0].get_tightbbox()
+    assert box.y1 <= axes.y0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and axes.height > 0.35 * figure.bbox.height
+    (folder / "cells" / "007" / "metrics.jsonl").unlink()
+    out = plots.plot_runs([folder], tmp_path / "out.png")
+    assert out.stat().st_size > 1000 and capsys.readouterr().err.startswith(
+        "purerl: note: left out 1 run without a curve"
+    )
+
+
+def test_labels_and_a_title_of_ones_own(tmp_path):
+    folders = [make_run(tmp_path / name, [[1.0], [2.0]]) for name in "ab"]
+    curves = [plots.read_curve(folder, "step", "episode_return") for folder in folders]
+    figure = plots.draw(curves, "step", "episode_return", ["old", "new"], "Mine")
+    assert texts(figure)[0] == "Mine" and [t.get_text() for t in figure.legends[0].get_texts()] == ["old", "new"]
+    with pytest.raises(PurerlError, match="3 labels for 2 runs"):
+        plots.plot_runs(folders, tmp_path / "out.png", labels=["a", "b", "c"])
 
 
 def test_long_names_stay_inside_the_figure(tmp_path):

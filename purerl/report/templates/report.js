@@ -1,4 +1,5 @@
-// Shows the values under the pointer in the legend, read from the drawn paths. Text goes in as text, never as HTML.
+// Shows the values under the pointer in the legend, read from the drawn paths, and sorts tables by the column whose head
+// is clicked. Text goes in as text, never as HTML.
 "use strict";
 for (const chart of document.querySelectorAll(".chart")) {
   const plot = chart.querySelector(".plot"), at = chart.querySelector(".at");
@@ -50,4 +51,37 @@ for (const chart of document.querySelectorAll(".chart")) {
   plot.addEventListener("pointermove", move);
   plot.addEventListener("pointerdown", move);
   plot.addEventListener("pointerleave", leave);
+}
+
+for (const table of document.querySelectorAll("table.sortable")) {
+  const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
+  if (body.rows.length < 2) continue;
+  const text = (row, i) => row.cells[i].textContent.trim();
+  const number = (said) => {
+    const found = said.replaceAll("\u2212", "-").replaceAll(",", "").match(/^-?[\d.]+(e[+-]?\d+)?/);
+    return found === null ? NaN : Number(found[0]);
+  };
+  const sort = (i, direction) => {
+    const rows = [...body.rows].map((row) => ({ row, said: text(row, i), value: number(text(row, i)) }));
+    const known = rows.filter(({ said }) => said !== "\u2013" && said !== "");  // a dash is a missing value
+    const numeric = known.every(({ value }) => !Number.isNaN(value));
+    const compare = (a, b) => numeric ? a.value - b.value || a.said.localeCompare(b.said) :
+      a.said.localeCompare(b.said, "en", { numeric: true });
+    known.sort((a, b) => direction * compare(a, b));
+    body.append(...[...known, ...rows.filter((one) => !known.includes(one))].map(({ row }) => row));
+    heads.forEach((head, j) => j === i ?
+      head.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending") : head.removeAttribute("aria-sort"));
+  };
+  heads.forEach((head, i) => {
+    if ([...body.rows].every((row) => text(row, i) === "")) return;  // a column of pictures
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
+    // Numbers begin with the highest, text with A.
+    button.addEventListener("click", () => {
+      const was = head.getAttribute("aria-sort");
+      sort(i, was === "descending" || (was === null && !head.matches(".n")) ? 1 : -1);
+    });
+  });
 }
