@@ -35,7 +35,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "buffers": (),
     "loops": ("ops", "nn", "buffers"),
     "runs": ("ops", "nn", "buffers", "loops"),
-    "report": ("runs.files", "runs.run_folder", "runs.sinks", "runs.provenance"),
+    "report": (
+        *("runs.files", "runs.run_folder", "runs.sinks", "runs.provenance"),
+        *("runs.collection", "runs.differences", "runs.lock"),
+    ),
     "cli": ("ops", "nn", "buffers", "loops", "runs", "report"),
     "agents": ("ops", "nn", "buffers"),
     "envs": (),

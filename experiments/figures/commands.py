@@ -430,8 +430,9 @@ def main(words: Sequence[str]) -> int:
         user_modules.restore_from(_file(given.name, scale, given.folder, ".json"))
         known = registry.figures()
     if given.command == "list":
+        width = max(map(len, known)) + 2
         for figure in known.values():
-            print(f"{figure.name:31}{figure.about} [{figure.paper}]")
+            print(f"{figure.name:{width}}{figure.about} [{figure.paper}]")
         return 0
     if given.name is None:
         raise PurerlError(f"which figure? purerl figure {given.command} NAME, or all (purerl figure list)")

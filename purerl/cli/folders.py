@@ -22,7 +22,7 @@ ANOTHER_ENV = "another environment of the same observations and actions"
 class EvalFlags:
     """Flags of `purerl eval`."""
 
-    episodes: int = flag(10, "episodes of every environment; all count", "N")
+    episodes: int = flag(10, "episodes per environment (of --num-envs for each seed); all count", "N")
     num_envs: int | None = flag(None, "environments of each seed", "N", "(default: as in training)")
     env: str | None = flag(None, ANOTHER_ENV, "ENV", "(default: that of training)")
     greedy: bool = flag(False, "take the most likely action instead of sampling, as in training")
@@ -49,7 +49,7 @@ class VideoFlags:
 
 def evaluate(words: list[str]) -> int:
     """Runs `purerl eval` with these words after it."""
-    about = "Plays a fixed number of episodes with a trained agent, and writes eval.json."
+    about = "Plays a fixed number of episodes per environment with a trained agent, and writes eval.json."
     folder, given, options = _run_folder_command(words, "eval", Group(EvalFlags, EvalFlags()), about)
     from purerl.runs import evaluation
 
@@ -127,6 +127,8 @@ def _print_evaluation(result: dict[str, Any], path: str | Path) -> None:
     console = Console(highlight=False)
     console.print(Text(title, style="bold"), soft_wrap=True)
     console.print(table)
+    per, count = result["episodes_per_environment"], result["num_envs"]
+    console.print(f"episodes: {per} per environment, in {count} environment{'' if count == 1 else 's'} for each seed")
     for name in ("iqm", "mean"):
         interval = result["return"][f"{name}_interval_95"]
         shown = "" if interval is None else f" (95% interval {interval[0]:.4g} to {interval[1]:.4g})"
@@ -142,6 +144,8 @@ def _print_evaluation(result: dict[str, Any], path: str | Path) -> None:
 
 # --- plot and report -------------------------------------------------------------------------------------------------
 
+LABELS_HELP = "the names of the runs, in the order of the folders, and of a sweep's cells"
+
 
 @dataclasses.dataclass
 class PlotFlags:
@@ -151,16 +155,18 @@ class PlotFlags:
         None,
         "the figure, .png, .pdf or .svg",
         "FILE",
-        "(default: DIR/figures/return.png; for several runs, return.png in this folder)",
+        "(default: DIR/figures/return.png; for several folders, return.png in this folder)",
     )
     x: str = flag("step", "the x axis: a name in metrics.jsonl", "NAME")
     y: str = flag("episode_return", "the y axis: a name in metrics.jsonl", "NAME")
     smooth: int | None = flag(None, "number of rows that each point averages", "N", "(default: a fiftieth of the rows)")
+    labels: str | None = flag(None, LABELS_HELP, "A,B,...", "(default: what differs between the runs)")
+    title: str | None = flag(None, "the title", "TEXT", "(default: what the runs have in common)")
 
 
 def plot(words: list[str]) -> int:
     """Runs `purerl plot` with these words after it."""
-    about = "Draws the learning curves of one run, or of several in one figure."
+    about = "Draws the learning curves of one run, or of several runs and sweeps in one figure."
     folders, given = flags.folders(words, "plot", "DIR...", Group(PlotFlags, PlotFlags()), about)
     from purerl.report import plots
     from purerl.runs import run_folder
@@ -168,7 +174,7 @@ def plot(words: list[str]) -> int:
     y = given.get("y", PlotFlags().y)
     name = f"{'return' if y == PlotFlags().y else y}.png"
     default = Path(folders[0]) / run_folder.FIGURES / name if len(folders) == 1 else Path(name)
-    print(plots.plot_runs(folders, **{"out": default} | given))
+    print(plots.plot_runs(folders, **{"out": default} | _with_labels(given)))
     return 0
 
 
@@ -180,15 +186,23 @@ class ReportFlags:
         None,
         "the page, .html",
         "FILE",
-        "(default: DIR/report.html; for several runs, page.html in this folder)",
+        "(default: DIR/report.html; for several folders, report.html in this folder)",
     )
+    labels: str | None = flag(None, LABELS_HELP, "A,B,...", "(default: what differs between the runs)")
+    title: str | None = flag(None, "the title", "TEXT", "(default: the agents and environments)")
 
 
 def report(words: list[str]) -> int:
     """Runs `purerl report` with these words after it."""
-    about = "Writes one self-contained HTML page about one run, or about several: curves, results, settings, videos."
+    about = "Writes one self-contained HTML page about runs and sweeps: curves, results, settings, videos."
     folders, given = flags.folders(words, "report", "DIR...", Group(ReportFlags, ReportFlags()), about)
     from purerl.report import page
 
-    print(page.write_report(folders, **given))
+    print(page.write_report(folders, **_with_labels(given)))
     return 0
+
+
+def _with_labels(given: dict[str, Any]) -> dict[str, Any]:
+    """The flags given, with the labels as a list."""
+    labels = given.get("labels")
+    return given if labels is None else given | {"labels": [label.strip() for label in labels.split(",")]}

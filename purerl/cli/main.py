@@ -29,12 +29,12 @@ usage: purerl COMMAND ...      (purerl COMMAND --help: details; purerl --version
   train AGENT ENV   train an agent; writes a run folder under runs/
   sweep AGENT ENV   train many settings together; writes a table, a ranking and a plot
   resume DIR        continue a stopped run or sweep as it was begun
-  eval DIR          play a fixed number of episodes with a trained agent; writes DIR/eval.json
+  eval DIR          play a fixed number of episodes per environment with a trained agent; writes DIR/eval.json
   video DIR         a GIF or MP4 of a trained agent
-  plot DIR...       learning curves of one run, or of several in one figure
-  report DIR...     one self-contained HTML page about one run, or about several
+  plot DIR...       learning curves of runs and sweeps in one figure
+  report DIR...     one self-contained HTML page about runs and sweeps
   figure COMMAND    list, run, render, verify or cost: figures of papers at three scales
-  list WHAT         agents, envs [FAMILY] or presets [AGENT]
+  list WHAT         agents, envs [FAMILY], presets [AGENT] or runs [DIR]
   levels build ENV  take a game's levels from its library, for the same game in the graph
   doctor            what is installed, what works on this machine, how to fix the rest
   bench             speed measurements, as JSON
@@ -48,7 +48,7 @@ examples:
   purerl sweep ppo gymnax/Breakout-MinAtar --seeds 8 --grid "learning_rate=1e-3,5e-3;discount=.97,.99"
   purerl train mine gymnax/CartPole-v1 --import my_agent.py
   purerl train ppo gymnax/Breakout-MinAtar --help         all fields of ppo, with their values in its preset
-  purerl eval runs/ppg-procgen-coinrun-quick-seed0to1 --env.num-levels 0
+  purerl eval runs/ppg-procgen-coinrun-quick-env.num_levels_200-seed0to1 --env.num-levels 0
 """
 
 
