@@ -108,6 +108,7 @@ class Chart:
       about: what lines and bands mean.
       small: whether it is one of many small charts, without intervals in the legend.
       many: whether there are so many runs that their bands would hide the lines.
+      head: the fields whose values the legend shows; "" if its names say it.
       x, y: the axes.
       x_ticks, y_ticks: the labels of the axes.
       shapes: the drawn shapes.
@@ -118,6 +119,7 @@ class Chart:
     about: str
     small: bool
     many: bool
+    head: str
     x: Axis
     y: Axis
     x_ticks: list[Tick]
@@ -145,7 +147,12 @@ def other_metrics(group: Sequence[Run]) -> list[str]:
 
 
 def chart(
-    metric: str, group: Sequence[Run], names: Sequence[str], single: bool = False, small: bool = False
+    metric: str,
+    group: Sequence[Run],
+    names: Sequence[str],
+    head: str = "",
+    single: bool = False,
+    small: bool = False,
 ) -> Chart | None:
     """A metric of all runs of an environment; None if no run has it.
 
@@ -153,6 +160,7 @@ def chart(
       metric: its name in the rows.
       group: the runs; their order sets their colours.
       names: their names in the legend.
+      head: what the names are values of.
       single: whether the lines of up to ten seeds are drawn as well.
       small: whether it is one of many small charts.
     """
@@ -179,6 +187,7 @@ def chart(
         about=_about(curves),
         small=small,
         many=many,
+        head=head,
         x=x,
         y=y,
         x_ticks=[Tick(100 * x.share(tick), compact(tick)) for tick in x.ticks],

@@ -23,7 +23,7 @@ from typing import Any
 import jinja2
 
 from purerl.errors import PurerlError
-from purerl.report import charts, configuration, recordings, results, wording
+from purerl.report import charts, configuration, plots, recordings, results, wording
 from purerl.report.curves import Run, by_environment, read
 from purerl.runs import differences, files
 
@@ -124,10 +124,11 @@ def _data(runs: Sequence[Run], labelled: bool) -> dict[str, Any]:
 
 def _group(env: str, group: Sequence[Run], single: bool, labelled: bool) -> dict[str, Any]:
     """The charts of an environment."""
-    names = [run.name for run in group]
-    names = names if labelled else differences.labels([run.config for run in group], names)
-    main = [charts.chart(metric, group, names, single=single) for metric in charts.MAIN_METRICS]
-    others = [charts.chart(metric, group, names, small=True) for metric in charts.other_metrics(group)]
+    names, configs, head = [run.name for run in group], [run.config for run in group], ""
+    if not labelled:
+        head, names = plots.shared_head(configs, differences.labels(configs, names))
+    main = [charts.chart(metric, group, names, head, single=single) for metric in charts.MAIN_METRICS]
+    others = [charts.chart(metric, group, names, head, small=True) for metric in charts.other_metrics(group)]
     return {
         "env": env,
         "main": [chart for chart in main if chart is not None],

@@ -235,10 +235,10 @@ def draw(
     """
     common, different = name_curves(curves)
     title_lines = textwrap.wrap(_visible(title or common), TITLE_CHARACTERS)
-    labels = different if labels is None else [_visible(label) for label in labels]
+    head, labels = _columns(curves, different) if labels is None else ("", [_visible(label) for label in labels])
     label_lines = [textwrap.fill(label, LABEL_CHARACTERS) for label in labels] if len(curves) > 1 else []
     columns = _legend_columns(label_lines)
-    rows = -(-sum(label.count("\n") + 1 for label in label_lines) // columns)
+    rows = -(-sum(label.count("\n") + 1 for label in label_lines) // columns) + head.count("\n") + bool(head)
     header = 0.28 * len(title_lines) + 0.4
     footer = 0.24 * rows + (0.1 if label_lines else 0)
     height = header + AXES_HEIGHT + footer
@@ -252,8 +252,25 @@ def draw(
     dress(axes, x, y)
     write_header(figure, "\n".join(title_lines), _describe(curves))
     if label_lines:
-        _add_legend(figure, axes, label_lines, columns)
+        _add_legend(figure, axes, label_lines, columns, head)
     return figure
+
+
+def _columns(curves: Sequence[Curve], labels: list[str]) -> tuple[str, list[str]]:
+    """(the legend's head, its labels): for many runs the head names the fields, and the labels are their values."""
+    head, labels = shared_head([curve.config for curve in curves], labels)
+    return textwrap.fill(_visible(head), LABEL_CHARACTERS), [_visible(label) for label in labels]
+
+
+def shared_head(configs: Sequence[dict], labels: list[str]) -> tuple[str, list[str]]:
+    """(the names of the fields that differ, the runs' values of them) for many runs; ("", labels) for others.
+
+    Args:
+      configs: the runs' config.json.
+      labels: from `differences.labels`.
+    """
+    found = differences.columns(configs) if len(configs) > ONE_COLUMN else None
+    return ("", labels) if found is None or len(found[0]) == 1 else (", ".join(found[0]), found[1])
 
 
 def _legend_columns(labels: Sequence[str]) -> int:
@@ -315,12 +332,14 @@ def write_header(figure: Figure, title: str, description: str) -> None:
     figure.text(y=1 - below * inch, s=description, fontsize=SMALL_POINTS, color="#666666", **style)
 
 
-def _add_legend(figure: Figure, axes: Axes, labels: Sequence[str], columns: int) -> None:
+def _add_legend(figure: Figure, axes: Axes, labels: Sequence[str], columns: int, head: str) -> None:
     lines = [line for line in axes.get_lines() if line.get_label() == "middle"]
     style = {"fontsize": SMALL_POINTS, "frameon": False, "labelcolor": INK, "borderpad": 0.2, "columnspacing": 1.2}
     legend = figure.legend(lines, labels, loc="lower left", ncols=columns, **style)
+    legend.set_title(head, {"size": SMALL_POINTS})
+    legend.set_alignment("left")
     legend.set_in_layout(False)  # its space is already reserved
-    for text in legend.get_texts():
+    for text in (legend.get_title(), *legend.get_texts()):
         text.set_parse_math(False)
 
 

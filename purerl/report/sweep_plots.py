@@ -123,10 +123,7 @@ def _lines(
         _points(axes, [row[over] for row in mine], mine, colour, "o-", label)
     plots.dress(axes, over, "episode_return")
     values = sorted({row[over] for row in rows})
-    _scale(axes, values, laws.get(over))
-    if 0 < len(values) <= MOST_TICKS:
-        axes.set_xticks(values, [f"{value:g}" for value in values], rotation=30 if len(values) > 5 else 0)
-        axes.minorticks_off()
+    _scale(axes, values, laws.get(over), MOST_TICKS)
     if others:
         legend = axes.legend(frameon=False, fontsize=plots.SMALL_POINTS)
         for text in legend.get_texts():
@@ -160,7 +157,7 @@ def _panel(axes: Axes, rows: Sequence[dict[str, Any]], field: str, law: str | No
     axes.xaxis.label.set_fontsize(plots.SMALL_POINTS)
     axes.tick_params(labelsize=plots.SMALL_POINTS - 1)
     if numbers:
-        _scale(axes, sorted(places), law)
+        _scale(axes, sorted(set(places)), law, MOST_TICKS // 2)
         return
     axes.set_xticks(range(len(words)), words, rotation=30 if sum(map(len, words)) > 24 else 0)
     for label in axes.get_xticklabels():
@@ -189,7 +186,13 @@ def _points(
     )
 
 
-def _scale(axes: Axes, values: Sequence[float], law: str | None) -> None:
-    """A logarithmic axis for numbers that were drawn so, and for positive ones of a grid that span much."""
+def _scale(axes: Axes, values: Sequence[float], law: str | None, most_ticks: int) -> None:
+    """Scales the axis of some numbers, lowest first: few numbers, chosen and not drawn, are its ticks.
+
+    It is logarithmic for numbers that were drawn so, and for positive ones that span much if they were chosen.
+    """
     if values and values[0] > 0 and (law == "log" or (law != "uniform" and values[-1] / values[0] >= WIDE)):
         axes.set_xscale("log")
+    if 0 < len(values) <= most_ticks and law not in ("log", "uniform"):
+        axes.set_xticks(values, [f"{value:g}" for value in values], rotation=30 if len(values) > 5 else 0)
+        axes.minorticks_off()

@@ -69,6 +69,30 @@ def labels(configs: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]
     return found
 
 
+def columns(configs: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]] | None:
+    """(the fields and options that differ, their values in each run): shorter than `labels` for many runs.
+
+    Such as (["learning_rate", "clip"], ["0.001, 0.1", "0.005, 0.2"]). None for runs of several agents, presets or
+    environments, and for runs that their fields do not tell apart.
+    """
+    known = [settings(config) for config in configs]
+    names = [name for name in differing(known) if name not in _LAST]
+    if not 0 < len(names) <= MOST_FIELDS or any(name in IDENTITY for name in names):
+        return None
+    for texts in (_shortest, shorts):
+        rows = [
+            ", ".join(row) for row in zip(*(texts([one.get(name) for one in known]) for name in names), strict=True)
+        ]
+        if len(set(rows)) == len(rows):
+            return names, rows
+    return None
+
+
+def _shortest(values: Sequence[Any]) -> list[str]:
+    """Short texts, numbers with three digits."""
+    return [f"{value:.3g}" if isinstance(value, float) else short(value) for value in values]
+
+
 def _identity(config: dict[str, Any]) -> dict[str, str]:
     return {"agent": str(config["agent"]), "preset": run_folder.shown_preset(config), "env": str(config["env"])}
 

@@ -238,6 +238,8 @@ def test_thirty_runs_have_thirty_colours_and_are_rows(tmp_path, write_sweep):
     page = Page(text)
     (style,) = [text for tag, _, text in page.elements if tag == "style"]
     assert style.startswith(STYLE) and all(f".c{i} {{" in style for i in range(30))
+    assert page.all("p", class_="about")[0][1] == "learning_rate, clip:"
+    assert [text for _, text in page.all("span", class_="name")][2:4] == ["0, 0", "0.01, 0.1"]
     looks = {attributes["class"] for attributes, _ in page.all("path", class_="line") if "data-run" in attributes}
     assert len(looks) == 30
     assert page.table("Results")[0][:3] == ["run", "learning_rate", "clip"] and len(page.table("Results")) == 31

@@ -1,5 +1,6 @@
 """plots: the figure's lines equal the values in the rows."""
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -156,6 +157,10 @@ def test_the_cells_of_a_sweep_are_named_by_their_settings_and_never_share_a_look
     figure.canvas.draw()
     box, axes = legend.get_window_extent(), figure.axes[0].get_tightbbox()
     assert box.y1 <= axes.y0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and axes.height > 0.35 * figure.bbox.height
+    two = [dataclasses.replace(c, config=c.config | {"env_options": {"max_steps": i}}) for i, c in enumerate(curves)]
+    (legend,) = plots.draw(two, "step", "episode_return").legends
+    assert legend.get_title().get_text() == "learning_rate, env.max_steps"
+    assert [text.get_text() for text in legend.get_texts()][1:3] == ["0.001, 1", "0.002, 2"]
     (folder / "cells" / "007" / "metrics.jsonl").unlink()
     out = plots.plot_runs([folder], tmp_path / "out.png")
     assert out.stat().st_size > 1000 and capsys.readouterr().err.startswith(

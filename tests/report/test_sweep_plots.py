@@ -77,6 +77,13 @@ def test_a_grid_over_a_number_is_a_line_per_value_of_the_other_field(monkeypatch
     assert labels == ["network mlp", "network nature"] and len(points(axes)) == 6
 
 
+def test_a_few_chosen_numbers_are_the_ticks(monkeypatch, tmp_path):
+    cells = [{"num_envs": count, "clip": i / 10} for i, count in enumerate((16, 32, 16))]
+    laws = {"num_envs": "choice", "clip": "uniform"}
+    figure = drawn(monkeypatch, tmp_path, ranking(cells), ["num_envs", "clip"], "ppo on x", laws)
+    assert list(figure.axes[0].get_xticks()) == [16, 32] and list(figure.axes[1].get_xticks()) != [0, 0.1, 0.2]
+
+
 def test_a_grid_of_three_fields_shows_all_its_settings(monkeypatch, tmp_path):
     cells = [{"a": a, "b": b, "c": c} for a in (1, 2, 3) for b in (0.1, 0.2, 0.3) for c in (True, False, None)]
     figure = drawn(monkeypatch, tmp_path, ranking(cells), ["a", "b", "c"], "ppo on x", None)

@@ -44,6 +44,15 @@ def test_numbers_have_as_many_digits_as_they_need():
     assert differences.shorts([0.00012345678, 0.00012345679]) == ["0.00012345678", "0.00012345679"]
 
 
+def test_many_runs_share_the_names_of_their_fields():
+    runs = [record(learning_rate=1e-5 * 1.23456, clip=0.1), record(learning_rate=0.5, clip=0.2)]
+    assert differences.columns(runs) == (["learning_rate", "clip"], ["1.23e-05, 0.1", "0.5, 0.2"])
+    assert differences.columns([*runs, record(preset="other")]) is None
+    assert differences.columns([record(), record(steps=5)]) is None
+    close = [record(learning_rate=0.100041), record(learning_rate=0.100042)]
+    assert differences.columns(close) == (["learning_rate"], ["0.100041", "0.100042"])
+
+
 def test_a_strangers_values_are_short_lines():
     odd = {"agent": "a", "env": "e", "seeds": 1, "config": [1], "env_options": None, "preset": 5}
     assert differences.settings(odd) == {"agent": "a", "env": "e", "preset": 5, "seeds": 1}
