@@ -308,7 +308,9 @@ def presets_of(agent: str) -> dict[str, Preset]:
 
 
 def preset(agent: str, name: str | None, env: str) -> tuple[str, Preset]:
-    """(name, preset) of an agent. If `name` is None: the default for "family/id", or ("none", the agent's defaults).
+    """(name, preset) of an agent. If `name` is None: the default for "family/id", or that of the name "none".
+
+    "none" are the agent's own defaults, unless a preset has that name: plans of environments without a preset have it.
 
     Raises PurerlError, with the nearest name, for an unknown name.
     """
@@ -317,7 +319,9 @@ def preset(agent: str, name: str | None, env: str) -> tuple[str, Preset]:
         for known_name, one in known.items():
             if any(fnmatch.fnmatchcase(env, pattern) for pattern in one.default_for):
                 return known_name, one
-        return "none", Preset(steps=1_000_000, source="defaults")
+        name = "none"
+    if name == "none" and name not in known:
+        return name, Preset(steps=1_000_000, source="defaults")
     if name not in known:
         raise PurerlError(
             f"{agent} has no preset '{name}'.{nearest(name, known)} Known: {', '.join(known)} (purerl list presets; "

@@ -23,6 +23,13 @@ def test_two_learning_rates_have_two_names():
     assert name({"learning_rate": 1e-3}) == name()  # the preset's own value
 
 
+def test_an_environment_without_a_preset():
+    plan = make_plan("ppo", "probe/constant", config={"learning_rate": 0.5})
+    assert plan.preset == "none"
+    assert make_plan("ppo", "probe/constant", preset="none", config={"learning_rate": 0.5}) == plan  # as a sweep resumes
+    assert names.default_folder(plan).name == "ppo-probe-constant-none-learning_rate_0.5-seed0"
+
+
 def test_values_are_written_as_on_the_command_line():
     found = name({"hidden": (32, 16), "clip_values": False, "clip": 1.0}, {"max_steps": 7})
     assert "-hidden_32x16-" in found and "-clip_1-" in found and "-clip_values_false-" in found

@@ -200,7 +200,7 @@ def test_a_run_knows_its_imports_ever_after(run_cli, capsys, files, tmp_path):
     words = f"train mine my-games/constant {TINY} --steps 64".split()
     done = run_cli(*words, "--import", "code/my_agent.py")
     assert done.code == 0, done.stderr
-    folder = tmp_path / "runs" / "mine-my-games-constant-short-seed0"
+    (folder,) = (tmp_path / "runs").glob("mine-my-games-constant-short-*seed0")
     (one,) = stored(folder)
     registers = ["agent mine", "preset mine/short", "environment my-games"]
     assert (one["what"], one["module"], one["registers"]) == ("code/my_agent.py", "my_agent", registers)
