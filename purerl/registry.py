@@ -310,7 +310,7 @@ def presets_of(agent: str) -> dict[str, Preset]:
 def preset(agent: str, name: str | None, env: str) -> tuple[str, Preset]:
     """(name, preset) of an agent. If `name` is None: the default for "family/id", or that of the name "none".
 
-    "none" are the agent's own defaults, unless a preset has that name: plans of environments without a preset have it.
+    "none" are the agent's own defaults, unless a preset has that name: plans of agents without presets have it.
 
     Raises PurerlError, with the nearest name, for an unknown name.
     """

@@ -385,4 +385,5 @@ def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    files.write_file(path, text.getvalue().encode(errors="backslashreplace"))  # a damaged record may hold half a character
+    # A damaged record may hold half a character, which UTF-8 has not.
+    files.write_file(path, text.getvalue().encode(errors="backslashreplace"))

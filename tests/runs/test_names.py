@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from purerl import registry
 from purerl.runs import names
 from purerl.runs.plan import make_plan
 
@@ -23,11 +24,13 @@ def test_two_learning_rates_have_two_names():
     assert name({"learning_rate": 1e-3}) == name()  # the preset's own value
 
 
-def test_an_environment_without_a_preset():
-    plan = make_plan("ppo", "probe/constant", config={"learning_rate": 0.5})
+def test_an_agent_without_a_preset(monkeypatch):
+    monkeypatch.setitem(registry._agents, "bare", registry.agent("ppo")._replace(name="bare"))
+    plan = make_plan("bare", "probe/constant", config={"learning_rate": 0.5})
     assert plan.preset == "none"
-    assert make_plan("ppo", "probe/constant", preset="none", config={"learning_rate": 0.5}) == plan  # as a sweep resumes
-    assert names.default_folder(plan).name == "ppo-probe-constant-none-learning_rate_0.5-seed0"
+    # As a sweep resumes.
+    assert make_plan("bare", "probe/constant", preset="none", config={"learning_rate": 0.5}) == plan
+    assert names.default_folder(plan).name == "bare-probe-constant-none-learning_rate_0.5-seed0"
 
 
 def test_values_are_written_as_on_the_command_line():
