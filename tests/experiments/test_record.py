@@ -33,6 +33,13 @@ def test_the_page_of_results_is_the_one_of_the_files():
     assert (ROOT / "docs" / "results.md").read_text() == results_page.page(ROOT)
 
 
+@pytest.mark.parametrize("name", ["ppo-minatar", "pure-train", "dqn-cartpole"])
+def test_the_readme_is_right_about_rejax(name):
+    assert "PPO and DQN are faster here" in (ROOT / "README.md").read_text()
+    found = json.loads((RESULTS / f"bench-cpu-{name}.json").read_text())[name]
+    assert all(found[seeds]["ratio"] > 1 for seeds in ("seeds_1", "seeds_8"))
+
+
 def test_the_page_follows_the_files(tmp_path):
     """Another number, a game without frames, and PPO end to end, as `purerl bench procgen-jax` writes it today."""
     shutil.copytree(RESULTS, tmp_path / "experiments" / "results", ignore=shutil.ignore_patterns("*.png"))
