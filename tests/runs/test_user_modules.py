@@ -206,7 +206,7 @@ def test_a_run_knows_its_imports_ever_after(run_cli, capsys, files, tmp_path):
     assert (one["what"], one["module"], one["registers"]) == ("code/my_agent.py", "my_agent", registers)
     assert Path(one["path"]) == files / "my_agent.py" and len(one["sha256"]) == 64 and one["previous"] == []
 
-    done = run_cli("eval", folder, "--episodes", 1, cwd=files)
+    done = run_cli("eval", folder, "--episodes", 1, "--quiet", cwd=files)
     assert done.code == 0 and done.stderr == "", done.stderr
 
     (files / "my_agent.py").write_text(AGENT + "# changed\n")
