@@ -176,7 +176,7 @@ def test_the_flag_may_stand_anywhere(capsys, files):
     imported = "--import code/my_agent.py"
     for line in (f"{imported} list agents", f"list {imported} agents", "list agents --import=code/my_agent.py"):
         assert run(line) == 0
-        assert "mine        Mine (a test)." in capsys.readouterr().out
+        assert "mine Mine (a test)." in " ".join(capsys.readouterr().out.split())
     assert run(f"list envs my-games {imported}") == 0
     assert "my-games/constant" in capsys.readouterr().out
     assert run(f"list presets mine {imported}") == 0
