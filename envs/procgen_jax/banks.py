@@ -26,7 +26,7 @@ from rich.progress import Progress
 
 from purerl import cache
 from purerl.envs import procgen
-from purerl.envs.procgen_jax import bigfish, chaser, frames, fruitbot, heist, leaper, maze, miner, starpilot
+from purerl.envs.procgen_jax import bigfish, chaser, coinrun, frames, fruitbot, heist, leaper, maze, miner, starpilot
 from purerl.envs.procgen_jax.states import LibraryState, parse
 from purerl.errors import PurerlError
 
@@ -41,13 +41,8 @@ GAMES: dict[str, types.ModuleType] = {
     "bigfish": bigfish,
     "leaper": leaper,
     "starpilot": starpilot,
+    "coinrun": coinrun,
 }
-
-
-def has_frames(game: str) -> bool:
-    """Whether a game's frames are written, too."""
-    return hasattr(GAMES[game], "frame")
-
 
 # Games that are drawn together; one more than frames.NUM_BACKGROUNDS, which photographs of sprites need.
 _BATCH = 1 + frames.NUM_BACKGROUNDS

@@ -40,7 +40,7 @@ class Options:
         "every episode is then a level of its own",
     )
     distribution_mode: Literal["easy", "hard", "exploration"] = flag(
-        "hard", "which variant of the game to play; exploration (maze and heist) is one given hard level"
+        "hard", "which variant of the game to play; exploration (maze, heist and coinrun) is one given hard level"
     )
     observation: Literal["frames", "symbolic", "both"] = flag(
         "frames",
@@ -49,7 +49,7 @@ class Options:
         "planes enlarged to its pixels as further channels, 0 to 255",
     )
     center_agent: bool = flag(
-        True, "whether the view follows the agent, which fruitbot needs; the other games always show the whole level"
+        True, "whether the view follows the agent, as fruitbot and coinrun need; others always show the whole level"
     )
     use_backgrounds: bool = flag(True, "whether to draw pictures as backgrounds; black otherwise")
     use_monochrome_assets: bool = flag(False, "whether to draw every object as a rectangle of one colour")
@@ -177,8 +177,6 @@ def bank_request(id: str, options: Options) -> banks.Request:
         )
     if options.observation not in ("frames", "symbolic", "both"):
         raise PurerlError(f"unknown observation {options.observation!r}: use frames, symbolic or both")
-    if options.observation != "symbolic" and not banks.has_frames(id):
-        raise PurerlError(f"procgen-jax/{id} has no frames yet: set observation to symbolic, or play procgen/{id}")
     shared = {f.name for f in dataclasses.fields(procgen.Options)} & {f.name for f in dataclasses.fields(Options)}
     values = {name: getattr(options, name) for name in shared}
     drawn = options.drawn_levels

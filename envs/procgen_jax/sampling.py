@@ -230,6 +230,8 @@ def painted(frame: Array, pixels: np.ndarray, first: tuple[Array, Array], place:
       place: int32 [K, h, w], which of the pixels are in it.
       there: bool [K], which windows are drawn.
     """
+    if not len(there):  # no such things in any level of the bank
+        return frame
     place = jnp.where(there[:, None, None], place.astype(jnp.int32), _transparent(pixels))
     over = jnp.asarray(pixels).at[place].get(mode="promise_in_bounds")
     if jax.default_backend() != "cpu":

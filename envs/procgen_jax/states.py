@@ -37,6 +37,9 @@ TAILS = {
     "bigfish": ("fish_eaten", "r_inc:f"),
     "starpilot": ("#spawners",),
     "leaper": ("bottom_road_y", "*road_speeds", "bottom_water_y", "*water_speeds", "goal_y"),
+    "coinrun": (
+        "last_agent_y:f", "wall_theme", "has_support", "facing_right", "is_on_crate", "gravity:f", "air_control:f",
+    ),
 }  # fmt: skip
 
 _OPTIONS = (

@@ -120,8 +120,7 @@ def exactness(
     found: dict[str, Any] = {"levels": num_levels, "games_at_once": num_envs}
     for game in games or procgen_jax.names():
         for mode, length in (("easy", steps), ("hard", steps // 10)):
-            frames = banks.has_frames(game)
-            pair = Pair(game, num_envs, seed=1, frames=frames, num_levels=num_levels, distribution_mode=mode)
+            pair = Pair(game, num_envs, seed=1, num_levels=num_levels, distribution_mode=mode)
             play(pair, -(-length // num_envs))
             pair.close()
             found[f"{game}_{mode}"] = {
@@ -146,7 +145,7 @@ def speed(seconds: float = 2.0, repeats: int = 5, num_levels: int = 200) -> dict
     for game in procgen_jax.names():
         for num_envs in (64, 1024):
             rates: dict[str, list[float]] = {}
-            kinds = ("frames", "symbolic") if banks.has_frames(game) else ("symbolic",)
+            kinds = ("frames", "symbolic")
             steppers = {"library": _library(game, num_envs, num_levels)}
             steppers |= {kind: _graph(game, num_envs, num_levels, kind) for kind in kinds}
             lengths = {name: _length(stepper, seconds) for name, stepper in steppers.items()}

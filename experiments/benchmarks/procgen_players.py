@@ -8,6 +8,7 @@ import numpy as np
 
 from purerl.envs.procgen_jax import bigfish, chaser, fruitbot, heist, leaper, maze, miner, starpilot, states
 from purerl.envs.procgen_jax.states import LibraryState
+from purerl.experiments.benchmarks import procgen_coinrun
 
 # (dx, dy) and the action that goes there.
 _MOVES = {(-1, 0): 1, (0, -1): 3, (0, 1): 5, (1, 0): 7}
@@ -445,6 +446,7 @@ _COMPARED = {
     "bigfish": _bigfish,
     "leaper": _leaper,
     "starpilot": _starpilot,
+    "coinrun": procgen_coinrun.compared,
 }
 _SEEKING = {
     "maze": _in_maze,
@@ -455,4 +457,5 @@ _SEEKING = {
     "bigfish": _fishing,
     "leaper": _leaping,
     "starpilot": _piloting,
+    "coinrun": procgen_coinrun.seeking,
 }

@@ -200,7 +200,7 @@ def test_levels_build(cache, capsys):
     assert main.main(line.format("procgen").split()) == 2
     assert main.main([*line.format("procgen").split(), "--overwrite"]) == 0
     capsys.readouterr()
-    for words in ("levels", "levels build", "levels build gymnax/CartPole-v1", "levels build procgen/coinrun"):
+    for words in ("levels", "levels build", "levels build gymnax/CartPole-v1", "levels build procgen/jumper"):
         assert main.main(words.split()) == 2
         assert capsys.readouterr().err.count("\n") == 1
     assert main.main(["list", "envs", "procgen-jax"]) == 0

@@ -93,7 +93,15 @@ def test_a_difference_of_a_creature_is_noticed():
 
 @pytest.mark.parametrize(
     ("game", "area"),
-    [("chaser", 1.0), ("heist", 0.5625), ("fruitbot", 0.64), ("bigfish", 4.0), ("leaper", 0.64), ("starpilot", 0.64)],
+    [
+        ("chaser", 1.0),
+        ("heist", 0.5625),
+        ("fruitbot", 0.64),
+        ("bigfish", 4.0),
+        ("leaper", 0.64),
+        ("starpilot", 0.64),
+        ("coinrun", 1.1574),
+    ],
 )
 def test_planes_are_shares_of_cells(game, area):
     options = procgen_jax.Options(num_levels=3, distribution_mode="easy", observation="symbolic")
@@ -195,12 +203,13 @@ def test_the_agent_of_fruitbot_rises_by_itself():
 
 
 def test_options_of_these_games():
-    with pytest.raises(PurerlError, match="center_agent"):
-        procgen_jax.make("fruitbot", procgen_jax.Options(center_agent=False))
     with pytest.raises(PurerlError, match="too many"):
         procgen_jax.make("chaser", procgen_jax.Options(num_levels=50_000, observation="symbolic"))
-    with pytest.raises(PurerlError, match="no game coinrun"):
-        procgen_jax.make("coinrun")
+    with pytest.raises(PurerlError, match="no game jumper"):
+        procgen_jax.make("jumper")
+    for game in ("fruitbot", "coinrun"):
+        with pytest.raises(PurerlError, match=f"{game} follows the agent"):
+            procgen_jax.make(game, procgen_jax.Options(center_agent=False, observation="symbolic"))
 
     def path(game, **options):
         return family.bank_request(game, procgen_jax.Options(observation="symbolic", **options)).path()
