@@ -94,7 +94,9 @@ def tables(
         table = np.zeros((1 + max(kind for kind, _ in files), len(_ENEMIES)), np.int8)
         for number, (kind, theme) in enumerate(files):
             table[kind, theme] = number
-            if kind == TRAIL:
+            if kind == TRAIL and numbers["use_monochrome_assets"]:  # of one colour, which does not fade
+                found["pictures"][number] = found["pictures"][table[TRAIL, 0]]
+            elif kind == TRAIL:
                 found["pictures"][number] = _faded(found["pictures"][number], _trails()[1][theme])
         found[f"{name}picture_of"] = table[:, :1].repeat(len(_ENEMIES), 1) if restricted else table
     found["visible"] = _most_visible(spans, there, levels["enemies"].shape[1])
@@ -317,7 +319,8 @@ def with_agent(
     with jax.enable_x64(True):
         ((upper,), (height,)), ((left,), (width,)) = sampling.edges(view, box[None])
         upper, height, left, width = (edge.astype(jnp.float64) for edge in (upper, height, left, width))
-        upper, height = upper - rounded(height * _ABOVE), rounded(height * _TALL)
+        if size.max() > 1:  # plain colours fill the box
+            upper, height = upper - rounded(height * _ABOVE), rounded(height * _TALL)
         first_row, rows = sampling.spans(jnp, upper, height, size[0], window, outside)
         first_column, columns = sampling.spans(jnp, left, width, size[1], window, outside, looks_left)
     place = (picture * (outside + 1) + rows[:, None]) * (outside + 1) + columns[None]

@@ -17,12 +17,18 @@ NUM_GAMES = 9
 HARD = {"num_levels": 27, "distribution_mode": "hard", "observation": "symbolic"}
 
 
-def test_play_and_frames_equal_the_librarys():
-    random = np.random.RandomState(0)
-    with contextlib.closing(
-        procgen_in_graph.Pair("coinrun", NUM_GAMES, seed=2, num_levels=12, distribution_mode="easy")
-    ) as pair:
-        for _ in range(150):  # mostly to the right, and often up
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"distribution_mode": "easy"},
+        {"distribution_mode": "hard", "use_monochrome_assets": True, "use_backgrounds": False},
+    ],
+    ids=["easy", "plain"],
+)
+def test_play_and_frames_equal_the_librarys(options):
+    random, steps = np.random.RandomState(0), 150 if options["distribution_mode"] == "easy" else 60
+    with contextlib.closing(procgen_in_graph.Pair("coinrun", NUM_GAMES, seed=2, num_levels=12, **options)) as pair:
+        for _ in range(steps):  # mostly to the right, and often up
             pair.step(random.choice([0, 1, 2, 3, 4, 6, 7, 7, 8, 8, 11], NUM_GAMES))
     assert not any(pair.mismatches.values()), pair.mismatches
     assert "frame" in pair.mismatches and pair.ends and len(pair.levels) > 6
