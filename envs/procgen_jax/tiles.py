@@ -94,8 +94,7 @@ def _places(
     which tiles are used bool [T]).
     """
     extents = sampling.edges(view, sprites.boxes)
-    # As the library: float32 numbers, one operation after the other.
-    degrees = rounded(sprites.rotations * np.float32(180)) / np.float32(np.pi)
+    degrees = in_degrees(sprites.rotations)
     is_turned = (degrees != 0) & (sizes.max() > 1)  # plain colours are never turned
     begins, counts = zip(*(_tiled(*extent, sprites.there, is_turned) for extent in extents), strict=True)
     ends = jnp.cumsum(counts[0] * counts[1], dtype=jnp.int32)
@@ -117,6 +116,17 @@ def _places(
     place = jnp.where(shown, pixel + index[..., 1], int(offsets[-1]))
     first = jnp.where(turns, askew_row, first_row), jnp.where(turns, askew_column, first_column)
     return first, place.astype(jnp.int32), tile < ends[-1]
+
+
+def in_degrees(radians: Array) -> Array:
+    """The library's degrees, float32: radians * 180 / pi, one float32 operation after the other.
+
+    XLA would multiply by the reciprocal of pi, and one in seven of such float32 numbers has another last digit; so the
+    quotient is of float64 numbers, rounded at the end.
+    """
+    with jax.enable_x64(True):
+        product = rounded(radians * np.float32(180)).astype(jnp.float64)
+        return (product / np.float64(np.float32(np.pi))).astype(jnp.float32)
 
 
 def _tiled(start: Array, length: Array, there: Array, is_turned: Array) -> tuple[Array, Array]:

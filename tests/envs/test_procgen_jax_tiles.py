@@ -67,3 +67,11 @@ def test_a_turned_sprite_fits_into_a_tile():
         place = jnp.asarray(random.uniform(0, 16, 2), jnp.float32)
         drawn, whole = both(place, jnp.int32(trial % len(angles)), jnp.int32(trial % 3))
         np.testing.assert_array_equal(drawn, whole)
+
+
+def test_degrees_are_rounded_as_in_the_library():
+    radians = np.random.RandomState(0).uniform(-5, 5, 1_000).astype(np.float32)
+    expected = radians * np.float32(180) / np.float32(np.pi)
+    np.testing.assert_array_equal(jax.jit(tiles.in_degrees)(radians), expected)
+    reciprocal = radians * np.float32(180) * (np.float32(1) / np.float32(np.pi))
+    assert (reciprocal != expected).mean() > 0.1
