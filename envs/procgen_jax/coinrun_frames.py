@@ -323,6 +323,6 @@ def with_agent(
             upper, height = upper - rounded(height * _ABOVE), rounded(height * _TALL)
         first_row, rows = sampling.spans(jnp, upper, height, size[0], window, outside)
         first_column, columns = sampling.spans(jnp, left, width, size[1], window, outside, looks_left)
-    place = (picture * (outside + 1) + rows[:, None]) * (outside + 1) + columns[None]
+    place = sampling.places(table, picture, rows[:, None], columns[None])
     first = first_row[None], first_column[None]
     return sampling.painted(frame, sampling.words(table), first, place[None], jnp.ones(1, jnp.bool_))

@@ -113,6 +113,12 @@ def words(pictures: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pictures).view("<u4").reshape(-1).astype(np.uint32)
 
 
+def places(pictures: np.ndarray, picture: Any, row: Array, column: Array) -> Array:
+    """Which of the `words` of pictures are in a row and a column of one of them, int32."""
+    side = pictures.shape[1]
+    return (picture * side + row) * side + column
+
+
 # --- which pixels ----------------------------------------------------------------------------------------------------
 
 
@@ -214,10 +220,8 @@ def draw_all(
     """A frame with K sprites drawn, one after the other: kinds int32 [K], and as of `spans` where they are; those with
     `there`, bool [K].
     """
-    side = pictures.shape[1]
-    pixels = words(pictures)
-    place = ((kinds * side)[:, None, None] + rows[1][:, :, None]) * side + columns[1][:, None]
-    return painted(frame, pixels, (rows[0], columns[0]), place, there)
+    place = places(pictures, kinds[:, None, None], rows[1][:, :, None], columns[1][:, None])
+    return painted(frame, words(pictures), (rows[0], columns[0]), place, there)
 
 
 def painted(frame: Array, pixels: np.ndarray, first: tuple[Array, Array], place: Array, there: Array) -> Array:

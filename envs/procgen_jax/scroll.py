@@ -284,6 +284,6 @@ def _with_agent(bank: dict[str, Any], look: Look, frame: Array, view: sampling.V
         centre = left[0].astype(jnp.float64) + length / 2, upper[0].astype(jnp.float64) + length / 2
         window = int(np.ceil(length)) + 2
         first_row, first_column, index = turning.covered(turn, centre, size, window, outside)
-    place = (number * (outside + 1) + index[..., 0]) * (outside + 1) + index[..., 1]
+    place = sampling.places(bank["pictures"], number, index[..., 0], index[..., 1])
     first = first_row[None], first_column[None]
     return sampling.painted(frame, sampling.words(bank["pictures"]), first, place[None], jnp.ones(1, jnp.bool_))

@@ -183,6 +183,6 @@ def draw(
             found.append(covered(turn, (left + width / 2, upper + height / 2), size, window, outside))
         row, column, index = (jnp.stack(arrays) for arrays in zip(*found, strict=True))
     is_straight = never_turns | jnp.asarray(sprite.angles % 180 == 0)[angle]
-    pixel = (picture * len(table[0]) + index[..., 0]) * len(table[0]) + index[..., 1]
+    pixel = sampling.places(table, picture, index[..., 0], index[..., 1])
     there = jnp.stack([is_straight, ~is_straight][: len(found)])
     return sampling.painted(frame, sampling.words(table), (row, column), pixel, there)
