@@ -275,6 +275,12 @@ def environment(name: str) -> tuple[Any, str]:
     return found, env_id
 
 
+def is_own_family(name: str) -> bool:
+    """Whether a family's code is part of purerl, and so of a known version."""
+    point = _entry_points("environments").get(name)
+    return point is not None and point.value.startswith("purerl.")
+
+
 def is_host(found: Any) -> bool:
     """Whether a family's environments run on the host (stepped through a pool) and not in the graph."""
     return hasattr(found, "make_pool")

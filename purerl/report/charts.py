@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from purerl.report import colours
-from purerl.report.curves import POINTS, Curve, Run, number, read_curve
-from purerl.report.plots import LABELS, MOST_SEED_LINES
+from purerl.report.curves import POINTS, Curve, Run, number, random_play, read_curve
+from purerl.report.plots import LABELS, MOST_SEED_LINES, RETURNS
 from purerl.report.wording import MINUS, compact
 from purerl.runs.sinks import COORDINATES
 
-MAIN_METRICS = ("episode_return", "evaluation_return")
+MAIN_METRICS = RETURNS
 MOST_OTHER_METRICS, SMALL_POINTS = 40, 80
 COLOURS, DASHES = 7, 3  # in the style sheet; `palette_style` has the colours of more runs
 
@@ -77,7 +77,7 @@ class Shape:
     """A path of the SVG.
 
     Attributes:
-      kind: "line", "line dot", "band" or "seed".
+      kind: "line", "line dot", "band", "seed", or "mark" for random play.
       look: the classes of its colour and its dashes.
       run: the index of its run in the chart; None for shapes that the script does not read.
       path: the path's `d`, which contains only numbers.
@@ -170,12 +170,15 @@ def chart(
         return None
     with_seeds = single and 1 < len(curves[0].seeds) <= MOST_SEED_LINES
     shown = [y for c in curves for y in (c.low, c.middle, c.high, *(c.seeds if with_seeds else []))]
+    mark = random_play(run.config for run in group) if metric in MAIN_METRICS else None
+    shown += [] if mark is None else [np.array([mark])]
     start, end = min(min(c.x.min() for c in curves), 0), max(c.x.max() for c in curves)
     ticks = 3 if small else 5
     x = axis(float(start), float(end if end > start else start + 1), ticks)
     y = axis_around(min(float(v.min()) for v in shown), max(float(v.max()) for v in shown), ticks)
     many, decimals = len(group) > COLOURS, 0 if small else 1
-    shapes = [
+    shapes = [] if mark is None else [Shape("mark", "", None, f"M0 {1000 * (1 - y.share(mark)):.1f}H1000")]
+    shapes += [
         shape
         for place, curve in enumerate(found)
         if curve is not None
@@ -184,7 +187,7 @@ def chart(
     title = LABELS.get(metric, metric.replace("_", " "))
     return Chart(
         title=title[:1].upper() + title[1:],
-        about=_about(curves),
+        about=_about(curves) + ("" if mark is None else f", dotted: random play {mark:.3g}".replace("-", MINUS)),
         small=small,
         many=many,
         head=head,

@@ -39,6 +39,12 @@ def mapping(value: Any) -> dict:
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
+def random_play(configs: Iterable[dict]) -> float | None:
+    """The mean return of random play in the config.json of some runs; None if they have none, or different ones."""
+    found = {number(mapping(config.get("random_return")).get("mean")) for config in configs}
+    return found.pop() if len(found) == 1 else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A run folder.

@@ -23,7 +23,7 @@ from matplotlib.ticker import EngFormatter
 
 from purerl.errors import PurerlError, nearest, shown
 from purerl.report import colours
-from purerl.report.curves import number
+from purerl.report.curves import number, random_play
 from purerl.runs import collection, differences, files, run_folder
 from purerl.runs.sinks import read_rows
 from purerl.statistics import bootstrap_band, interquartile_mean, running_mean, to_common_grid
@@ -40,6 +40,8 @@ LABELS = {
     "episodes": "episodes ended per row",
     "steps_per_second": "speed [steps/s]",
 }
+# Of these, random play has a mark.
+RETURNS = ("episode_return", "evaluation_return")
 # Formats by file suffix.
 FORMATS = (".png", ".pdf", ".svg")
 INK, PALE = "#222222", "#DDDDDD"
@@ -249,8 +251,11 @@ def draw(
     palette = colours.palette(len(curves))
     for index, curve in enumerate(curves):
         _draw_curve(axes, curve, palette[index], colours.dashes(index, len(curves)), beside=len(curves) - 1)
+    mark = random_play(curve.config for curve in curves) if y in RETURNS else None
+    if mark is not None:
+        axes.axhline(mark, color=INK, linewidth=1.2, linestyle=":", alpha=0.6, zorder=0)
     dress(axes, x, y)
-    write_header(figure, "\n".join(title_lines), _describe(curves))
+    write_header(figure, "\n".join(title_lines), _describe(curves, mark))
     if label_lines:
         _add_legend(figure, axes, label_lines, columns, head)
     return figure
@@ -365,7 +370,7 @@ def _visible(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text[:200])
 
 
-def _describe(curves: Sequence[Curve]) -> str:
+def _describe(curves: Sequence[Curve], mark: float | None) -> str:
     """What the lines and bands mean, such as "IQM of 8 seeds, 95% bootstrap band, smoothed over 4 rows"."""
     counts = sorted({len(curve.seeds) for curve in curves})
     seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -374,4 +379,6 @@ def _describe(curves: Sequence[Curve]) -> str:
     if windows[-1] > 1:
         rows = str(windows[0]) if len(windows) == 1 else f"{windows[0]} to {windows[-1]}"
         parts.append(f"smoothed over {rows} rows")
+    if mark is not None:
+        parts.append(f"dotted: random play {mark:.3g}")
     return ", ".join(parts)

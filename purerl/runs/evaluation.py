@@ -27,10 +27,14 @@ from purerl.runs import checkpoint, estimates, files, provenance, run_folder
 from purerl.runs.plan import Plan, seed_keys
 from purerl.runs.policy import open_run
 from purerl.runs.recording import Recording
-from purerl.types import PyTree, RunState
+from purerl.types import Agent, PyTree, RunState
 
 # Longer than any episode of the environment families here (Atari: 27,000 steps of four frames).
 MOST_STEPS_PER_EPISODE = 30_000
+
+
+class TooLong(PurerlError):
+    """Episodes that have not ended within the steps of an evaluation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +56,20 @@ class Player:
       num_envs: N, environments of each seed.
       greedy: whether to take the most likely actions instead of sampled ones.
       observations: whether blocks contain the observations, or the pictures of an environment's own renderer.
+      agent: who plays, with the plan's config; None for the plan's agent.
     """
 
-    def __init__(self, plan: Plan, *, num_envs: int, greedy: bool = False, observations: bool = False):
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        num_envs: int,
+        greedy: bool = False,
+        observations: bool = False,
+        agent: Agent | None = None,
+    ):
         self._plan = plan
-        agent, config = registry.agent(plan.agent), configs.traced(plan.config)
+        agent, config = agent or registry.agent(plan.agent), configs.traced(plan.config)
         family, env_id = registry.environment(plan.env)
         how = {
             "num_envs": num_envs,
@@ -169,7 +182,8 @@ def evaluate_agent(
       Episodes [S, N, E].
 
     Raises:
-      PurerlError: impossible sizes, or episodes that do not end.
+      PurerlError: impossible sizes.
+      TooLong (a PurerlError): episodes that do not end.
     """
     num_envs = int(plan.config.num_envs if num_envs is None else num_envs)
     # The steps of an evaluation are counted in an int32 (random numbers are drawn for them).
@@ -186,7 +200,7 @@ def evaluate_agent(
             if book.complete:
                 break
             if book.steps.min() >= limit:
-                raise PurerlError(
+                raise TooLong(
                     f"after {book.steps.min()} steps of every environment, one of {plan.env} has ended only "
                     f"{book.ended.min()} of its {episodes} episodes: raise --max-steps, or ask for fewer --episodes"
                 )

@@ -41,6 +41,7 @@ from purerl.runs import (
     user_modules,
 )
 from purerl.runs.plan import Plan, difference, header, seed_keys, update_header
+from purerl.runs.random_play import random_return
 from purerl.runs.recording import Recording
 from purerl.runs.trainer import Member, Trainer, close, forget_shared_loop, shared_loop
 
@@ -357,7 +358,9 @@ def train_program(path: str | os.PathLike, *, quiet: bool = True, part: str = ""
             if run_folder.holds_run(member.folder):
                 update_header(member.folder, member.plan)
             else:
-                run_folder.create(member.folder, header(member.plan) | {"recording": recording.to_dict(), "log": []})
+                mark = random_return(member.plan, recording.random_episodes)
+                how = {"random_return": mark, "recording": recording.to_dict(), "log": []}
+                run_folder.create(member.folder, header(member.plan) | how)
         Trainer(
             the_plan,
             members,

@@ -184,6 +184,7 @@ def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     per_seed = final.get("per_seed")
     if per_seed:
         add("final return, per seed", ", ".join("-" if r is None else f"{r:.4g}" for r in per_seed))
+    add("random play, mean", (summary.get("random_return") or {}).get("mean"), "{:.4g}")
     peak = summary.get("peak_memory_bytes")
     add(f"peak memory{_of(summary)}", None if peak is None else f"{peak / 2**20:,.0f} MiB")
     device = summary.get("device")

@@ -20,6 +20,7 @@ class Recording:
       checkpoint_seconds: wall time between checkpoints; 0 saves with every row.
       eval_every: environment steps of each seed between evaluations, written in the rows of metrics; 0 for none.
       eval_episodes: episodes of every environment in each evaluation.
+      random_episodes: episodes of random play, measured before a run trains: the mark that its curve must rise above.
       eval_env_options: environment options of the evaluations that replace those of training; the flags `--eval-env.*`.
 
     Raises:
@@ -32,6 +33,9 @@ class Recording:
         0, "environment steps of each seed between evaluations", "N", "(default: 0, for none)", high=2**62
     )
     eval_episodes: int = flag(10, "episodes per environment in each evaluation", "N")
+    random_episodes: int = flag(
+        32, "episodes of random play, measured before training and drawn beside the curve", "N", low=0, high=2**20
+    )
     eval_env_options: dict[str, Any] | None = dataclasses.field(default=None, metadata={"flag": False})
 
     def __post_init__(self):

@@ -23,6 +23,7 @@ PLAN = {
     "lanes?": str,
     "imports?": Sequence[Mapping],
     "asked_steps?": int,
+    "random_return?": Mapping,
     "recording?": Mapping,
     "log?": Sequence[str],
 }
@@ -47,6 +48,7 @@ PROGRAM = {
     "eval_every?": int,
     "eval_episodes?": int,
     "eval_env_options?": Mapping,
+    "random_episodes?": int,
 }
 HOW = {"max_memory": int | None, "cells_per_program": int | None, "engine": str, "lanes": str, "recording": Mapping}
 CELL = {"folder": str, "plan": Mapping}

@@ -24,6 +24,7 @@ def summarize(plan: Plan, folder: Path, measured: dict[str, Any], diverged: Coll
       measured: what else to say: speed, memory, device.
       diverged: seeds whose last parameters are known to be NaN or infinite; their rows may not show it yet.
     """
+    config = run_folder.load(folder)["config"]
     rows = sinks.read_rows(folder / run_folder.METRICS)
     schemas.check_rows(rows, folder / run_folder.METRICS)
     finals = final_returns(rows, plan.seeds, plan.steps)
@@ -41,6 +42,7 @@ def summarize(plan: Plan, folder: Path, measured: dict[str, Any], diverged: Coll
             "per_seed": finals,
             "definition": f"mean of the episodes ending in the last {FINAL_SHARE:.0%} of the steps",
         },
+        **({"random_return": config["random_return"]} if config.get("random_return") else {}),
         "diverged_seeds": sorted({row["seed"] for row in rows if row.get("diverged")} | set(diverged)),
         **measured,
         "folder": str(folder),

@@ -103,6 +103,7 @@ def sweep(
     eval_every: int = 0,
     eval_episodes: int = 10,
     eval_env_options: dict[str, Any] | None = None,
+    random_episodes: int = 32,
     quiet: bool = False,
 ) -> Sweep:
     """Trains an agent at every setting of a grid, or at random settings, with the same seeds for each.
@@ -125,7 +126,8 @@ def sweep(
       resume: continue the sweep in `out`.
       overwrite: replace it.
       max_memory, cells_per_program, engine: as in `programs.run`; memory also as text, "8GB".
-      log_every, checkpoint_seconds, eval_every, eval_episodes, eval_env_options, quiet: as in `purerl.train`.
+      log_every, checkpoint_seconds, eval_every, eval_episodes, eval_env_options, random_episodes, quiet: as in
+        `purerl.train`.
 
     Raises:
       PurerlError: bad input (nothing is written then), another sweep in the folder, a full disk.
@@ -135,7 +137,14 @@ def sweep(
     sharding.one_cpu_device_per_core()
     if resume and out is not None:
         user_modules.restore_from(Path(out) / SWEEP)
-    recording = Recording(log_every, checkpoint_seconds, eval_every, eval_episodes, eval_env_options)
+    recording = Recording(
+        log_every=log_every,
+        checkpoint_seconds=checkpoint_seconds,
+        eval_every=eval_every,
+        eval_episodes=eval_episodes,
+        eval_env_options=eval_env_options,
+        random_episodes=random_episodes,
+    )
     tried = settings_of(agent, env, grid, random, samples, search_seed)
     memory = estimates.parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory
     which = {"seeds": seeds, "seed": seed, "steps": steps, "lanes": lanes}

@@ -19,6 +19,7 @@ from purerl.runs.checkpoint import Checkpoints
 from purerl.runs.evaluation import make_evaluations
 from purerl.runs.names import default_folder
 from purerl.runs.plan import Plan, difference, header, make_plan, rounding, update_header, with_lanes
+from purerl.runs.random_play import random_return
 from purerl.runs.recording import Recording
 from purerl.runs.trainer import Member, Trainer, close, forget_shared_loop, shared_loop
 from purerl.types import RunState
@@ -54,6 +55,7 @@ def train(
     eval_every: int = 0,
     eval_episodes: int = 10,
     eval_env_options: dict[str, Any] | None = None,
+    random_episodes: int = 32,
     quiet: bool = False,
 ) -> Run:
     """Trains an agent and writes a run folder: config.json, metrics.jsonl, summary.json, checkpoints/.
@@ -72,6 +74,7 @@ def train(
       eval_episodes: episodes of every environment in each evaluation.
       eval_env_options: environment options of these evaluations that replace those of training: {"num_levels": 0} for
         all of Procgen's levels.
+      random_episodes: episodes of random play, measured before training and drawn beside the curve; 0 for none.
       quiet: whether to hide the progress bar and the final table.
 
     Returns:
@@ -98,7 +101,14 @@ def train(
         env_options=env_options,
         lanes=lanes,
     )
-    recording = Recording(log_every, checkpoint_seconds, eval_every, eval_episodes, eval_env_options)
+    recording = Recording(
+        log_every=log_every,
+        checkpoint_seconds=checkpoint_seconds,
+        eval_every=eval_every,
+        eval_episodes=eval_episodes,
+        eval_env_options=eval_env_options,
+        random_episodes=random_episodes,
+    )
     how = {"out": out, "resume": resume, "overwrite": overwrite, "log": log, "quiet": quiet}
     return train_plan(the_plan, recording, **how, new_length=steps is not None)
 
@@ -143,7 +153,8 @@ def train_plan(
         if not resume:
             learned = functools.partial(run_folder.has_rows, folder)
             stack.enter_context(run_folder.undone_if_nothing_is_learned(folder, ownership.RUN, learned))
-        content = header(the_plan) | {"recording": recording.to_dict(), "log": list(log)}
+        mark = None if resume else random_return(the_plan, recording.random_episodes)
+        content = header(the_plan) | {"random_return": mark, "recording": recording.to_dict(), "log": list(log)}
         run_folder.create(folder, content, resume=resume, overwrite=overwrite)
         if resume:  # its length and the user's modules may have changed
             update_header(folder, the_plan)
