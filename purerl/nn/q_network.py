@@ -13,7 +13,7 @@ from purerl.nn import initializers, layers, torsos
 from purerl.types import Array, EnvSpec
 
 # Width of the dense layer after each kind of convolutions, as published.
-_DENSE = {"impala": 256, "nature": 512, "dopamine": 512, "minatar": 128}
+_DENSE = {"impala": 256, "impoola": 256, "nature": 512, "dopamine": 512, "minatar": 128}
 
 
 class NoisyDense(nn.Module):

@@ -20,15 +20,15 @@ from purerl.nn.initializers import RESIDUAL_SCALE, InitializerName, ValueInitial
 from purerl.nn.layers import ActivationName, DTypeName, PoolingName, flat_batch, images, max_pool, to_float
 from purerl.types import Array, EnvSpec
 
-TorsoName = Literal["auto", "impala", "nature", "dopamine", "minatar", "mlp"]
+TorsoName = Literal["auto", "impala", "impoola", "nature", "dopamine", "minatar", "mlp"]
 
 
 # --- Torsos ----------------------------------------------------------------------------------------------------------
 
 
 def _features(x: Array, batch: tuple[int, ...], hidden: int, initializer: ValueInitializerName, dtype: Any) -> Array:
-    """The end of an image torso: images [B, H, W, C] flattened, then a dense layer with a ReLU, [*batch, hidden]; the
-    flattened images if `hidden` is 0. It is called inside of a module, which has the layer.
+    """The end of an image torso: images [B, H, W, C] flattened (or their means [B, C]), then a dense layer with a ReLU,
+    [*batch, hidden]; without that layer if `hidden` is 0. It is called inside of a module, which has the layer.
     """
     x = x.reshape(x.shape[0], -1)
     if not hidden:
@@ -47,14 +47,18 @@ class ImpalaCNN(nn.Module):
     """The large network of "IMPALA" by Espeholt et al. (https://arxiv.org/abs/1802.01561), 15 convolutions and no LSTM,
     as used on Procgen by Cobbe et al. 2020 (https://arxiv.org/abs/1912.01588). Images [..., H, W, C] to [..., hidden].
 
+    Images of 64x64x3 need 622,144 parameters, 524,544 of them in the dense layer; 106,048 and 8,448 with `mean_pool`.
+
     Attributes:
       channels: of the stacks.
-      hidden: width of the dense layer; 0 for none: the features are then the flattened images.
+      hidden: width of the dense layer; 0 for none: the features are then the flattened images, or their means.
       frames_first: whether observations are stacked frames [..., K, H, W].
       initializer: "normed" (PPG code: 1.0 where a stack begins, 0.639 in residual blocks, 1.4 dense); see
         `kernel_init` for the others.
       pooling: border of the max-pooling, see `max_pool`.
       dtype: of the arithmetic.
+      mean_pool: the dense layer sees the mean of each channel instead of the flattened images, as in "Impoola" by
+        Trumpp et al. 2025 (https://arxiv.org/abs/2503.05546). The mean follows the last ReLU, as in their code.
     """
 
     channels: tuple[int, ...] = (16, 32, 32)
@@ -63,6 +67,7 @@ class ImpalaCNN(nn.Module):
     pooling: PoolingName = "torch"
     dtype: Any = jnp.float32
     frames_first: bool = False
+    mean_pool: bool = False
 
     @nn.compact
     def __call__(self, observation: Array) -> Array:
@@ -85,7 +90,15 @@ class ImpalaCNN(nn.Module):
                 y = convolution(nn.relu(x), channels, RESIDUAL_SCALE, f"stack{s}_block{b}_0")
                 y = convolution(nn.relu(y), channels, RESIDUAL_SCALE, f"stack{s}_block{b}_1")
                 x = x + y
-        return _features(nn.relu(x), batch, self.hidden, self.initializer, self.dtype)
+        x = nn.relu(x)
+        if self.mean_pool:
+            x = jnp.mean(x, axis=(1, 2))
+        return _features(x, batch, self.hidden, self.initializer, self.dtype)
+
+
+# IMPALA's network whose last images are averaged: features do not depend on where something is, and most of the weights
+# are gone.
+ImpoolaCNN = functools.partial(ImpalaCNN, mean_pool=True)
 
 
 class PlainCNN(nn.Module):
@@ -227,8 +240,8 @@ def make_torso(
       name: "auto" takes "impala" for uint8 images of 32 pixels and more, "minatar" for other images (3 axes), or "mlp".
       spec: the environment.
       initializer: for all layers; "torch" is not for "mlp".
-      pooling: for "impala".
-      channels: of the stacks of "impala".
+      pooling: for "impala" and "impoola".
+      channels: of the stacks of "impala" and "impoola".
       hidden: widths of "mlp". The other torsos end with a dense layer of the published width.
       activation: of "mlp".
       dtype: of the arithmetic.
@@ -249,8 +262,9 @@ def make_torso(
         raise PurerlError(f"layers need at least one unit, not hidden {hidden} or channels {channels}")
     common = {"initializer": initializer, "dtype": jnp.dtype(dtype)}
     images = common | {"frames_first": spec.stacked_frames > 1}
-    if name == "impala":
-        return functools.partial(ImpalaCNN, channels=channels, pooling=pooling, **images)
+    if name in ("impala", "impoola"):
+        make = ImpalaCNN if name == "impala" else ImpoolaCNN
+        return functools.partial(make, channels=channels, pooling=pooling, **images)
     if name in ("nature", "dopamine"):
         return functools.partial(NatureCNN if name == "nature" else DopamineCNN, **images)
     if name == "minatar":
@@ -278,7 +292,7 @@ def resolve_torso(name: TorsoName, spec: EnvSpec) -> TorsoName:
         if smallest >= 32 and spec.observation_dtype == "uint8":
             return "impala"
         return "minatar" if smallest >= 3 else "mlp"
-    needed = {"impala": 8, "nature": 36, "dopamine": 8, "minatar": 3, "mlp": 0}[name]
+    needed = {"impala": 8, "impoola": 8, "nature": 36, "dopamine": 8, "minatar": 3, "mlp": 0}[name]
     if smallest < needed:
         fitting = "minatar or mlp" if smallest >= 3 and name != "minatar" else "mlp"
         raise PurerlError(

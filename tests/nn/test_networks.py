@@ -12,7 +12,7 @@ import pytest
 from jax import lax
 
 from purerl.errors import PurerlError
-from purerl.nn import heads, initializers, layers, torsos
+from purerl.nn import heads, initializers, layers, q_network, torsos
 from purerl.ops.distributions import CATEGORICAL, GaussianParameters
 from purerl.types import EnvSpec
 
@@ -239,6 +239,55 @@ def test_impala_equals_a_spelled_out_network():
     np.testing.assert_allclose(jax.jit(network.apply)(params, images), expected, rtol=1e-5, atol=1e-5)
 
 
+def sizes(network, shape):
+    """The number of parameters of each layer, for uint8 images of a shape; nothing is computed."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params = jax.eval_shape(network.init, key, jax.ShapeDtypeStruct((1, *shape), jnp.uint8))["params"]
+    return {name: sum(math.prod(x.shape) for x in jax.tree.leaves(layer)) for name, layer in params.items()}
+
+
+def test_impoola_averages_the_images_before_the_dense_layer():
+    """The mean of what impala flattens, with the same convolutions."""
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16, 3), np.uint8))
+    spec = dataclasses.replace(PROCGEN, observation_shape=(16, 16, 3))
+    network = torsos.make_torso("impoola", spec, channels=(4, 6))(hidden=8)
+    params = jax.jit(network.init)(jax.random.key(0), images)
+    dense = params["params"]["dense"] | {"bias": jnp.linspace(-0.5, 0.5, 8)}
+    params = {"params": params["params"] | {"dense": dense}}
+    without = {"params": {name: x for name, x in params["params"].items() if name != "dense"}}
+    flat = jax.jit(torsos.ImpalaCNN((4, 6), hidden=0).apply)(without, images)
+    means = flat.reshape(2, 3, 4 * 4, 6).mean(2)
+    expected = jnp.maximum(jnp.einsum("tnf,fh->tnh", means, dense["kernel"]) + dense["bias"].reshape(1, 1, -1), 0)
+    found = jax.jit(network.apply)(params, images)
+    assert found.shape == (2, 3, 8) and (expected == 0).any() and (expected > 0).any()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(network.clone(hidden=0).apply)(without, images), means, rtol=1e-5, atol=1e-6)
+
+
+def test_parameter_counts_of_impoola():
+    found = sizes(torsos.make_torso("impoola", PROCGEN)(), (64, 64, 3))
+    assert found["dense"] == (32 + 1) * 256 and sum(found.values()) == 106_048
+    # Its convolutions are those of impala, and their number does not depend on the images' size.
+    impala = sizes(torsos.make_torso("impala", PROCGEN)(), (64, 64, 3))
+    assert found | {"dense": 524_544} == impala and sum(impala.values()) == 622_144
+    assert sizes(torsos.make_torso("impoola", PROCGEN)(), (128, 96, 3)) == found
+    wide = sizes(torsos.make_torso("impoola", PROCGEN, channels=(32, 64, 64))(), (64, 64, 3))
+    assert sum(wide.values()) == 388_736 + (64 + 1) * 256
+    action_values = sizes(q_network.QNetwork(PROCGEN, "impoola"), (64, 64, 3))
+    assert action_values == {"torso": 97_600, "dense0": 33 * 256, "value": 257 * 15}
+
+
+def test_parameter_counts_of_the_procgen_winners():
+    """NeurIPS 2020: 2,496,849 parameters of the generalization track's winner, 1,368,208 of the other's."""
+    wide = torsos.ImpalaCNN((32, 64, 64), hidden=512)
+    assert sum(sizes(wide, (64, 64, 9)).values()) == 2_488_128
+    with_heads = sum(sizes(ActorCritic(PROCGEN, wide, "normed"), (64, 64, 9)).values())
+    assert with_heads + 513 == 2_496_849  # the auxiliary value head is missing
+    torso = sum(sizes(torsos.make_torso("impala", PROCGEN, channels=(32, 48, 64))(), (64, 64, 6)).values())
+    # It reads the last of 15 actions before and after its dense layer.
+    assert torso + 15 * 256 + (256 + 15 + 1) * (15 + 1) == 1_368_208
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_to_float(dtype):
     scaled = layers.to_float(jnp.array([0, 51, 255], jnp.uint8), dtype)
@@ -251,6 +300,19 @@ def test_to_float(dtype):
     for same in (jnp.array([0.0, 255.0]), jnp.array([0, 255], jnp.int32)):
         np.testing.assert_array_equal(layers.to_float(same, dtype), jnp.array([0, 255], dtype))
     np.testing.assert_array_equal(layers.to_float(jnp.array([False, True]), dtype), jnp.array([0, 1], dtype))
+
+
+@pytest.mark.parametrize("stacked", [2, 3])
+def test_differences_of_frames(stacked):
+    frames = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 4, stacked, 3), np.uint8)
+    x = layers.to_float(jnp.asarray(frames.reshape(2, 5, 4, 4, -1)), jnp.float32)
+    found = np.asarray(layers.with_differences(x)).reshape(2, 5, 4, 4, 2 * stacked - 1, 3)
+    np.testing.assert_array_equal(found[..., :stacked, :], np.asarray(x).reshape(frames.shape))
+    signed = frames.astype(np.float64)
+    for k in range(stacked - 1):  # the previous frame minus the current one
+        expected = (signed[..., k, :] - signed[..., k + 1, :]) / 255
+        np.testing.assert_allclose(found[..., stacked + k, :], expected, atol=1e-6)
+    assert found.min() < -0.5 and found.min() >= -1 and found.max() <= 1
 
 
 @pytest.mark.parametrize(("name", "shape"), [("impala", (8, 8, 3)), ("minatar", (10, 10, 3)), ("mlp", (4, 3))])
@@ -393,7 +455,7 @@ def test_impossible_choices_are_refused(spec, choice, message):
 
 
 def test_smallest_images_fit():
-    for name, size in (("nature", 36), ("impala", 8), ("minatar", 3)):
+    for name, size in (("nature", 36), ("impala", 8), ("impoola", 8), ("minatar", 3)):
         spec = dataclasses.replace(PROCGEN, observation_shape=(size, size, 3))
         torso = torsos.make_torso(name, spec)()
         jax.eval_shape(torso.init, jax.random.key(0), jnp.zeros((1, size, size, 3), jnp.uint8))

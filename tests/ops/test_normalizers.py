@@ -193,3 +193,68 @@ def test_observations_that_never_change_stay_finite():
     assert found.dtype == jnp.float32 and bool(jnp.isfinite(found).all()) and float(jnp.abs(found).max()) <= 10
     with pytest.raises(AssertionError):
         normalizers.normalize_observations(state, jnp.zeros((5, 3)))
+
+
+# --- Sums of fragments -----------------------------------------------------------------------------------------------
+
+
+class SlowFragments:
+    """Float64, one fragment after the other."""
+
+    def __init__(self, alpha):
+        self.alpha, self.mean, self.variance = alpha, None, 1.0
+
+    def add(self, total):
+        if self.mean is None:
+            self.mean = total
+            return
+        delta = total - self.mean
+        self.mean += self.alpha * delta
+        self.variance = (1 - self.alpha) * (self.variance + self.alpha * delta**2)
+
+    def scale(self, reward, done):
+        scaled, start = np.zeros(reward.shape), np.zeros(reward.shape[1], int)
+        for t, n in np.ndindex(reward.shape):
+            if done[t, n] or t == len(reward) - 1:
+                rows = slice(start[n], t + 1)
+                self.add(reward[rows, n].sum(dtype=np.float64))
+                scaled[rows, n] = reward[rows, n] / (np.sqrt(self.variance) + 1e-8)
+                start[n] = t + 1
+        return scaled
+
+
+def test_fragments_of_the_winner_by_hand():
+    """Sums 1, 3, 2: the first sets the mean, then 1.0149 and 1.0147015."""
+    reward = jnp.array([[0.0], [1.0], [3.0], [0.5], [0.5], [1.0]])
+    done = jnp.array([[False], [True], [True], [False], [False], [False]])
+    state, scaled = normalizers.normalize_rewards_per_fragment(normalizers.init_fragment_normalizer(), reward, done)
+    np.testing.assert_allclose(state.variance, [1.0147015], rtol=1e-6)
+    np.testing.assert_allclose(state.mean, [1.01 + 0.005 * 0.99], rtol=1e-6)
+    deviation = np.sqrt([[1], [1], [1.0149], [1.0147015], [1.0147015], [1.0147015]])
+    np.testing.assert_allclose(scaled, np.asarray(reward) / deviation, rtol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_fragments_equal_the_slow_oracle(groups):
+    rng, slow = np.random.default_rng(0), [SlowFragments(0.05) for _ in range(groups)]
+    normalize = jax.jit(lambda s, r, d: normalizers.normalize_rewards_per_fragment(s, r, d, 0.05))
+    state = normalizers.init_fragment_normalizer(groups)
+    assert not state.started.any()
+    for _ in range(4):
+        reward, done = random_rollout(rng, (16, 6))
+        parts = [slice(g * 6 // groups, (g + 1) * 6 // groups) for g in range(groups)]
+        expected = np.concatenate([s.scale(reward[:, p], done[:, p]) for s, p in zip(slow, parts, strict=True)], axis=1)
+        state, scaled = normalize(state, jnp.asarray(reward), jnp.asarray(done))
+        np.testing.assert_allclose(scaled, expected, rtol=2e-5)
+    assert state.started.all()
+    np.testing.assert_allclose(state.variance, [s.variance for s in slow], rtol=2e-5)
+    np.testing.assert_allclose(state.mean, [s.mean for s in slow], rtol=2e-5)
+
+
+def test_fragments_of_vmapped_seeds():
+    rng = np.random.default_rng(1)
+    reward, done = (jnp.stack(x) for x in zip(*(random_rollout(rng, (5, 4)) for _ in range(2)), strict=True))
+    states = jax.vmap(lambda _: normalizers.init_fragment_normalizer())(jnp.arange(2))
+    together = jax.vmap(normalizers.normalize_rewards_per_fragment)(states, reward, done)[1]
+    alone = normalizers.normalize_rewards_per_fragment(normalizers.init_fragment_normalizer(), reward[1], done[1])[1]
+    np.testing.assert_allclose(together[1], alone, rtol=1e-6)
