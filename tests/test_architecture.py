@@ -49,6 +49,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 # (module, what it imports): why it may all the same.
 EXCEPTIONS = {
     ("purerl.cli.main", "purerl.experiments.benchmarks.commands"): "`purerl bench` is a command of the experiments",
+    ("purerl.cli.main", "purerl.experiments.challenge.commands"): "`purerl challenge` is one, too",
     ("purerl.cli.main", "purerl.experiments.figures.commands"): "`purerl figure` is a command of the experiments",
 }
 # File of the engine: the names of agents, families, environments, presets and figures that its strings may hold.

@@ -86,7 +86,9 @@ def test_wheel_installs_purerl_and_nothing_else_at_the_top(wheel: list[str]):
     assert {name.partition("/")[0] for name in wheel} == {"purerl", f"purerl-{version}.dist-info"}
 
 
-def test_wheel_holds_every_module_of_the_four_folders_the_templates_and_no_other_file(wheel: list[str]):
+def test_wheel_holds_every_module_the_templates_the_published_data_and_no_other_file(
+    wheel: list[str],
+):
     expected = {
         f"{target}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, target in PACKAGES.items()
@@ -94,7 +96,9 @@ def test_wheel_holds_every_module_of_the_four_folders_the_templates_and_no_other
     }
     templates = {f"purerl/report/templates/{path.name}" for path in (ROOT / "purerl/report/templates").iterdir()}
     assert {path.rpartition(".")[2] for path in templates} == {"html", "css", "js"}
-    expected |= {*templates, "purerl/py.typed"}
+    data = {f"purerl/experiments/published/{path.name}" for path in (ROOT / "experiments/published").glob("*.[cm]*")}
+    assert {path.rpartition(".")[2] for path in data} == {"csv", "md"}
+    expected |= {*templates, *data, "purerl/py.typed"}
     assert {name for name in wheel if ".dist-info/" not in name} == expected
 
 

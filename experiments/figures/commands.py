@@ -3,7 +3,8 @@
     list      the figures, their papers and what they show
     run       train the unfinished cells, then write the figure's JSON, draw it and verify it
     render    draw the figure, only from its JSON
-    verify    compare measured with published numbers, only from the JSON
+    verify    compare measured with published numbers, only from the JSON; runs on Procgen, unfinished ones too, step by
+              step with published curves (`purerl figure verify DIR`: all runs under a folder)
     cost      the cost of a scale (default: --scale paper), from a short probe on this machine
 
 NAME is a figure, or "all". A cell is one run of a figure, with all its seeds. `run` can be stopped at any moment: the
@@ -36,11 +37,12 @@ from matplotlib.figure import Figure as Drawing
 
 from purerl import registry, statistics
 from purerl.errors import PurerlError, nearest
+from purerl.experiments.figures import entries
+from purerl.experiments.published import beside
 from purerl.report import plots
-from purerl.runs import files, ownership, provenance, run_folder, schemas, trust, user_modules
+from purerl.runs import collection, files, ownership, provenance, run_folder, schemas, trust, user_modules
 
 SCALES = ("smoke", "small", "paper")
-POINTS = 50
 DOTS_PER_INCH = 110
 CAPTION_HEIGHT = 0.5
 PROBE_SECONDS = 2.0
@@ -194,24 +196,11 @@ def _entry(folder: Path, cell: Cell, metrics: Sequence[str]) -> dict[str, Any]:
         "final_return": [None if value is None else float(f"{value:.5g}") for value in final["per_seed"]],
         "final_return_definition": final["definition"],
         "steps_per_second": summary["steps_per_second"],
-        "curves": {name: _curve(folder, name) for name in metrics},
+        "curves": {name: entries.curve(folder, name) for name in metrics},
         "versions": summary["versions"],
         "device": summary["device"],
         "git_commit": summary["git_commit"],
     }
-
-
-def _curve(folder: Path, metric: str) -> dict[str, list[float]] | None:
-    """Interquartile mean and 95% band of a metric at POINTS steps; None if a seed has no value of it."""
-    try:
-        curve = plots.read_curve(folder, "step", metric)
-    except PurerlError:
-        return None
-    at = np.unique(np.linspace(0, len(curve.x) - 1, POINTS).round().astype(int))
-    lines = curve.seeds[:, at]
-    low, high = statistics.bootstrap_band(lines)
-    columns = {"step": curve.x[at], "iqm": statistics.interquartile_mean(lines, axis=0), "low": low, "high": high}
-    return {name: [float(f"{value:.5g}") for value in column] for name, column in columns.items()}
 
 
 def _compact(value: Any, indent: int = 0) -> str:
@@ -279,20 +268,46 @@ def _caption(figure: Figure, data: dict[str, Any]) -> str:
 
 
 def report(figure: Figure, scale: str, folder: Path) -> str:
-    """The text that `verify` prints: the protocol and all checks."""
+    """The text that `verify` prints: the protocol, all checks, and the runs on Procgen beside published curves."""
     data = load(figure, scale, folder)
     words = {True: "holds", False: "does not hold", None: "not judged"}
     with _undamaged(figure, scale, folder):
         rows = [(c.what, c.measured, c.expected, words[c.holds]) for c in figure.verify(data)]
+        curves = beside.report(data["cells"])
     lines = [f"{figure.name} ({scale}): {figure.about}", f"paper: {figure.paper}", f"protocol: {data['protocol']}"]
-    return "\n".join(lines + _table(("what", "measured", "published or predicted", "verdict"), rows)) + "\n"
+    lines += beside.table(("what", "measured", "published or predicted", "verdict"), rows)
+    return "\n".join(lines + curves) + "\n"
 
 
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    return [
-        "  " + "  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)
-    ]
+def report_unfinished(figure: Figure, scale: str, folder: Path) -> str | None:
+    """What can be said of a figure without its JSON: its cells that have begun, beside published curves.
+
+    None if it has its JSON, or if there is nothing to say. Raises PurerlError for a damaged run.
+    """
+    if path_of(figure, scale, folder).is_file():
+        return None
+    check_folder(scale, folder)
+    cells = {cell.name: folder / scale / "cells" / cell.name for cell in figure.cells(scale)}
+    begun = {name: entries.of_run(path) for name, path in cells.items() if run_folder.has_rows(path)}
+    lines = beside.report(begun)
+    if not lines:
+        return None
+    done = f"{figure.name} ({scale}): unfinished, {len(begun)} of {len(cells)} cells have begun"
+    return "\n".join([done, f"protocol: {figure.protocol[scale]}", *lines]) + "\n"
+
+
+def report_runs(folder: Path) -> str:
+    """A run, the runs of a sweep, or all runs under a folder, beside published curves.
+
+    Raises PurerlError if there is none, or none on Procgen.
+    """
+    found = collection.find(folder).all_runs
+    lines = beside.report({str(path): entries.of_run(path) for path in found if run_folder.has_rows(path)})
+    if not lines:
+        raise PurerlError(
+            f"{folder} has no run on easy or hard Procgen that has begun: nothing to compare is published"
+        )
+    return "\n".join(lines) + "\n"
 
 
 # --- parts of figures ------------------------------------------------------------------------------------------------
@@ -370,7 +385,7 @@ def cost(figure: Figure, scale: str) -> str:
         hours = f"{steps / rate / 3600:,.1f}"
         rows.append((kind, str(len(of_kind)), str(seeds), f"{steps:,}", space, f"{rate:,.0f}", hours))
     header = ("kind", "cells", "seeds in all", "environment steps", "replay a seed", "steps/s here", "hours")
-    lines = [f"{figure.name} ({scale}): {figure.protocol[scale]}", *_table(header, rows)]
+    lines = [f"{figure.name} ({scale}): {figure.protocol[scale]}", *beside.table(header, rows)]
     return "\n".join([*lines, f"{total:,.1f} hours in total, extrapolated from a short probe on this machine\n"])
 
 
@@ -418,7 +433,7 @@ def main(words: Sequence[str]) -> int:
         prog="purerl figure", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("command", choices=["list", "run", "render", "verify", "cost"])
-    parser.add_argument("name", nargs="?", help="a figure, or all")
+    parser.add_argument("name", nargs="?", help="a figure, or all; of verify also a folder of runs")
     parser.add_argument("--scale", choices=SCALES, help="default: smoke; of cost: paper")
     parser.add_argument("--folder", type=Path, default=Path("runs/figures"), help="default: runs/figures")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -436,6 +451,9 @@ def main(words: Sequence[str]) -> int:
         return 0
     if given.name is None:
         raise PurerlError(f"which figure? purerl figure {given.command} NAME, or all (purerl figure list)")
+    if given.command == "verify" and given.name not in known and Path(given.name).is_dir():
+        print(report_runs(Path(given.name)))
+        return 0
     if given.name != "all" and given.name not in known:
         raise PurerlError(
             f"unknown figure '{given.name}'.{nearest(given.name, known)} Known: {', '.join(known)} "
@@ -456,7 +474,7 @@ def main(words: Sequence[str]) -> int:
         if given.command in ("run", "render"):
             print(render(figure, scale, given.folder))
         if given.command in ("run", "verify"):
-            print(report(figure, scale, given.folder))
+            print(report_unfinished(figure, scale, given.folder) or report(figure, scale, given.folder))
     return 0
 
 

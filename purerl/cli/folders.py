@@ -26,6 +26,7 @@ class EvalFlags:
     num_envs: int | None = flag(None, "environments of each seed", "N", "(default: as in training)")
     env: str | None = flag(None, ANOTHER_ENV, "ENV", "(default: that of training)")
     greedy: bool = flag(False, "take the most likely action instead of sampling, as in training")
+    best: bool = flag(False, "the best parameters by the training return, of a run with --keep-best")
     seed: int = flag(0, "seed of the evaluation's random numbers", "K")
     max_steps: int | None = flag(
         None, "stop with an error if an environment needs more steps than this", "N", "(default: 30000 per episode)"
@@ -116,7 +117,8 @@ def _print_evaluation(result: dict[str, Any], path: str | Path) -> None:
     from rich.text import Text
 
     kind = "greedy" if result["greedy"] else "sampled"
-    title = f"{result['agent']} on {result['env']} after {result['step']:,} steps, {kind} actions"
+    which = "best of" if "best" in result else "after"
+    title = f"{result['agent']} on {result['env']} {which} {result['step']:,} steps, {kind} actions"
     table = Table()
     has_score = result["normalized_return"] is not None
     for column in ("seed", "return", "std", "episodes", "length", *(["normalised"] if has_score else [])):

@@ -34,6 +34,7 @@ usage: purerl COMMAND ...      (purerl COMMAND --help: details; purerl --version
   plot DIR...       learning curves of runs and sweeps in one figure
   report DIR...     one self-contained HTML page about runs and sweeps
   figure COMMAND    list, run, render, verify or cost: figures of papers at three scales
+  challenge ...     run, resume, score or published: the NeurIPS 2020 Procgen challenge
   list WHAT         agents, envs [FAMILY], presets [AGENT] or runs [DIR]
   levels build ENV  take a game's levels from its library, for the same game in the graph
   doctor            what is installed, what works on this machine, how to fix the rest
@@ -112,8 +113,8 @@ def _import(imports: list[str], words: list[str]) -> None:
     """Imports the modules of --import, after the settings that must be made before JAX starts."""
     from purerl.runs import user_modules
 
-    many = words[0] != "train" or flags.value_of(words, "seeds") not in (None, "1")
-    if imports and words[0] in ("train", "sweep", "figure", "bench") and many:
+    many = words[0] not in ("train", "challenge") or flags.value_of(words, "seeds") not in (None, "1")
+    if imports and words[0] in ("train", "sweep", "figure", "challenge", "bench") and many:
         from purerl.loops import sharding
 
         sharding.one_cpu_device_per_core()  # before a module of the user's starts JAX
@@ -173,6 +174,12 @@ def _figure(words: list[str]) -> int:
     return importlib.import_module("purerl.experiments.figures.commands").main(words)
 
 
+def _challenge(words: list[str]) -> int:
+    import importlib
+
+    return importlib.import_module("purerl.experiments.challenge.commands").main(words)
+
+
 def _bench(words: list[str]) -> int:
     import importlib
 
@@ -189,6 +196,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "report": folders.report,
     "list": _list,
     "figure": _figure,
+    "challenge": _challenge,
     "levels": _levels,
     "doctor": _doctor,
     "bench": _bench,

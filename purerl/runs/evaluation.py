@@ -23,7 +23,7 @@ from purerl import arguments, configs, registry, rng
 from purerl import statistics as stats
 from purerl.errors import PurerlError
 from purerl.loops import compilation, play
-from purerl.runs import checkpoint, estimates, files, provenance, run_folder
+from purerl.runs import checkpoint, estimates, files, provenance, run_folder, schemas
 from purerl.runs.plan import Plan, seed_keys
 from purerl.runs.policy import open_run
 from purerl.runs.recording import Recording
@@ -230,6 +230,7 @@ def evaluate(
     seed: int = 0,
     env: str | None = None,
     env_options: dict[str, Any] | None = None,
+    best: bool = False,
     max_steps: int | None = None,
     out: str | Path | None = None,
     report: Callable[[int, int], None] | None = None,
@@ -242,11 +243,13 @@ def evaluate(
       env: another environment to play in, with the same observations and actions, e.g. "procgen/maze" after training
         in "procgen-jax/maze"; None for that of training. Options that both have keep the values of training.
       env_options: environment options that replace those of training, e.g. {"num_levels": 0} for Procgen's test levels.
+      best: the best parameters of each seed by its training return (see `best`) instead of the newest ones.
       out: another file to write to.
 
     Returns:
       a dict of
-        agent, preset, training_env; env, where it played; iteration and step of the checkpoint;
+        agent, preset, training_env; env, where it played; iteration and step of the newest checkpoint;
+        best, with that argument: the step and the training return of each seed's best parameters;
         env_options, and changed_env_options {name: [in training, here]};
         greedy, seed, num_envs, episodes_per_environment;
         per_seed [{seed, mean, std, episodes, length, normalized}];
@@ -264,7 +267,7 @@ def evaluate(
     target = folder / run_folder.EVALUATION if out is None else Path(out)
     files.check_name(target)
     compilation.enable_cache()
-    trained, plan, state, iteration = open_for_evaluation(folder, env, env_options)
+    trained, plan, state, iteration = open_for_evaluation(folder, env, env_options, best)
     num_envs = plan.config.num_envs if num_envs is None else num_envs
     played = evaluate_agent(
         plan, state, episodes=episodes, num_envs=num_envs, greedy=greedy, seed=seed, max_steps=max_steps, report=report
@@ -277,6 +280,7 @@ def evaluate(
         "preset": plan.preset,
         "iteration": iteration,
         "step": iteration * plan.steps_per_iteration,
+        **({"best": best_marks(folder)} if best else {}),
         "env_options": now,
         "changed_env_options": {
             name: [before[name], now[name]] for name in now if name in before and before[name] != now[name]
@@ -293,10 +297,10 @@ def evaluate(
 
 
 def open_for_evaluation(
-    folder: Path, env: str | None, env_options: dict[str, Any] | None
+    folder: Path, env: str | None, env_options: dict[str, Any] | None, best: bool = False
 ) -> tuple[Plan, Plan, PyTree, int]:
     """Opens a run folder: (its plan, the plan in `env` with `env_options`, the agent's State [S, ...], iteration)."""
-    trained, _, spec, _, load = open_run(folder)
+    trained, _, spec, _, load = open_run(folder, best)
     plan = trained if env is None else trained.with_env(env)
     values = {field.name: getattr(plan.options, field.name) for field in dataclasses.fields(plan.options)}
     options = configs.build(type(plan.options), values | (env_options or {}), plan.env)
@@ -310,6 +314,13 @@ def open_for_evaluation(
     with checkpoint.Checkpoints(folder / run_folder.CHECKPOINTS) as saved:
         iteration, _ = saved.read_metadata()
     return trained, dataclasses.replace(plan, options=options), load(), iteration
+
+
+def best_marks(folder: Path) -> list[dict[str, Any]]:
+    """[{"seed", "step", "return"}] of a run's best parameters. Raises PurerlError if there are none."""
+    seeds = run_folder.load(folder)["config"]["seeds"]
+    with checkpoint.Checkpoints(folder / run_folder.BEST) as saved:
+        return schemas.check_best(saved.read_metadata()[1], len(seeds), saved.folder)
 
 
 def summarize(plan: Plan, played: Episodes) -> dict[str, Any]:

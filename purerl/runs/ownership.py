@@ -18,9 +18,9 @@ from purerl.errors import PurerlError
 from purerl.runs import files, lock
 
 MARKER, FORMAT = "purerl.json", 1
-RUN, SWEEP, PROGRAM, FIGURES = "run", "sweep", "program", "figures"
+RUN, SWEEP, PROGRAM, FIGURES, CHALLENGE = "run", "sweep", "program", "figures", "challenge"
 # The files of each kind of folder. A folder's record, which says what it holds, is deleted last.
-_RECORD = {RUN: "config.json", SWEEP: "sweep.json", PROGRAM: "program.json"}
+_RECORD = {RUN: "config.json", SWEEP: "sweep.json", PROGRAM: "program.json", CHALLENGE: "challenge.json"}
 _FILES = {
     RUN: (
         *("metrics.jsonl", "summary.json", "eval.json", "report.html"),
@@ -29,14 +29,17 @@ _FILES = {
     ),
     SWEEP: ("table.csv", "ranking.csv", "report.html", "figures/sweep.png", "figures/return.png"),
     PROGRAM: (),
+    CHALLENGE: ("score.json",),
 }
 _FOLDERS = {
-    RUN: ("tensorboard/seed_*", "tensorboard", "figures", "checkpoints"),
+    RUN: ("tensorboard/seed_*", "tensorboard", "figures", "checkpoints", "best"),
     SWEEP: ("cells", "programs", "figures"),
     PROGRAM: ("checkpoints",),
+    CHALLENGE: ("cells", "programs"),
 }
 # Folders of the kind on the right are inside those on the left.
-_INSIDE = {SWEEP: (("cells/*", RUN), ("programs/*", PROGRAM))}
+_CELLS = (("cells/*", RUN), ("programs/*", PROGRAM))
+_INSIDE = {SWEEP: _CELLS, CHALLENGE: _CELLS}
 _SHOWN = 5
 
 
@@ -57,7 +60,7 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
     if not os.path.lexists(path):
         return None
     found = files.read_json(path)
-    if not isinstance(found, dict) or found.get("purerl") not in (RUN, SWEEP, PROGRAM, FIGURES):
+    if not isinstance(found, dict) or found.get("purerl") not in (RUN, SWEEP, PROGRAM, FIGURES, CHALLENGE):
         raise PurerlError(f"{path} was not written by purerl; choose another folder (--out)")
     if found.get("format") != FORMAT:
         raise PurerlError(f"{path} is of format {found.get('format')}, not {FORMAT}: use the purerl that wrote it")
@@ -94,7 +97,7 @@ def remove(folder: Path, kind: str, keep_record: bool = False) -> list[Path]:
 
     Args:
       folder: the folder.
-      kind: RUN, SWEEP or PROGRAM.
+      kind: RUN, SWEEP, PROGRAM or CHALLENGE.
       keep_record: whether the record, the marker and the folder itself stay, to be replaced by the caller.
 
     Raises:
@@ -106,7 +109,8 @@ def remove(folder: Path, kind: str, keep_record: bool = False) -> list[Path]:
             for path in folder.glob(pattern):
                 if path.is_dir() and not path.is_symlink() and is_marked(path, inner):
                     remove(path, inner)
-        _remove_checkpoints(folder / "checkpoints")
+        for name in ("checkpoints", "best"):
+            _remove_checkpoints(folder / name)
         for path in (one for pattern in _files_of(folder, kind) for one in folder.glob(pattern)):
             if (path.is_symlink() or path.is_file()) and _is_inside(path, folder):
                 path.unlink()

@@ -10,23 +10,30 @@ from typing import Any
 import jax
 
 from purerl import configs, registry, rng
+from purerl.errors import PurerlError
 from purerl.loops import lanes
 from purerl.runs import checkpoint, progress, run_folder, schemas
+from purerl.runs.best import EPISODES
 from purerl.runs.plan import Plan, seed_keys
 from purerl.runs.saving import told
 from purerl.types import Agent, EnvSpec
 
 
-def open_run(folder: str | Path) -> tuple[Plan, Agent, EnvSpec, Any, Callable[[], Any]]:
+def open_run(folder: str | Path, best: bool = False) -> tuple[Plan, Agent, EnvSpec, Any, Callable[[], Any]]:
     """Opens a run folder: (plan, agent, spec, traced config, load).
 
     load() reads the fields of the agent's State [S, ...] that `act` needs; the other fields are None. It says on stderr
-    which seeds have diverged.
+    which seeds have diverged. With `best` it reads the best ones instead of the newest, which the run must have kept.
 
     Raises PurerlError for a folder that holds no run or no checkpoint.
     """
     folder = Path(folder)
     the_plan = Plan.from_dict(run_folder.load(folder)["config"])
+    if best and checkpoint.Checkpoints(folder / run_folder.BEST).latest() is None:
+        raise PurerlError(
+            f"{folder} has no best parameters: train with --keep-best, beyond an eighth of its steps and "
+            f"{EPISODES} episodes of a seed; or leave --best out"
+        )
     agent = registry.agent(the_plan.agent)
     spec = registry.env_spec(the_plan.env, the_plan.options)
     config = configs.traced(the_plan.config)
@@ -34,7 +41,7 @@ def open_run(folder: str | Path) -> tuple[Plan, Agent, EnvSpec, Any, Callable[[]
     def load() -> Any:
         initial = lanes.in_turn(lambda c, key: agent.init(c, spec, rng.init_key(key)))
         template = jax.eval_shape(initial, config, seed_keys(the_plan))
-        with checkpoint.Checkpoints(folder / "checkpoints") as saved:
+        with checkpoint.Checkpoints(folder / (run_folder.BEST if best else run_folder.CHECKPOINTS)) as saved:
             _, metadata = saved.read_metadata()
             schemas.check_metadata(metadata, saved.folder)
             marks = metadata.get("diverged")

@@ -1,4 +1,4 @@
-"""How often a run writes rows, saves checkpoints, and evaluates. None of this changes the training."""
+"""How often a run writes rows, saves checkpoints and evaluates, which leaves the training as it is; when it ends."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ class Recording:
       eval_every: environment steps of each seed between evaluations, written in the rows of metrics; 0 for none.
       eval_episodes: episodes of every environment in each evaluation.
       random_episodes: episodes of random play, measured before a run trains: the mark that its curve must rise above.
+      keep_best: whether to keep the parameters with the best smoothed training return beside the newest (see `best`).
+      hours: wall time after which the run ends, between two rows; 0 for no limit. It counts all sessions of a run, with
+        compilation. The run ends before it if the longest log period so far would not fit any more.
       eval_env_options: environment options of the evaluations that replace those of training; the flags `--eval-env.*`.
 
     Raises:
@@ -36,11 +39,14 @@ class Recording:
     random_episodes: int = flag(
         32, "episodes of random play, measured before training and drawn beside the curve", "N", low=0, high=2**20
     )
+    keep_best: bool = flag(False, "keep the parameters with the best smoothed training return, for purerl eval --best")
+    hours: float = flag(0.0, "end in time for this many hours of wall time; 0 for no limit", "H", low=0.0)
     eval_env_options: dict[str, Any] | None = dataclasses.field(default=None, metadata={"flag": False})
 
     def __post_init__(self):
-        if self.checkpoint_seconds != self.checkpoint_seconds:  # NaN
-            raise PurerlError("checkpoint_seconds = nan must be finite and not negative")
+        for name in ("checkpoint_seconds", "hours"):
+            if getattr(self, name) != getattr(self, name):  # NaN
+                raise PurerlError(f"{name} = nan must be finite and not negative")
         configs.check_fields(self)
         arguments.fitting("eval_env_options", dict[str, Any] | None, self.eval_env_options)
         if self.eval_every and self.eval_episodes < 1:

@@ -6,6 +6,7 @@
     summary.json    written at the end
     eval.json       written by `purerl eval`
     checkpoints/    figures/    tensorboard/
+    best/           with --keep-best (see best)
     .purerl-lock    while a process writes into the folder (see lock)
 
 Every file is written under a temporary name and then renamed, so that a kill or a full disk leaves the old file or the
@@ -27,8 +28,9 @@ from purerl.runs import files, interrupts, lock, ownership, trust
 
 CONFIG, METRICS, SUMMARY, EVALUATION = "config.json", "metrics.jsonl", "summary.json", "eval.json"
 CHECKPOINTS, FIGURES, TENSORBOARD, REPORT = "checkpoints", "figures", "tensorboard", "report.html"
+BEST = "best"
 # The names that purerl uses in a run folder. If one of them exists without a config.json, it belongs to somebody else.
-OWNED = (CONFIG, METRICS, SUMMARY, EVALUATION, CHECKPOINTS, FIGURES, TENSORBOARD, REPORT)
+OWNED = (CONFIG, METRICS, SUMMARY, EVALUATION, CHECKPOINTS, BEST, FIGURES, TENSORBOARD, REPORT)
 # A config.json without these keys is not purerl's (many tools use that file name).
 REQUIRED_KEYS = ("agent", "env", "seeds")
 

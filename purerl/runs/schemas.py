@@ -28,6 +28,7 @@ PLAN = {
     "log?": Sequence[str],
 }
 METADATA = {"train_seconds?": float, "compile_seconds?": float, "diverged?": Sequence[Mapping], "period?": Mapping}
+BEST = {"seed": int, "step?": int, "return?": float}
 DIVERGED = {"lane": int, "seed": int, "leaf": str}
 PERIOD = {"began": int, "seconds": float}
 SUMMARY = {"seeds": Sequence[int], "steps": int, "final_return": Mapping, "diverged_seeds?": Sequence[int]}
@@ -49,6 +50,8 @@ PROGRAM = {
     "eval_episodes?": int,
     "eval_env_options?": Mapping,
     "random_episodes?": int,
+    "keep_best?": bool,
+    "hours?": float,
 }
 HOW = {"max_memory": int | None, "cells_per_program": int | None, "engine": str, "lanes": str, "recording": Mapping}
 CELL = {"folder": str, "plan": Mapping}
@@ -127,6 +130,15 @@ def check_metadata(values: Any, path: object) -> None:
         check(mark, DIVERGED, path, fix)
     if values.get("period") is not None:
         check(values["period"], PERIOD, path, fix)
+
+
+def check_best(metadata: Any, num_seeds: int, path: object) -> list[dict[str, Any]]:
+    """The marks of a run's best parameters, one for each seed. Raises PurerlError if they are damaged."""
+    fix = "remove this folder, or start a new run"
+    marks = check(metadata, {"best": Sequence[Mapping]}, path, fix)["best"]
+    if len(marks) != num_seeds:
+        raise PurerlError(f"{path} is damaged ({len(marks)} marks for {num_seeds} seeds): {fix}")
+    return [check(mark, BEST, path, fix) for mark in marks]
 
 
 def final_returns(summary: Any, path: object) -> list[float | None]:

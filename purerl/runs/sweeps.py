@@ -104,6 +104,8 @@ def sweep(
     eval_episodes: int = 10,
     eval_env_options: dict[str, Any] | None = None,
     random_episodes: int = 32,
+    keep_best: bool = False,
+    hours: float = 0.0,
     quiet: bool = False,
 ) -> Sweep:
     """Trains an agent at every setting of a grid, or at random settings, with the same seeds for each.
@@ -128,6 +130,7 @@ def sweep(
       max_memory, cells_per_program, engine: as in `programs.run`; memory also as text, "8GB".
       log_every, checkpoint_seconds, eval_every, eval_episodes, eval_env_options, random_episodes, quiet: as in
         `purerl.train`.
+      keep_best, hours: as in `purerl.train`, for each program of the sweep.
 
     Raises:
       PurerlError: bad input (nothing is written then), another sweep in the folder, a full disk.
@@ -144,6 +147,8 @@ def sweep(
         eval_episodes=eval_episodes,
         eval_env_options=eval_env_options,
         random_episodes=random_episodes,
+        keep_best=keep_best,
+        hours=hours,
     )
     tried = settings_of(agent, env, grid, random, samples, search_seed)
     memory = estimates.parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory

@@ -53,3 +53,22 @@ class Timing:
             "train_seconds": spent["train_seconds"],
             "steps_per_second": round(steps / seconds, 1) if seconds else None,
         }
+
+
+class Budget:
+    """Wall time that a program may take, in hours: all sessions, compilation and evaluations included.
+
+    Args:
+      hours: how many.
+      timing: of the program.
+    """
+
+    def __init__(self, hours: float, timing: Timing):
+        self._seconds, self._timing = 3600 * hours, timing
+        self._longest, self._last = 0.0, timing.wall - timing.watch.seconds
+
+    def is_spent(self) -> bool:
+        """Whether a log period as long as the longest so far would not fit any more. To be asked after each period."""
+        now = self._timing.wall - self._timing.watch.seconds  # the next period compiles nothing again
+        self._longest, self._last = max(self._longest, now - self._last), now
+        return self._timing.wall + self._longest > self._seconds

@@ -56,6 +56,8 @@ def train(
     eval_episodes: int = 10,
     eval_env_options: dict[str, Any] | None = None,
     random_episodes: int = 32,
+    keep_best: bool = False,
+    hours: float = 0.0,
     quiet: bool = False,
 ) -> Run:
     """Trains an agent and writes a run folder: config.json, metrics.jsonl, summary.json, checkpoints/.
@@ -75,6 +77,7 @@ def train(
       eval_env_options: environment options of these evaluations that replace those of training: {"num_levels": 0} for
         all of Procgen's levels.
       random_episodes: episodes of random play, measured before training and drawn beside the curve; 0 for none.
+      keep_best, hours: as in `Recording`.
       quiet: whether to hide the progress bar and the final table.
 
     Returns:
@@ -108,6 +111,8 @@ def train(
         eval_episodes=eval_episodes,
         eval_env_options=eval_env_options,
         random_episodes=random_episodes,
+        keep_best=keep_best,
+        hours=hours,
     )
     how = {"out": out, "resume": resume, "overwrite": overwrite, "log": log, "quiet": quiet}
     return train_plan(the_plan, recording, **how, new_length=steps is not None)

@@ -16,13 +16,14 @@ from purerl import configs, registry
 from purerl.errors import Interrupted, PurerlError
 from purerl.loops import host, in_graph, lanes, sums
 from purerl.runs import files, interrupts, progress, provenance, run_folder, sinks
+from purerl.runs.best import Best
 from purerl.runs.divergence import ADVICE, named
 from purerl.runs.evaluation import Evaluations
 from purerl.runs.plan import Plan, record_resumption, seed_keys
 from purerl.runs.recording import Recording
 from purerl.runs.saving import Period, Saving
 from purerl.runs.summary import summarize
-from purerl.runs.timing import Timing
+from purerl.runs.timing import Budget, Timing
 from purerl.types import RunState
 
 # How long a program trains before it looks whether it was asked to stop.
@@ -132,6 +133,9 @@ class Trainer:
         self.lanes = [
             slice(int(end) - len(member.plan.seeds), int(end)) for member, end in zip(members, ends, strict=True)
         ]
+        runs = [(member.plan, member.folder, own) for member, own in zip(self.members, self.lanes, strict=True)]
+        self.best = Best(runs, loop.agent.acting, the_plan.steps) if recording.keep_best else None
+        self.budget = Budget(recording.hours, self.timing) if recording.hours else None
 
     def run(self) -> tuple[list[dict[str, Any]], RunState]:
         """Trains to the end: (each member's summary, which its summary.json holds too, last RunState of all seeds).
@@ -158,6 +162,8 @@ class Trainer:
         if self.resume:
             for member in self.members:
                 sinks.truncate_rows(member.folder / run_folder.METRICS, self.iteration)
+            if self.best is not None:
+                self.best.resume(state)
             record_resumption([(member.folder, member.plan) for member in self.members], self.iteration)
         return state
 
@@ -169,25 +175,38 @@ class Trainer:
             bar = stack.enter_context(
                 progress.Progress(self.plan.steps, self.label, enabled=False if self.quiet else None)
             )
-            while self.iteration < self.plan.iterations:
+            over = self._is_over()
+            if over and self.iteration < self.plan.iterations and not self.quiet:
+                progress.note("the run has used up its hours: to train on, ask for more --hours")
+            while not over:
                 state = self._advance(state, stop)
                 self._look_for_folders()
                 whole = self.iteration == self._end_of_period()
                 if whole:
                     rows = self._rows(state)
+                    if self.best is not None:
+                        self.best.update(rows, state)
                     for own, of_member in zip(self.lanes, writers, strict=True):
                         for writer in of_member:
                             writer.write(rows[own])
                     self._show(bar, rows)
+                over = whole and self._is_over()
                 due = time.perf_counter() - saved_at >= self.checkpoint_seconds
-                if stop or (whole and (due or self.iteration == self.plan.iterations)):
+                if stop or (whole and (due or over)):
+                    if self.best is not None:
+                        self.best.save(self.iteration)
                     period = None if whole or self.period.sums is None else self.period  # None: nothing is summed yet
                     self.saving.save(self.iteration, state, self.plan, self.timing.spent(), period)
                     saved_at = time.perf_counter()
-                if stop and self.iteration < self.plan.iterations:
+                if stop and not over:
                     saved = f"stopped and saved at iteration {self.iteration}"
                     raise Interrupted(f"{saved}; continue with: {self.resumed_by}", stop.signal)
         return state
+
+    def _is_over(self) -> bool:
+        """Whether the run has its whole length, or no time for another log period. Asked between two of them."""
+        in_time = self.budget is None or self.iteration == 0 or not self.budget.is_spent()
+        return self.iteration >= self.plan.iterations or not in_time
 
     def _look_for_folders(self) -> None:
         """Raises PurerlError if a folder is gone: an open file lives on without a name, and takes rows for nothing."""
@@ -209,15 +228,22 @@ class Trainer:
     def _finish(self, state: RunState) -> list[dict[str, Any]]:
         """Leaves each member's folder as if it had been trained alone; its summary."""
         measured = {
-            "iterations": self.plan.iterations,
+            "iterations": self.iteration,
             **self.timing.measured(),
             **({} if len(self.members) == 1 else {"runs_in_program": len(self.members)}),
             **({"host_loop_seconds": self.loop.seconds} if hasattr(self.loop, "seconds") else {}),
             **provenance.peak_memory_bytes(),
             **provenance.environment_report(),
         }
+        if self.iteration < self.plan.iterations:
+            measured |= {"planned_steps": self.plan.steps, "ended_after_hours": round(self.timing.wall / 3600, 4)}
         summaries = [
-            summarize(member.plan, member.folder, measured, self.saving.diverged_seeds(member.plan, own))
+            summarize(
+                self._as_trained(member.plan),
+                member.folder,
+                measured | ({} if self.best is None else {"best": self.best.marks(own)}),
+                self.saving.diverged_seeds(member.plan, own),
+            )
             for member, own in zip(self.members, self.lanes, strict=True)
         ]
         for member, own, summary in zip(self.members, self.lanes, summaries, strict=True):
@@ -225,6 +251,12 @@ class Trainer:
             self.saving.save_member(folder, self.iteration, state, own, member.plan, self.timing.spent())
             files.write_json(member.folder / run_folder.SUMMARY, summary)
         return summaries
+
+    def _as_trained(self, plan: Plan) -> Plan:
+        """A member's plan with the steps that it has been trained for, which may be fewer if time was limited."""
+        if self.iteration >= self.plan.iterations:
+            return plan
+        return dataclasses.replace(plan, steps=self.iteration * plan.steps_per_iteration, asked_steps=None)
 
     def _end_of_period(self) -> int:
         return min(max(self.period.began + self.log_every, self.iteration), self.plan.iterations)

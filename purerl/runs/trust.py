@@ -108,8 +108,12 @@ def file_name(name: str) -> bool:
 
 # --- code ------------------------------------------------------------------------------------------------------------
 
-# A run's config.json has these keys, and a sweep's sweep.json these.
-_RECORDS = {"config.json": ("agent", "env", "seeds"), "sweep.json": ("agent", "env", "cells")}
+# A run's config.json has these keys, and a sweep's and a challenge's records these.
+_RECORDS = {
+    "config.json": ("agent", "env", "seeds"),
+    "sweep.json": ("agent", "env", "cells"),
+    "challenge.json": ("agent", "track", "games"),
+}
 
 
 def check_code(path: str | os.PathLike, folder: Path | None = None) -> None:

@@ -76,6 +76,7 @@ LINKS = [
     "summary.json",
     "eval.json",
     "checkpoints",
+    "best",
     "figures",
     "report.html",
     "tensorboard",
