@@ -17,6 +17,7 @@ import numpy as np
 from flax import struct
 
 from purerl import rng
+from purerl.envs import gymnax_pictures
 from purerl.envs.pool_guard import INT32_MAX
 from purerl.errors import PurerlError
 from purerl.types import Array, Environment, EnvSpec, TimeStep
@@ -151,6 +152,26 @@ def make(name: str, options: Options | None = None) -> Environment:
     if type(options.show_every) is not int or not 1 <= options.show_every <= INT32_MAX:
         raise PurerlError(f"--env.show-every = {options.show_every!r} must be at least 1, and at most {INT32_MAX}")
     return _hiding(environment, options.show_every) if options.show_every > 1 else environment
+
+
+def renderer(name: str, options: Options) -> gymnax_pictures.Render | None:
+    """What a video shows of a game with vectors as observations, also of steps that `show_every` hides; None for bars.
+
+    Observations that are planes of cells (MinAtar, Catch) are their own pictures.
+    """
+    env, params = gymnax.make(name)
+    if len(env.observation_space(params).shape) != 1:
+        return None
+    render = gymnax_pictures.renderer(name, env, params)
+    if render is None:
+        return None
+
+    def of_game(state: Any) -> np.ndarray:
+        while isinstance(state, HidingState | StickyState):
+            state = state.environment
+        return render(state)
+
+    return of_game
 
 
 def _hiding(environment: Environment, show_every: int) -> Environment:

@@ -21,6 +21,8 @@ An environment family is a module (or any object) with
   score(id, options, returns) -> (name of the score, scores) or None, for raw returns [...] of an environment with a
     published normalised score;
   picture(options, observation) -> what a video shows of an observation, if not all of it;
+  renderer(id, options) -> None, or render(state) -> uint8 [H, W, 3], which a video shows in place of observations: for
+    in-graph environments, whose state (of one environment, its arrays those of numpy) it gets;
   DRAWS, True if make_pool takes `draws`; a pool whose `draws` is then True has pictures(group) -> uint8 [S, N / G, H,
     W, 3], which a video shows in place of observations;
   example() -> the id that `purerl doctor` tries; FIX, the command that fixes a broken installation; CORE, True

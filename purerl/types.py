@@ -262,6 +262,7 @@ class Rollout:
       memory: the agent's Memory [N, ...] before row 0, as used in acting (see `Agent.init_memory`).
       last_memory: the same after the last row.
       life_lost: [T, N] bool, or None if the environment does not report it.
+      states: [T, N, ...], the environments' states that were acted in; None except where a video asks for them.
     """
 
     observation: Array
@@ -276,6 +277,7 @@ class Rollout:
     memory: PyTree = ()
     last_memory: PyTree = ()
     life_lost: Array | None = None
+    states: PyTree = None
 
     @property
     def done(self) -> Array:

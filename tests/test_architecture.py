@@ -37,7 +37,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "runs": ("ops", "nn", "buffers", "loops"),
     "report": (
         *("runs.files", "runs.run_folder", "runs.sinks", "runs.provenance"),
-        *("runs.collection", "runs.differences", "runs.lock"),
+        *("runs.collection", "runs.differences", "runs.lock", "runs.ownership"),
     ),
     "cli": ("ops", "nn", "buffers", "loops", "runs", "report"),
     "agents": ("ops", "nn", "buffers"),

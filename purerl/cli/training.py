@@ -49,6 +49,13 @@ class TrainFlags:
     log: tuple[Literal["tensorboard", "wandb"], ...] = flag(
         (), "where to write metrics in addition to metrics.jsonl", "{tensorboard,wandb}", "(default: nowhere)"
     )
+    video_every: int = flag(
+        0,
+        "environment steps of each seed between videos of the first seed's agent, figures/video-STEP.gif",
+        "N",
+        "(default: 0, for none)",
+    )
+    video_steps: int = flag(150, "steps that each of these videos shows", "N")
     quiet: bool = flag(False, "no progress bar and no final table")
 
 
@@ -63,7 +70,9 @@ def train(words: list[str]) -> int:
 
     which = {name: value for name, value in asked.which.items() if name != "preset"}  # that one is in the settings
     the_plan = asked.settings.plan(**which, config=asked.config, env_options=asked.env_options)
-    run = train.train_plan(the_plan, asked.recording, **asked.own, new_length="steps" in asked.which)
+    filming = {name: asked.own.pop(name) for name in ("video_every", "video_steps") if name in asked.own}
+    recording = dataclasses.replace(asked.recording, **filming)
+    run = train.train_plan(the_plan, recording, **asked.own, new_length="steps" in asked.which)
     _draw_run(run, asked.own.get("quiet", False))
     return 0
 

@@ -1,4 +1,4 @@
-"""`purerl video`: plays with the trained agent of a run and writes its observations as a video."""
+"""`purerl video`: plays with the trained agent of a run and writes what it sees as a video."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any
 
 from purerl import arguments
 from purerl.errors import PurerlError
-from purerl.report import videos
-from purerl.runs import run_folder
-from purerl.runs.evaluation import film
+from purerl.runs import run_folder, videos
+from purerl.runs.filming import film
 
 
 def steps_of(seconds: float, frames_per_second: float) -> int:
@@ -50,6 +49,6 @@ def record(
     if steps < 1:
         raise PurerlError(f"a video cannot have {steps} steps; use 1 or more")
     videos.check(path, frames_per_second)  # before playing, which takes some time
-    observations, returns = film(folder, steps=steps, greedy=greedy, seed=seed, env=env, env_options=env_options)
-    videos.write_episode(observations, path, frames_per_second)
+    pictures, returns = film(folder, steps=steps, greedy=greedy, seed=seed, env=env, env_options=env_options)
+    videos.write_episode(pictures, path, frames_per_second)
     return {"path": str(path), "steps": steps, "returns": returns}

@@ -94,6 +94,7 @@ def collect(
     iteration: Array | int,
     first_t: Array | int = 0,
     explore: bool = True,
+    states: bool = False,
 ) -> tuple[RunState, Rollout]:
     """Acts and steps T times in the N environments of one seed.
 
@@ -103,6 +104,7 @@ def collect(
       length: T.
       iteration, first_t: of the random numbers. The environments have taken iteration * T + first_t steps before.
       explore: as in `Agent.act`.
+      states: whether the rollout holds the environments' states.
 
     Returns:
       the state after the steps (its agent is the same), and the rollout [T, N].
@@ -115,18 +117,18 @@ def collect(
 
     def step(carry, keys):
         environment_state, memory, inputs = carry
+        acted_in = environment_state if states else None
         key_act, key_step = keys
         action, memory, extras = act(agent, spec, config, run_state.agent, memory, inputs, key_act, clock, explore)
         environment_state, timestep = jax.vmap(environment.step)(key_step, environment_state, action)
         following = Inputs.after(
             timestep.observation, action, timestep.reward, timestep.terminated | timestep.truncated
         )
-        return (environment_state, memory, following), (inputs.observation, action, extras, timestep)
+        return (environment_state, memory, following), (inputs.observation, action, extras, timestep, acted_in)
 
     carry = run_state.environment, run_state.memory, run_state.inputs
-    (environment_state, memory, inputs), (observation, action, extras, timestep) = jax.lax.scan(
-        step, carry, (keys_act, keys_step)
-    )
+    carry, (observation, action, extras, timestep, acted_in) = jax.lax.scan(step, carry, (keys_act, keys_step))
+    environment_state, memory, inputs = carry
     rollout = Rollout(
         observation=observation,
         action=action,
@@ -140,5 +142,6 @@ def collect(
         memory=run_state.memory,
         last_memory=memory,
         life_lost=timestep.life_lost,
+        states=acted_in,
     )
     return run_state.replace(environment=environment_state, memory=memory, inputs=inputs), rollout

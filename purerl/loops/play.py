@@ -25,13 +25,14 @@ class Block:
 
     Attributes:
       columns: slice of the N environments, n of them.
-      observation: [S, T, n, ...], what was acted on; None where it was not asked for.
+      observation: [S, T, n, ...], what was acted on; None where it was not asked for. Or the environments' states, or
+        a pool's pictures.
       reward: float32 [S, T, n], raw.
       done: bool [S, T, n], the episode ended with this step.
     """
 
     columns: slice
-    observation: np.ndarray | None
+    observation: PyTree
     reward: np.ndarray
     done: np.ndarray
 
@@ -41,6 +42,11 @@ def acting_part(agent: Agent, state: PyTree) -> PyTree:
     if not dataclasses.is_dataclass(state):
         return state
     return state.replace(**{f.name: None for f in dataclasses.fields(state) if f.name not in agent.acting})
+
+
+def _words(x: Array) -> Array:
+    """An array that numpy can hold too: the words of random keys."""
+    return jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
 
 
 def end_of_training() -> Clock:
@@ -57,6 +63,7 @@ class GraphPlayer:
       num_envs: N, environments of each seed.
       explore: as in `Agent.act`.
       observations: whether blocks carry them.
+      states: whether blocks carry the environments' states in place of observations, random keys as their words.
       lanes: how seeds run on their device, see `lanes`.
     """
 
@@ -69,6 +76,7 @@ class GraphPlayer:
         num_envs: int,
         explore: bool,
         observations: bool = False,
+        states: bool = False,
         lanes: Lanes = "auto",
     ):
         self._agent, self._config, self._num_envs = agent, config, num_envs
@@ -87,8 +95,10 @@ class GraphPlayer:
                 iteration=0,
                 first_t=start,
                 explore=explore,
+                states=states,
             )
-            return run_state, (rows.observation if observations else None, rows.reward, rows.done)
+            shown = jax.tree.map(_words, rows.states) if states else rows.observation if observations else None
+            return run_state, (shown, rows.reward, rows.done)
 
         def blocks(config: Any, run_state: RunState, start: Array) -> tuple[RunState, tuple]:
             if lane_ways.resolve(lanes) == "map":

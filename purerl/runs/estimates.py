@@ -48,6 +48,11 @@ def check_evaluation(plan: Plan, num_envs: int, episodes: int, frames: int = 0) 
     _check(needs, _limit(plan.config), "--num-envs, --episodes or --steps")
 
 
+def check_frames(plan: Plan, frames: int, frame_bytes: int) -> None:
+    """Raises PurerlError if the frames of a video, of that many bytes each, cannot fit into the memory."""
+    _check({"its frames": frames * frame_bytes}, _limit(plan.config), "--steps")
+
+
 def least_bytes(plan: Plan) -> dict[str, int]:
     """{what: bytes} that training takes at the least, without the temporaries of its programs."""
     spec = registry.env_spec(plan.env, plan.options)

@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import itertools
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import numpy as np
 
 from purerl import arguments, configs, registry, rng
 from purerl import statistics as stats
-from purerl.errors import PurerlError
+from purerl.errors import PurerlError, shown
 from purerl.loops import compilation, play
 from purerl.runs import checkpoint, estimates, files, provenance, run_folder, schemas
 from purerl.runs.plan import Plan, seed_keys
@@ -55,7 +54,7 @@ class Player:
       plan: the run's plan, with the options of the environments to play.
       num_envs: N, environments of each seed.
       greedy: whether to take the most likely actions instead of sampled ones.
-      observations: whether blocks contain the observations, or the pictures of an environment's own renderer.
+      observations: whether blocks contain what `picture` takes.
       agent: who plays, with the plan's config; None for the plan's agent.
     """
 
@@ -71,6 +70,8 @@ class Player:
         self._plan = plan
         agent, config = agent or registry.agent(plan.agent), configs.traced(plan.config)
         family, env_id = registry.environment(plan.env)
+        self._render: Callable[[Any], np.ndarray] | None = None
+        self._picture = functools.partial(getattr(family, "picture", _itself), plan.options)
         how = {
             "num_envs": num_envs,
             "explore": not (greedy or agent.plays_greedily),
@@ -82,7 +83,10 @@ class Player:
             make_pool = functools.partial(family.make_pool, env_id, plan.options, **draws)
             self._player = play.PoolPlayer(agent, family.spec(env_id, plan.options), config, make_pool, **how)
         else:
-            self._player = play.GraphPlayer(agent, family.make(env_id, plan.options), config, **how)
+            if observations and hasattr(family, "renderer"):
+                self._render = family.renderer(env_id, plan.options)
+            environment = family.make(env_id, plan.options)
+            self._player = play.GraphPlayer(agent, environment, config, states=self._render is not None, **how)
 
     def play(self, agent_state: PyTree, seed: int = 0) -> Generator[play.Block, None, None]:
         """Plays without end, from first observations.
@@ -97,6 +101,26 @@ class Player:
         """
         keys = jax.vmap(lambda key: rng.evaluation_key(key, seed))(seed_keys(self._plan))
         return self._player.play(agent_state, keys, pool_seeds(self._plan.seeds, seed))
+
+    def picture(self, block: play.Block, lane: int, t: int, column: int) -> np.ndarray:
+        """What a video shows of one step of a block: what the environment's own renderer draws, or the observation.
+
+        Raises PurerlError if a family's renderer gives anything but uint8 [H, W, 3].
+        """
+        acted_on = jax.tree.map(lambda x: x[lane, t, column], block.observation)
+        if self._render is None:
+            return np.array(self._picture(acted_on))
+        found = self._render(acted_on)
+        if not isinstance(found, np.ndarray) or found.dtype != np.uint8 or found.ndim != 3 or found.shape[-1] != 3:
+            what = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else shown(found)
+            raise PurerlError(
+                f"the renderer of {self._plan.env} gave {what}: it must give a numpy array uint8 [H, W, 3]"
+            )
+        return found
+
+
+def _itself(options: Any, observation: np.ndarray) -> np.ndarray:
+    return observation
 
 
 def pool_seeds(training_seeds: tuple[int, ...], seed: int) -> list[int]:
@@ -358,65 +382,6 @@ def _over_seeds(values: np.ndarray) -> dict[str, Any]:
         for name, statistic in statistics.items()
     }
     return numbers | intervals
-
-
-def first_seed(plan: Plan, agent_state: PyTree) -> tuple[Plan, PyTree]:
-    """Selects the first seed: the plan of that seed alone, and its State [1, ...]."""
-    config = jax.tree.map(lambda x: np.asarray(x)[:1] if np.ndim(x) else x, plan.config)
-    plan = dataclasses.replace(plan, seeds=plan.seeds[:1], config=config)
-    return plan, jax.tree.map(lambda x: x[:1], agent_state)
-
-
-def film(
-    folder: str | Path,
-    *,
-    steps: int,
-    greedy: bool = False,
-    seed: int = 0,
-    env: str | None = None,
-    env_options: dict[str, Any] | None = None,
-) -> tuple[list[np.ndarray], list[float]]:
-    """Plays one environment with the agent of a run's first seed.
-
-    Args:
-      folder: the run folder.
-      steps: how many steps to play, at least 1.
-      greedy, seed, env, env_options: as in `evaluate`.
-
-    Returns:
-      The `steps` observations that the agent acted on (as `picture` of their family shows them, or as the environment's
-      own renderer draws them), and the returns of the episodes that ended in these steps.
-
-    Raises:
-      PurerlError: as in `evaluate`.
-    """
-    arguments.in_range("steps", steps, 1, 2**31 - 1)
-    arguments.in_range("seed", seed, 0, 2**31 - 1)
-    compilation.enable_cache()
-    _, plan, state, _ = open_for_evaluation(Path(folder), env, env_options)
-    estimates.check_evaluation(plan, 1, 1, frames=steps)
-    plan, state = first_seed(plan, state)
-    player = Player(plan, num_envs=1, greedy=greedy, observations=True)
-    family, _ = registry.environment(plan.env)
-    picture = getattr(family, "picture", lambda options, observation: observation)
-    observations: list[np.ndarray] = []
-    returns, running = [], 0.0
-    with contextlib.closing(player.play(state, seed)) as blocks:
-        for observation, reward, done in itertools.islice(_steps(blocks), steps):
-            observations.append(np.array(picture(plan.options, observation)))
-            running += reward
-            if done:
-                returns.append(running)
-                running = 0.0
-    return observations, returns
-
-
-def _steps(blocks: Iterable[play.Block]) -> Iterator[tuple[np.ndarray, float, bool]]:
-    """(observation, reward, done) of each step of the only environment."""
-    for block in blocks:
-        assert block.observation is not None
-        for t in range(block.done.shape[1]):
-            yield block.observation[0, t, 0], float(block.reward[0, t, 0]), bool(block.done[0, t, 0])
 
 
 def make_evaluations(the_plan: Plan, recording: Recording) -> Evaluations | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,6 +41,8 @@ _FOLDERS = {
 # Folders of the kind on the right are inside those on the left.
 _CELLS = (("cells/*", RUN), ("programs/*", PROGRAM))
 _INSIDE = {SWEEP: _CELLS, CHALLENGE: _CELLS}
+# Figures of a run with such a name are its own: videos during training, with their step.
+_VIDEO = re.compile(r"video-([0-9]+)\.gif")
 _SHOWN = 5
 
 
@@ -84,6 +87,12 @@ def check(folder: Path, kind: str, names: Iterable[str]) -> None:
     for name in names:
         if (folder / name).is_symlink():
             raise PurerlError(f"{folder / name} is a link, not purerl's own: remove it, or choose another --out")
+
+
+def videos_of_training(figures: Path) -> dict[int, Path]:
+    """{step: video} of those that a run has made in its folder of figures while it trained, in the order of steps."""
+    found = {path: _VIDEO.fullmatch(path.name) for path in figures.glob("video-*.gif")}
+    return dict(sorted((int(match[1]), path) for path, match in found.items() if match))
 
 
 # --- removing --------------------------------------------------------------------------------------------------------
@@ -145,8 +154,12 @@ def name_the_rest(folder: Path, stays: list[Path]) -> str:
 
 
 def _files_of(folder: Path, kind: str) -> list[str]:
-    """The patterns of a folder's files. `purerl plot --y NAME` names its figure after a metric."""
+    """The patterns of a folder's files. `purerl plot --y NAME` names its figure after a metric, and videos during
+    training have the step in their name.
+    """
     patterns = list(_FILES[kind])
+    if kind == RUN:
+        patterns += [f"figures/{path.name}" for path in videos_of_training(folder / "figures").values()]
     with (
         contextlib.suppress(OSError, PurerlError, ValueError, TypeError, AttributeError),
         open(folder / "metrics.jsonl", "rb") as rows,

@@ -1,4 +1,4 @@
-"""How often a run writes rows, saves checkpoints and evaluates, which leaves the training as it is; when it ends."""
+"""How often a run writes rows, saves, evaluates and films, which leaves the training as it is; and when it ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from purerl.errors import PurerlError
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """How often a run writes, saves and evaluates. The fields are flags of `purerl train` and `purerl sweep`.
+    """How often a run writes, saves, evaluates and films. The fields are flags of `purerl train`, and those before
+    `video_every` of `purerl sweep`, too.
 
     Attributes:
       log_every: iterations in one row of metrics; 0 for about 200 rows a run.
@@ -25,6 +26,8 @@ class Recording:
       hours: wall time after which the run ends, between two rows; 0 for no limit. It counts all sessions of a run, with
         compilation. The run ends before it if the longest log period so far would not fit any more.
       eval_env_options: environment options of the evaluations that replace those of training; the flags `--eval-env.*`.
+      video_every: environment steps of each seed between videos of the first seed's agent; 0 for none.
+      video_steps: steps that each of these videos shows.
 
     Raises:
       PurerlError: an invalid number, or evaluation options without evaluations.
@@ -42,6 +45,8 @@ class Recording:
     keep_best: bool = flag(False, "keep the parameters with the best smoothed training return, for purerl eval --best")
     hours: float = flag(0.0, "end in time for this many hours of wall time; 0 for no limit", "H", low=0.0)
     eval_env_options: dict[str, Any] | None = dataclasses.field(default=None, metadata={"flag": False})
+    video_every: int = dataclasses.field(default=0, metadata={"flag": False})
+    video_steps: int = dataclasses.field(default=150, metadata={"flag": False})
 
     def __post_init__(self):
         for name in ("checkpoint_seconds", "hours"):
@@ -49,6 +54,9 @@ class Recording:
                 raise PurerlError(f"{name} = nan must be finite and not negative")
         configs.check_fields(self)
         arguments.fitting("eval_env_options", dict[str, Any] | None, self.eval_env_options)
+        for name, low, high in (("video_every", 0, 2**62), ("video_steps", 1, 2**31 - 1)):
+            arguments.fitting(name, int, getattr(self, name))
+            arguments.in_range(name, getattr(self, name), low, high)
         if self.eval_every and self.eval_episodes < 1:
             raise PurerlError(
                 f"eval_every = {self.eval_every} and eval_episodes = {self.eval_episodes} must be at least 1"

@@ -52,6 +52,8 @@ PROGRAM = {
     "random_episodes?": int,
     "keep_best?": bool,
     "hours?": float,
+    "video_every?": int,
+    "video_steps?": int,
 }
 HOW = {"max_memory": int | None, "cells_per_program": int | None, "engine": str, "lanes": str, "recording": Mapping}
 CELL = {"folder": str, "plan": Mapping}

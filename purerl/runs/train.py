@@ -17,6 +17,7 @@ from purerl.loops.lanes import Lanes
 from purerl.runs import agent_checks, estimates, ownership, progress, run_folder, sinks, user_modules
 from purerl.runs.checkpoint import Checkpoints
 from purerl.runs.evaluation import make_evaluations
+from purerl.runs.filming import make_videos
 from purerl.runs.names import default_folder
 from purerl.runs.plan import Plan, difference, header, make_plan, rounding, update_header, with_lanes
 from purerl.runs.random_play import random_return
@@ -58,6 +59,8 @@ def train(
     random_episodes: int = 32,
     keep_best: bool = False,
     hours: float = 0.0,
+    video_every: int = 0,
+    video_steps: int = 150,
     quiet: bool = False,
 ) -> Run:
     """Trains an agent and writes a run folder: config.json, metrics.jsonl, summary.json, checkpoints/.
@@ -78,6 +81,10 @@ def train(
         all of Procgen's levels.
       random_episodes: episodes of random play, measured before training and drawn beside the curve; 0 for none.
       keep_best, hours: as in `Recording`.
+      video_every: environment steps of each seed between videos; 0 for none. Each shows how the first seed's agent
+        plays one environment then, from the same first observation, and is <out>/figures/video-<step>.gif. The training
+        is the same with and without them.
+      video_steps: steps that each of these videos shows.
       quiet: whether to hide the progress bar and the final table.
 
     Returns:
@@ -113,6 +120,8 @@ def train(
         random_episodes=random_episodes,
         keep_best=keep_best,
         hours=hours,
+        video_every=video_every,
+        video_steps=video_steps,
     )
     how = {"out": out, "resume": resume, "overwrite": overwrite, "log": log, "quiet": quiet}
     return train_plan(the_plan, recording, **how, new_length=steps is not None)
@@ -133,7 +142,7 @@ def train_plan(
 
     Args:
       the_plan: what to train.
-      recording: how often the run writes, saves and evaluates; None for the defaults of `train`.
+      recording: how often the run writes, saves, evaluates and films; None for the defaults of `train`.
       out, resume, overwrite, log, quiet: as in `train`.
       new_length: whether a resumed run takes its length from the plan instead of keeping its own.
     """
@@ -154,7 +163,7 @@ def train_plan(
             forget_shared_loop()
         loop = shared_loop(the_plan)
         stack.callback(close, loop)
-        evaluations = make_evaluations(the_plan, recording)
+        evaluations, videos = make_evaluations(the_plan, recording), make_videos(the_plan, folder, recording)
         if not resume:
             learned = functools.partial(run_folder.has_rows, folder)
             stack.enter_context(run_folder.undone_if_nothing_is_learned(folder, ownership.RUN, learned))
@@ -172,6 +181,7 @@ def train_plan(
             log=log,
             recording=recording,
             evaluations=evaluations,
+            videos=videos,
             quiet=quiet,
             label=f"{the_plan.agent} {the_plan.env}",
             resumed_by=f"purerl resume {shlex.quote(str(folder))}",

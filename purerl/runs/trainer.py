@@ -19,6 +19,7 @@ from purerl.runs import files, interrupts, progress, provenance, run_folder, sin
 from purerl.runs.best import Best
 from purerl.runs.divergence import ADVICE, named
 from purerl.runs.evaluation import Evaluations
+from purerl.runs.filming import Videos
 from purerl.runs.plan import Plan, record_resumption, seed_keys
 from purerl.runs.recording import Recording
 from purerl.runs.saving import Period, Saving
@@ -98,7 +99,7 @@ class Trainer:
       resumed_by: the command that continues an interrupted run.
       recording: how often rows are written and checkpoints made.
       log, quiet: as in `train`.
-      evaluations: None for none.
+      evaluations, videos: None for none. Videos are of the only member.
       stop_at_nan: whether NaN or infinity in a lane ends the program with a PurerlError; if not, the rows of such a
         lane say {"diverged": true}.
     """
@@ -116,11 +117,13 @@ class Trainer:
         recording: Recording,
         log: Sequence[str] = (),
         evaluations: Evaluations | None = None,
+        videos: Videos | None = None,
         quiet: bool = False,
         stop_at_nan: bool = True,
     ):
         self.plan, self.members, self.loop, self.resume, self.quiet = the_plan, list(members), loop, resume, quiet
-        self.evaluations, self.label, self.resumed_by, self.stop_at_nan = evaluations, label, resumed_by, stop_at_nan
+        self.evaluations, self.videos = evaluations, videos
+        self.label, self.resumed_by, self.stop_at_nan = label, resumed_by, stop_at_nan
         self.log, self.log_every = log, recording.log_every or max(1, the_plan.iterations // 200)
         self.checkpoint_seconds = recording.checkpoint_seconds
         num_seeds = len(the_plan.seeds)
@@ -164,6 +167,8 @@ class Trainer:
                 sinks.truncate_rows(member.folder / run_folder.METRICS, self.iteration)
             if self.best is not None:
                 self.best.resume(state)
+            if self.videos is not None:
+                self.videos.remove_after(self.iteration * self.plan.steps_per_iteration)
             record_resumption([(member.folder, member.plan) for member in self.members], self.iteration)
         return state
 
@@ -190,6 +195,7 @@ class Trainer:
                         for writer in of_member:
                             writer.write(rows[own])
                     self._show(bar, rows)
+                    self._film(state)
                 over = whole and self._is_over()
                 due = time.perf_counter() - saved_at >= self.checkpoint_seconds
                 if stop or (whole and (due or over)):
@@ -207,6 +213,12 @@ class Trainer:
         """Whether the run has its whole length, or no time for another log period. Asked between two of them."""
         in_time = self.budget is None or self.iteration == 0 or not self.budget.is_spent()
         return self.iteration >= self.plan.iterations or not in_time
+
+    def _film(self, state: RunState) -> None:
+        """Writes a video if one is due: before the checkpoint, so that a run that continues from it lacks none."""
+        if self.videos is not None:
+            before, now = (one * self.plan.steps_per_iteration for one in (self.period.began, self.iteration))
+            self.videos.write(self.saving.of_seeds(state), before, now)
 
     def _look_for_folders(self) -> None:
         """Raises PurerlError if a folder is gone: an open file lives on without a name, and takes rows for nothing."""

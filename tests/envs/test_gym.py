@@ -13,7 +13,7 @@ import purerl
 from purerl import registry
 from purerl.envs.gym import family, games, saving, spaces
 from purerl.errors import PurerlError
-from purerl.runs import evaluation, user_modules
+from purerl.runs import filming, user_modules
 
 OWN = Path(__file__).with_name("gym_games.py")
 
@@ -221,7 +221,7 @@ def test_a_run_that_was_stopped_is_the_run_in_one_go(tmp_path):
     policy = purerl.load_policy(tmp_path / "parts", seed=1)
     np.testing.assert_array_equal(policy.state.observation_normalizer.mean, seen.mean[1])
 
-    frames, returns = evaluation.film(tmp_path / "parts", steps=7)  # the environment's own pictures
+    frames, returns = filming.film(tmp_path / "parts", steps=7)  # the environment's own pictures
     assert np.shape(frames) == (7, 4, 6, 3) and returns == pytest.approx([1.5])
     np.testing.assert_array_equal(np.array(frames)[:, 0, 0, 0], [0, 1, 2, 3, 4, 0, 1])
 

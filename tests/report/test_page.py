@@ -325,6 +325,8 @@ def test_videos_are_inside_the_page(tmp_path):
     (folder / "figures" / "video.gif").write_bytes(GIF)
     (folder / "figures" / "video.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
     (folder / "figures" / "other.gif").write_bytes(b"not a video")
+    for step in (900, 1000, 2000, 30_000, 400_000, 5_000_000):
+        (folder / "figures" / f"video-{step}.gif").write_bytes(GIF)
     secret = tmp_path / "secret.gif"
     secret.write_bytes(GIF + b"secret")
     (folder / "figures" / "link.gif").symlink_to(secret)
@@ -332,7 +334,12 @@ def test_videos_are_inside_the_page(tmp_path):
         page_of(folder)
     (folder / "figures" / "link.gif").unlink()
     page = page_of(folder)
-    ((image, _),), ((video, _),) = page.all("img"), page.all("video")
+    ((image, _), *of_training), ((video, _),) = page.all("img"), page.all("video")
+    shown = [one["alt"].partition(" after ")[2] for one, _ in of_training]  # the first, the newest, some between them
+    assert shown == ["900 steps", "1,000 steps", "30,000 steps", "5,000,000 steps"]
+    assert of_training[0][0]["alt"] == "The agent of run plays gymnax/CartPole-v1 after 900 steps"
+    for path in (folder / "figures").glob("video-*.gif"):
+        path.unlink()
     assert image["src"] == f"data:image/gif;base64,{base64.b64encode(GIF).decode()}"
     assert image["alt"] == "The trained agent of run plays gymnax/CartPole-v1"
     assert video["src"].startswith("data:video/mp4;base64,") and "controls" in video and video["aria-label"]
@@ -503,7 +510,7 @@ def test_colours_have_contrast_in_both_schemes():
 
 
 def test_the_report_imports_nothing_that_trains_or_plays():
-    rooms = "files|run_folder|sinks|provenance|collection|differences|lock"
+    rooms = "files|run_folder|sinks|provenance|collection|differences|lock|ownership"
     allowed = rf"purerl(\.report[.\w]*|\.errors|\.statistics|\.runs\.({rooms}))?"
     for path in Path(report.__file__).parent.glob("*.py"):
         for package, names in re.findall(

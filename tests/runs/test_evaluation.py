@@ -22,7 +22,7 @@ from purerl.envs.hosted import HostedPool
 from purerl.errors import PurerlError
 from purerl.loops import lanes
 from purerl.loops.play import Block
-from purerl.runs import evaluation
+from purerl.runs import evaluation, filming
 from purerl.runs.plan import make_plan, seed_keys
 from purerl.runs.policy import open_run
 from purerl.runs.train import train
@@ -183,7 +183,7 @@ def test_the_seed_decides_everything_and_lanes_are_solo_runs(fresh):
     np.testing.assert_array_equal(first, play(plan, state, 0))
     assert not np.array_equal(first, play(plan, state, 1))
     assert not np.array_equal(first[0], first[1])
-    np.testing.assert_array_equal(first[:1], play(*evaluation.first_seed(plan, state), 0))
+    np.testing.assert_array_equal(first[:1], play(*filming.first_seed(plan, state), 0))
 
 
 def test_each_device_plays_its_own_seeds(monkeypatch, fresh):
@@ -299,10 +299,17 @@ def test_evaluate_refuses_what_it_cannot_do(run, tmp_path):
         evaluation.evaluate(tmp_path / "nothing")
 
 
+def shown_for(opened):
+    """Milliseconds that each frame of a GIF is shown."""
+    for number in range(opened.n_frames):
+        opened.seek(number)
+        yield opened.info["duration"]
+
+
 def test_record_writes_one_frame_a_step(run, tmp_path):
     made = video.record(run, steps=30, out=tmp_path / "new" / "video.gif")
     with Image.open(made["path"]) as opened:
-        assert opened.n_frames == 30 == made["steps"]
+        assert sum(shown_for(opened)) == 2000 and made["steps"] == 30  # 15 frames a second; equal ones become one
     # an untrained CartPole falls every 10 to 40 steps, and its return is its length
     assert 0 <= len(made["returns"]) <= 3 and sum(made["returns"]) <= 30
 

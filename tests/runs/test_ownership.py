@@ -50,6 +50,7 @@ def test_a_strangers_sweep_json_is_refused_without_flags(tmp_path):
 def test_a_run_loses_its_own_files_and_the_rest_is_named(tmp_path, capsys):
     folder = run_folder.create(tmp_path / "run", CONFIG)
     own = ["summary.json", "eval.json", "report.html", "figures/return.png", "figures/loss.png", "figures/video.gif"]
+    own += ["figures/video-20000.gif", "figures/video-0.gif"]
     own += ["checkpoints/00000200/index.json", "checkpoints/.saving-00000400/arrays/a", ".config.json.7.purerl-tmp"]
     own += ["tensorboard/seed_0/events.out.tfevents.7"]
     foreign = ["notes.txt", "figures/mine.png", "checkpoints/20261127/best.pt", "tensorboard/hparams", "wandb/run"]
@@ -62,6 +63,14 @@ def test_a_run_loses_its_own_files_and_the_rest_is_named(tmp_path, capsys):
     assert said.startswith(f"purerl: kept in {folder}, because purerl did not write it: ") and said.count("\n") == 1
     for name in ("notes.txt", "figures/mine.png", "checkpoints/20261127", "tensorboard/hparams", "wandb"):
         assert name in said
+
+
+def test_videos_of_training_are_known_by_their_names_alone(tmp_path):
+    fill(tmp_path, "video-900.gif", "video-20000.gif", "video.gif", "video-.gif", "video-1st.gif", "video-1.mp4")
+    assert [(step, path.name) for step, path in ownership.videos_of_training(tmp_path).items()] == [
+        (900, "video-900.gif"),
+        (20000, "video-20000.gif"),
+    ]
 
 
 def test_a_sweep_loses_its_own_files_in_all_its_folders(tmp_path):

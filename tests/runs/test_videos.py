@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from purerl.errors import PurerlError
-from purerl.report import videos
+from purerl.runs import pictures, videos
 
 
 def colourful(count, height=6, width=8, colours=5, seed=0):
@@ -166,7 +166,7 @@ def test_what_is_known_to_fail_is_refused_before_there_are_frames(tmp_path):
 def test_an_episode_is_one_frame_an_observation(tmp_path):
     observations = [np.array([float(i), -1.0], np.float32) for i in range(5)]
     found, _ = read_gif(videos.write_episode(observations, tmp_path / "video.gif", frames_per_second=10))
-    np.testing.assert_array_equal(found[3, ::4, ::4], videos.observation_to_frame(observations[3]))
+    np.testing.assert_array_equal(found[3], pictures.of_observation(observations[3]))
     with pytest.raises(ValueError, match="frames must be"):
         videos.write_episode([], tmp_path / "other.gif")
 
@@ -194,18 +194,18 @@ def test_what_cannot_be_written(tmp_path):
 
 def test_images_are_shown_as_they_are():
     image = colourful(1, 64, 64)[0]
-    np.testing.assert_array_equal(videos.observation_to_frame(image), image)
+    np.testing.assert_array_equal(pictures.of_observation(image), image)
     grey = image[..., :1]
     for observation in (grey, grey[..., 0]):
-        np.testing.assert_array_equal(videos.observation_to_frame(observation), np.repeat(grey, 3, axis=-1))
+        np.testing.assert_array_equal(pictures.of_observation(observation), np.repeat(grey, 3, axis=-1))
 
 
 def test_of_a_stack_of_frames_the_last_is_shown():
     images = colourful(2, 8, 8)
     stacked = np.concatenate(images, axis=-1)
-    np.testing.assert_array_equal(videos.observation_to_frame(stacked), images[1])
+    np.testing.assert_array_equal(pictures.of_observation(stacked), images[1])
     stack = np.random.default_rng(0).integers(0, 256, (8, 8, 4), dtype=np.uint8)
-    np.testing.assert_array_equal(videos.observation_to_frame(stack)[..., 1], stack[..., 3])
+    np.testing.assert_array_equal(pictures.of_observation(stack)[..., 1], stack[..., 3])
 
 
 @pytest.mark.parametrize("dtype", [bool, np.float32, np.int32])
@@ -213,53 +213,64 @@ def test_channels_get_colours_and_the_first_is_on_top(dtype):
     stack = np.zeros((2, 3, 4), dtype)
     stack[0, 1, 2] = 1
     stack[1, 2, [1, 3]] = 1
-    frame = videos.observation_to_frame(stack)
+    frame = pictures.of_observation(stack)
     assert frame.dtype == np.uint8 and frame.shape == (2, 3, 3)
-    assert tuple(frame[0, 1]) == videos.CHANNEL_COLOURS[2] and tuple(frame[1, 2]) == videos.CHANNEL_COLOURS[1]
+    assert tuple(frame[0, 1]) == pictures.CHANNEL_COLOURS[2] and tuple(frame[1, 2]) == pictures.CHANNEL_COLOURS[1]
     assert (frame.sum(axis=-1) > 0).sum() == 2
 
 
 def test_brightness_is_the_value_and_never_depends_on_other_pixels():
     stack = np.zeros((1, 4, 1), np.float32)
     stack[0, :, 0] = [0.5, 1, 7, np.nan]
-    frame = videos.observation_to_frame(stack)
-    full = np.array(videos.CHANNEL_COLOURS[0])
+    frame = pictures.of_observation(stack)
+    full = np.array(pictures.CHANNEL_COLOURS[0])
     np.testing.assert_array_equal(frame[0], [full // 2, full, full, [0, 0, 0]])
 
 
 @pytest.mark.parametrize("count", [1, 4, 8, 10, 16])
 def test_channel_colours_differ_from_each_other_and_from_black(count):
-    colours = np.array([(0, 0, 0), *videos.channel_colours(count)])
+    colours = np.array([(0, 0, 0), *pictures.channel_colours(count)])
     assert len(colours) == count + 1
     distances = [np.abs(a - b).max() for i, a in enumerate(colours) for b in colours[:i]]
     assert min(distances) >= 40
 
 
 def test_vectors_become_bars():
-    frame = videos.observation_to_frame(np.array([1.0, -1.0, 0.0, 1e30, np.nan], np.float32))
-    height, width = videos.BAR_HEIGHT, 64 // 5
-    assert frame.shape == (height, 5 * width, 3) and frame.dtype == np.uint8
-    columns = [frame[:, i * width] for i in range(5)]
-    up = [(column == videos.BAR_COLOURS["positive"]).all(axis=-1) for column in columns]
-    down = [(column == videos.BAR_COLOURS["negative"]).all(axis=-1) for column in columns]
-    # 31 rows on either side of the middle line; 1 / (1 + 1) is half of them.
-    assert [int(rows.sum()) for rows in up] == [16, 0, 0, 31, 0]
-    assert [int(rows.sum()) for rows in down] == [0, 16, 0, 0, 0]
-    assert np.flatnonzero(up[0]).max() < height // 2 <= np.flatnonzero(down[1]).min()
-    assert (columns[4] == (213, 0, 0)).all()
+    frame = pictures.of_observation(np.array([1.0, -1.0, 0.0, 1e30, np.nan], np.float32))
+    middle, places = pictures.TOP + pictures.BAR_MOST, pictures.bar_columns(5)
+    assert frame.dtype == np.uint8 and frame.shape[1] >= places[-1].stop
+    columns = [frame[pictures.TOP : middle + pictures.BAR_MOST + 1, place.start] for place in places]
+    up = [(column == pictures.BAR_COLOURS["positive"]).all(axis=-1) for column in columns]
+    down = [(column == pictures.BAR_COLOURS["negative"]).all(axis=-1) for column in columns]
+    most = pictures.BAR_MOST  # on either side of the middle line; 1 / (1 + 1) is half of it
+    assert [int(rows.sum()) for rows in up] == [most // 2, 0, 0, most, 0]
+    assert [int(rows.sum()) for rows in down] == [0, most // 2, 0, 0, 0]
+    assert np.flatnonzero(up[0]).max() < most < np.flatnonzero(down[1]).min()
+    assert (columns[4] == pictures.BAR_COLOURS["not finite"]).all()
+
+
+def test_bars_stand_on_labelled_axes():
+    """The scale beside them and the numbers below them: a longer vector has other numbers, and the same scale."""
+    few, many = (pictures.of_observation(np.zeros(count)) for count in (4, 30))
+    below = pictures.TOP + 2 * pictures.BAR_MOST + 2
+    for frame in (few, many):
+        assert frame[:below, : pictures.LEFT - 6].any() and frame[below:].any()
+    np.testing.assert_array_equal(few[:below, : pictures.LEFT], many[:below, : pictures.LEFT])
+    assert not np.array_equal(few[below : below + 14], many[below : below + 14])
 
 
 def test_numbers_and_long_vectors_have_a_picture_too():
-    assert videos.observation_to_frame(np.int32(3)).shape == (64, 64, 3)
-    assert videos.observation_to_frame(np.zeros(1000)).shape == (64, 2000, 3)
+    shapes = [pictures.of_observation(vector).shape for vector in (np.int32(3), np.zeros(300), np.zeros(1000))]
+    assert [shape[0] for shape in shapes] == [shapes[0][0]] * 3 and shapes[0][1] < 320 < shapes[1][1] < 2100
+    assert len(pictures.bar_columns(1000)) == 1000 and pictures.bar_columns(1000)[-1].stop < shapes[2][1]
     with pytest.raises(PurerlError, match="cannot draw"):
-        videos.observation_to_frame(np.zeros((2, 2, 2, 2)))
+        pictures.of_observation(np.zeros((2, 2, 2, 2)))
     with pytest.raises(PurerlError, match="cannot draw"):
-        videos.observation_to_frame(np.zeros(0))
+        pictures.of_observation(np.zeros(0))
 
 
 def test_a_frame_of_every_kind_can_be_written(tmp_path):
     for observation in (np.zeros((10, 10, 4), bool), np.zeros(4, np.float32), np.zeros((64, 64, 3), np.uint8)):
-        frame = videos.observation_to_frame(observation)
+        frame = pictures.of_observation(observation)
         data = videos.write_video(np.stack([frame, frame]), tmp_path / "video.gif").read_bytes()
         assert Image.open(io.BytesIO(data)).format == "GIF"

@@ -1,8 +1,7 @@
-"""Writes videos of episodes: observations to frames, frames to a GIF (Pillow) or an MP4 (PyAV, optional package)."""
+"""Writes frames as a video: a GIF (Pillow) or an MP4 (PyAV, optional package)."""
 
 from __future__ import annotations
 
-import colorsys
 import importlib
 import io
 import os
@@ -16,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from purerl.errors import PurerlError
-from purerl.runs import files
+from purerl.runs import files, pictures
 
 FORMATS = (".gif", ".mp4")
 # Smaller frames are enlarged by the largest integer factor that stays within this size.
@@ -24,16 +23,6 @@ TARGET_PIXELS = 256
 # A GIF counts time in hundredths of a second, and browsers slow down frames of less than two hundredths.
 GIF_TICKS_PER_SECOND, GIF_MOST_FRAMES_PER_SECOND = 100, 50
 MP4_CODEC = "libx264"
-# Okabe and Ito's colours, which colour-blind readers can distinguish; further channels get evenly spaced hues.
-CHANNEL_COLOURS = (
-    *((0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0)),
-    *((86, 180, 233), (240, 228, 66), (204, 121, 167), (255, 255, 255)),
-)
-BAR_COLOURS = {"positive": (86, 180, 233), "negative": (230, 159, 0), "zero": (110, 110, 110)}
-BAR_HEIGHT = 64
-
-
-# --- frames to a file ------------------------------------------------------------------------------------------------
 
 
 def check(path: str | os.PathLike, frames_per_second: float = 15) -> None:
@@ -148,96 +137,19 @@ def _import_av() -> ModuleType:
         raise PurerlError("an MP4 needs PyAV: pip install av, or write a .gif instead") from error
 
 
-# --- observations to frames ------------------------------------------------------------------------------------------
-
-
 def write_episode(observations: Sequence[np.ndarray], path: str | os.PathLike, frames_per_second: float = 15) -> Path:
     """Writes observations as a video, one frame each.
 
     Args:
-      observations: T observations of one environment, see `observation_to_frame`.
+      observations: T observations of one environment, see `pictures.of_observation`.
       path, frames_per_second: as in `write_video`.
 
     Returns:
       The path.
 
     Raises:
-      PurerlError: as `write_video` and `observation_to_frame`.
+      PurerlError: as `write_video` and `pictures.of_observation`.
       ValueError: no observations.
     """
-    frames = [observation_to_frame(observation) for observation in observations]
+    frames = [pictures.of_observation(observation) for observation in observations]
     return write_video(np.array(frames, np.uint8), path, frames_per_second)
-
-
-def observation_to_frame(observation: np.ndarray) -> np.ndarray:
-    """Shows one observation as a picture, with a fixed scale that does not depend on its values.
-
-      * uint8 [H, W, 3]: itself. uint8 [H, W], [H, W, 1]: grey.
-      * uint8 [H, W, C] otherwise is a stack of frames: the last colour frame if C is a multiple of 3, else the last
-        grey one.
-      * bool or number [H, W, C] (MinAtar) or [H, W]: one colour per channel on black, as bright as the value, which is
-        clipped to [0, 1]; the first channel with a value covers the later ones (MinAtar's first is the player).
-      * any other flat vector [D] or number: one bar per entry from a middle line, up and blue for positive, down and
-        orange for negative, of height x / (1 + |x|), so that every finite value fits; NaN and infinity are red.
-
-    Args:
-      observation: of one environment at one step.
-
-    Returns:
-      uint8 [H', W', 3].
-
-    Raises:
-      PurerlError: an observation of another shape.
-    """
-    observation = np.asarray(observation)
-    is_image = observation.dtype == np.uint8 and observation.ndim in (2, 3)
-    if is_image:
-        return _image_frame(observation if observation.ndim == 3 else observation[..., None])
-    if observation.ndim in (2, 3):
-        return _channels_frame(observation if observation.ndim == 3 else observation[..., None])
-    if observation.ndim < 2 and observation.size > 0:
-        return _bars_frame(observation.reshape(-1).astype(np.float64))
-    raise PurerlError(f"cannot draw observations of shape {list(observation.shape)}; only images and flat vectors")
-
-
-def _image_frame(image: np.ndarray) -> np.ndarray:
-    channels = image.shape[-1]
-    if channels % 3 == 0:
-        return image[..., channels - 3 :]
-    return np.repeat(image[..., channels - 1 :], 3, axis=-1)
-
-
-def _channels_frame(stack: np.ndarray) -> np.ndarray:
-    values = np.nan_to_num(stack.astype(np.float64)).clip(0, 1)
-    frame = np.zeros((*stack.shape[:2], 3))
-    for channel, colour in reversed(list(enumerate(channel_colours(stack.shape[-1])))):
-        value = values[..., channel, None]
-        frame = np.where(value > 0, value * np.array(colour), frame)
-    return np.round(frame).astype(np.uint8)
-
-
-def channel_colours(count: int) -> list[tuple[int, int, int]]:
-    """`count` different colours, all far from black."""
-    if count <= len(CHANNEL_COLOURS):
-        return list(CHANNEL_COLOURS[:count])
-    # Alternating brightness distinguishes neighbouring hues.
-    spaced = [colorsys.hsv_to_rgb(i / count, 0.75, 1.0 if i % 2 == 0 else 0.65) for i in range(count)]
-    return [tuple(round(255 * part) for part in colour) for colour in spaced]
-
-
-def _bars_frame(vector: np.ndarray) -> np.ndarray:
-    width = max(2, BAR_HEIGHT // len(vector))  # width of one bar, including its gap of one pixel
-    middle = BAR_HEIGHT // 2
-    frame = np.zeros((BAR_HEIGHT, width * len(vector), 3), np.uint8)
-    frame[middle - 1 : middle + 1] = BAR_COLOURS["zero"]
-    for index, value in enumerate(vector):
-        columns = slice(index * width, (index + 1) * width - 1)
-        if not np.isfinite(value):
-            frame[:, columns] = (213, 0, 0)
-            continue
-        height = round((middle - 1) * abs(value) / (1 + abs(value)))
-        if value > 0:
-            frame[middle - 1 - height : middle - 1, columns] = BAR_COLOURS["positive"]
-        else:
-            frame[middle + 1 : middle + 1 + height, columns] = BAR_COLOURS["negative"]
-    return frame
