@@ -28,7 +28,7 @@ import numpy as np
 from purerl.envs import atari_scores
 from purerl.envs.atari_watch import Wait, Watch, thread_ids
 from purerl.envs.pool_guard import INT32_MAX, PoolGuard, checked_seeds, usable_cores, whole
-from purerl.errors import PurerlError, nearest
+from purerl.errors import PurerlError, nearest, needs
 from purerl.types import EnvSpec, TimeStep
 
 # The games with ROMs in ale-py, by their names in papers, except games only for two players (Combat, Joust, MazeCraze,
@@ -295,7 +295,7 @@ def _game_seed(seed: int, environment: int, steps: int) -> int:
 def _library() -> Any:
     """The module ale_py. Raises PurerlError if it is missing."""
     if importlib.util.find_spec("ale_py") is None:
-        raise PurerlError('Atari needs ale-py (GPL-2.0): pip install "purerl[atari]"')
+        raise needs("Atari (GPL-2.0)", "ale-py")
     import ale_py
 
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)

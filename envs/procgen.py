@@ -433,19 +433,15 @@ def _first_states(id: str, options: Options, seed: int, num_envs: int, threads: 
 @functools.cache
 def _library() -> tuple[Any, Any, str]:
     """(ffi, the loaded library, its folder of pictures). The package is not imported, because that needs gym3."""
-    hint = (
-        "pip install 'purerl[procgen]', or where pip refuses it because of numpy >= 2 the README's way: "
-        "pip install --no-deps -r requirements.txt"
-    )
     try:
         import cffi
     except ImportError:
-        raise PurerlError(f"Procgen needs the cffi package: {hint}") from None
+        raise PurerlError(f"Procgen needs the cffi package: {FIX}") from None
     found = importlib.util.find_spec("procgen")
     folders = [Path(folder) / "data" for folder in (found.submodule_search_locations if found else None) or ()]
     libraries = [file for folder in folders for file in sorted(folder.glob("prebuilt/libenv.*"))]
     if not libraries:
-        raise PurerlError(f"the procgen package is not installed: {hint}")
+        raise PurerlError(f"the procgen package is not installed: {FIX}")
     ffi = cffi.FFI()
     ffi.cdef(_LIBENV)
     lib = ffi.dlopen(str(libraries[0]))

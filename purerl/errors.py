@@ -41,6 +41,13 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     return f" Did you mean '{matches[0]}'?" if matches else ""
 
 
+def needs(what: str, packages: str) -> PurerlError:
+    """The error for `what`, which needs packages that are not installed; pip's command names them, since purerl's
+    extras need purerl itself from an index.
+    """
+    return PurerlError(f"{what} needs {packages}: pip install {packages}")
+
+
 def shown(value: Any) -> str:
     """A value of a user for a message: its repr on one line, cut to MOST_CHARACTERS."""
     try:

@@ -279,7 +279,7 @@ TRAIN, SWEEP = f"train {CARTPOLE}", f"sweep {CARTPOLE} --grid learning_rate=1e-3
         (f"{SWEEP} --max-memory 1KB", ["takes", "the limit is 0.0 MB", "a higher --max-memory"]),
         (f"{SWEEP} --num-envs 1000000000", ["this takes at least"]),
         ("sweep ppo procgen/coinrun --grid clip=.1,.2 --max-memory 1GB", ["--cells-per-program"]),
-        (f"{SWEEP} --engine ray", ["--engine ray needs Ray: pip install 'purerl[ray]'"]),
+        (f"{SWEEP} --engine ray", ["--engine ray needs ray: pip install ray"]),
         ("eval {run} --episodes 99999999999999999999", ["episodes = 99999999999999999999 must be at most"]),
         ("eval {run} --episodes 2147483647", ["this takes at least", "for the returns of its episodes"]),
         ("eval {run} --num-envs 2000000000", ["this takes at least"]),

@@ -13,6 +13,7 @@ from purerl.cli.flags import Group, flag
 from purerl.errors import PurerlError
 
 if TYPE_CHECKING:  # so that the help does not wait for jax
+    from purerl.runs.logs import Logging
     from purerl.runs.plan import Settings
     from purerl.runs.recording import Recording
     from purerl.runs.sweeps import Sweep
@@ -46,9 +47,6 @@ class TrainFlags:
     )
     resume: bool = flag(False, "continue exactly from the last checkpoint in the run folder")
     overwrite: bool = flag(False, "replace the run in the run folder")
-    log: tuple[Literal["tensorboard", "wandb"], ...] = flag(
-        (), "where to write metrics in addition to metrics.jsonl", "{tensorboard,wandb}", "(default: nowhere)"
-    )
     video_every: int = flag(
         0,
         "environment steps of each seed between videos of the first seed's agent, figures/video-STEP.gif",
@@ -72,7 +70,7 @@ def train(words: list[str]) -> int:
     the_plan = asked.settings.plan(**which, config=asked.config, env_options=asked.env_options)
     filming = {name: asked.own.pop(name) for name in ("video_every", "video_steps") if name in asked.own}
     recording = dataclasses.replace(asked.recording, **filming)
-    run = train.train_plan(the_plan, recording, **asked.own, new_length="steps" in asked.which)
+    run = train.train_plan(the_plan, recording, asked.logging, **asked.own, new_length="steps" in asked.which)
     _draw_run(run, asked.own.get("quiet", False))
     return 0
 
@@ -97,6 +95,7 @@ class _Asked:
       settings: the agent, the environment and the preset.
       which, own: the given flags of the plan and of the command.
       recording: how often the run writes, saves and evaluates.
+      logging: where its metrics go.
       config, env_options: the given fields.
     """
 
@@ -104,15 +103,18 @@ class _Asked:
     which: dict[str, Any]
     own: dict[str, Any]
     recording: Recording
+    logging: Logging
     config: dict[str, Any]
     env_options: dict[str, Any]
 
 
 def _training_command(words: list[str], name: str, own: Group, about: str) -> _Asked:
     """Reads `purerl NAME AGENT ENV ...`, or prints its help, with the preset's values as defaults."""
+    from purerl.runs.logs import Logging
     from purerl.runs.recording import Recording
 
-    general, command = [Group(Which, Which()), own, Group(Recording, Recording())], f"purerl {name}"
+    general = [Group(Which, Which()), own, Group(Recording, Recording()), Group(Logging, Logging())]
+    command = f"purerl {name}"
     (agent, env), rest = _agent_and_env(words, general, command)
     command = " ".join([command, agent or "AGENT", env or "ENV"])
     if not (agent and env):
@@ -147,9 +149,10 @@ def _training_command(words: list[str], name: str, own: Group, about: str) -> _A
     about += (
         f" Here: {agent} on {env} for {base.chosen.steps:,} steps a seed. Preset {base.preset}: {base.chosen.source}."
     )
-    which, own_flags, recording, config, env_options, eval_env_options = flags.parse(groups, rest, command, about)
+    which, own_flags, recording, logging, *fields = flags.parse(groups, rest, command, about)
+    config, env_options, eval_env_options = fields
     recording = Recording(**recording, eval_env_options=eval_env_options or None)
-    return _Asked(base, which, own_flags, recording, config, env_options)
+    return _Asked(base, which, own_flags, recording, Logging(**logging), config, env_options)
 
 
 def _agent_and_env(words: list[str], general: list[Group], command: str) -> tuple[tuple[str, str], list[str]]:
@@ -197,6 +200,11 @@ class SweepFlags:
     )
     samples: int | None = flag(None, "how many settings --random draws", "N")
     search_seed: int = flag(0, "seed of the random settings", "K")
+    sampler: Literal["random", "tpe"] = flag(
+        "random", "tpe: draw the settings from the results of earlier ones, with Optuna", "{random,tpe}"
+    )
+    rungs: int = flag(1, "with 3, a batch stops at a ninth and a third of the steps, and the best third goes on", "N")
+    batch: int = flag(9, "settings that are drawn and trained together, with tpe or rungs", "N")
     out: str | None = flag(
         None, "the sweep's folder", "DIR", "(default: runs/sweep-<agent>-<env>-<preset>-over-<swept fields>)"
     )
@@ -224,7 +232,7 @@ def sweep(words: list[str]) -> int:
     found = sweeps.sweep(
         asked.settings.agent,
         asked.settings.env,
-        **(asked.own | asked.which | asked.recording.to_dict()),
+        **(asked.own | asked.which | asked.recording.to_dict() | dataclasses.asdict(asked.logging)),
         config=asked.config,
         env_options=asked.env_options,
     )
@@ -241,7 +249,7 @@ def _draw_sweep(found: Sweep, quiet: bool) -> None:
     swept = [name for name in found.ranking[0] if name not in sweeps.RANKED]
     title = differences.joined(differences.common([stored]))
     out = found.folder / run_folder.FIGURES / "sweep.png"
-    sweep_plots.draw(found.ranking, swept, out, title, stored.get("laws"))
+    sweep_plots.draw(found.ranking, swept, out, title, stored.get("laws"), found.pruned)
     if not quiet:
         _print_ranking(found, title)
 
@@ -276,6 +284,9 @@ def _print_ranking(found: Sweep, what: str) -> None:
     console.print(table)
     if len(found.ranking) > shown:
         console.print(f"and {len(found.ranking) - shown} more in the file")
+    if found.pruned:
+        steps = f"{sum(row['steps'] for row in found.pruned):,}"
+        console.print(f"pruned: {len(found.pruned)} settings, {steps} steps of each seed in all, see {sweeps.PRUNED}")
     for name in (sweeps.TABLE, sweeps.RANKING, "figures/sweep.png"):
         console.print(Text(f"file: {found.folder / name}"), soft_wrap=True)
 

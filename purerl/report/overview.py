@@ -25,7 +25,8 @@ class Entry:
     Attributes:
       path: its folder.
       agent, env, preset: names.
-      status: "running", "finished", "stopped", or "diverged" with the number of seeds; of a sweep, with its cells.
+      status: "running", "finished", "pruned" (by its search), "stopped", or "diverged" with the number of seeds; of a
+        sweep, with its cells.
       done, planned: environment steps of each seed; of a sweep, those of the cell that is ahead.
       final: interquartile mean over seeds of the mean return of the episodes that end in the last tenth of the steps
         done; of a sweep, that of its best cell.
@@ -122,7 +123,7 @@ def _status(run: Run) -> str:
         return "running"
     if diverged:
         return f"diverged: {diverged} of {run.seed_count} seeds" if run.seed_count > 1 else "diverged"
-    return "finished" if run.finished else "stopped"
+    return "finished" if run.finished else "pruned" if run.config.get("pruned") else "stopped"
 
 
 def _diverged(run: Run) -> int:
@@ -179,10 +180,14 @@ def _of_sweep(folder: Path) -> Entry:
     if not isinstance(settings, list) or not all(isinstance(one, dict) for one in settings):
         raise PurerlError(f"{folder / collection.SWEEP} is damaged or was not written by purerl")
     cells = _of_runs(curves.read(collection.cells(folder)))
-    finished = sum(cell.status.startswith(("finished", "diverged")) for cell in cells)
+    search = mapping(mapping(stored).get("search"))
+    count = max(len(settings), int(number(search.get("samples")) or 0))
+    pruned = sum(cell.status == "pruned" for cell in cells)
+    finished = pruned + sum(cell.status.startswith(("finished", "diverged")) for cell in cells)
     diverged = sum(cell.status.startswith("diverged") for cell in cells)
-    state = "finished" if finished == len(settings) else "running" if lock.is_held(folder) else "stopped"
-    parts = [state if state == "finished" else f"{state}, {finished} of {len(settings)} settings"]
+    state = "finished" if finished == count else "running" if lock.is_held(folder) else "stopped"
+    parts = [state if state == "finished" else f"{state}, {finished} of {count} settings"]
+    parts += [f"{pruned} pruned"] if pruned else []
     parts += [f"{diverged} diverged"] if diverged else []
     best = max(cells, key=lambda cell: -np.inf if cell.final is None else cell.final, default=None)
     seeds = stored.get("seeds")

@@ -20,7 +20,7 @@ from purerl.runs.differences import short
 WIDE = 20.0
 MOST_TICKS = 8
 PANEL_HEIGHT, LINES_HEIGHT = 2.5, 3.6
-BEST, OTHERS = plots.COLOURS[1], plots.COLOURS[0]
+BEST, OTHERS, PRUNED = plots.COLOURS[1], plots.COLOURS[0], "0.5"
 
 
 def draw(
@@ -29,6 +29,7 @@ def draw(
     out: Path,
     title: str = "",
     laws: Mapping[str, str] | None = None,
+    pruned: Sequence[dict[str, Any]] = (),
 ) -> Path:
     """Writes the figure of a sweep's ranking.
 
@@ -43,6 +44,7 @@ def draw(
       title: what was trained: agent, preset and environment.
       laws: {field: "grid", "log", "uniform" or "choice"}, how its values were chosen. Fields that were drawn
         log-uniformly have a logarithmic axis.
+      pruned: rows of `sweeps.Sweep.pruned`: crosses, at the return they had when they were stopped.
 
     Returns:
       The path of the figure.
@@ -52,7 +54,7 @@ def draw(
     """
     known, laws = [row for row in ranking if row["iqm"] is not None], laws or {}
     over, others = _line_of(ranking, fields, laws)
-    figure = _panels(known, fields, laws, title) if over is None else _lines(known, over, others, laws, title)
+    figure = _panels(known, fields, laws, title, pruned) if over is None else _lines(known, over, others, laws, title)
     data = plots.image(figure, "png")
     with files.writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -91,14 +93,14 @@ def _in_order(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
-def _figure(rows: Sequence[dict[str, Any]], title: str, height: float) -> Figure:
+def _figure(rows: Sequence[dict[str, Any]], title: str, height: float, more: str = "") -> Figure:
     """An empty figure with its title, and a line that says what the points are."""
     lines = textwrap.wrap(title, plots.TITLE_CHARACTERS)
     header = 0.28 * len(lines) + 0.4
     figure = Figure(figsize=(plots.WIDTH, height + header))
     FigureCanvasAgg(figure)
     figure.set_layout_engine("constrained", rect=(0, 0, 1, height / (height + header)))
-    plots.write_header(figure, "\n".join(lines), _describe(rows))
+    plots.write_header(figure, "\n".join(lines), _describe(rows) + more)
     return figure
 
 
@@ -131,14 +133,22 @@ def _lines(
     return figure
 
 
-def _panels(rows: Sequence[dict[str, Any]], fields: Sequence[str], laws: Mapping[str, str], title: str) -> Figure:
-    """A panel per field, in which each setting is a point."""
+def _panels(
+    rows: Sequence[dict[str, Any]],
+    fields: Sequence[str],
+    laws: Mapping[str, str],
+    title: str,
+    pruned: Sequence[dict[str, Any]] = (),
+) -> Figure:
+    """A panel per field, in which each setting is a point, and each pruned one a cross."""
+    pruned = [row for row in pruned if row["iqm"] is not None]
     columns = 1 if len(fields) == 1 else 2
     lines = -(-len(fields) // columns)
-    figure = _figure(rows, title, (LINES_HEIGHT if len(fields) == 1 else PANEL_HEIGHT) * lines)
+    height = (LINES_HEIGHT if len(fields) == 1 else PANEL_HEIGHT) * lines
+    figure = _figure(rows, title, height, f"; crosses: {len(pruned)} pruned" if pruned else "")
     panels = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
     for place, (axes, field) in enumerate(zip(panels, fields, strict=False)):
-        _panel(axes, rows, field, laws.get(field))
+        _panel(axes, rows, field, laws.get(field), pruned)
         if place % columns:
             axes.set_ylabel("")
     for axes in panels[len(fields) :]:
@@ -146,10 +156,15 @@ def _panels(rows: Sequence[dict[str, Any]], fields: Sequence[str], laws: Mapping
     return figure
 
 
-def _panel(axes: Axes, rows: Sequence[dict[str, Any]], field: str, law: str | None) -> None:
-    numbers = all(_is_number(row[field]) for row in rows)
-    words = [] if numbers else list(dict.fromkeys(short(row[field]) for row in _in_order(rows, [field])))
-    places = [row[field] if numbers else words.index(short(row[field])) for row in rows]
+def _panel(
+    axes: Axes, rows: Sequence[dict[str, Any]], field: str, law: str | None, pruned: Sequence[dict[str, Any]]
+) -> None:
+    every = [*rows, *pruned]
+    numbers = all(_is_number(row[field]) for row in every)
+    words = [] if numbers else list(dict.fromkeys(short(row[field]) for row in _in_order(every, [field])))
+    everywhere = [row[field] if numbers else words.index(short(row[field])) for row in every]
+    places, stopped = everywhere[: len(rows)], everywhere[len(rows) :]
+    axes.plot(stopped, [row["iqm"] for row in pruned], "x", color=PRUNED, markersize=4, alpha=0.7)
     _points(axes, places[1:], rows[1:], OTHERS, "o")
     _points(axes, places[:1], rows[:1], BEST, "o")  # the best one, over the others
     plots.dress(axes, field, "episode_return")
@@ -157,7 +172,7 @@ def _panel(axes: Axes, rows: Sequence[dict[str, Any]], field: str, law: str | No
     axes.xaxis.label.set_fontsize(plots.SMALL_POINTS)
     axes.tick_params(labelsize=plots.SMALL_POINTS - 1)
     if numbers:
-        _scale(axes, sorted(set(places)), law, MOST_TICKS // 2)
+        _scale(axes, sorted(set(everywhere)), law, MOST_TICKS // 2)
         return
     axes.set_xticks(range(len(words)), words, rotation=30 if sum(map(len, words)) > 24 else 0)
     for label in axes.get_xticklabels():

@@ -28,7 +28,7 @@ _FILES = {
         *("figures/return.png", "figures/video.gif", "figures/video.mp4"),
         "tensorboard/seed_*/events.out.tfevents.*",
     ),
-    SWEEP: ("table.csv", "ranking.csv", "report.html", "figures/sweep.png", "figures/return.png"),
+    SWEEP: ("table.csv", "ranking.csv", "pruned.csv", "report.html", "figures/sweep.png", "figures/return.png"),
     PROGRAM: (),
     CHALLENGE: ("score.json",),
 }

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from purerl import arguments, configs, registry
-from purerl.errors import Interrupted, PurerlError, nearest
+from purerl.errors import Interrupted, PurerlError, nearest, needs
 from purerl.loops import compilation, sharding
 from purerl.runs import (
     agent_checks,
@@ -34,12 +34,15 @@ from purerl.runs import (
     files,
     interrupts,
     lock,
+    logs,
     ownership,
     run_folder,
     schemas,
     trust,
     user_modules,
 )
+from purerl.runs.checkpoint import Checkpoints
+from purerl.runs.logs import Logged
 from purerl.runs.plan import Plan, difference, header, seed_keys, update_header
 from purerl.runs.random_play import random_return
 from purerl.runs.recording import Recording
@@ -61,11 +64,16 @@ class Cell:
       plan: what to train, with its seeds.
       folder: its run folder.
       recording: how often it writes, saves and evaluates.
+      logged: where its metrics go in addition to metrics.jsonl.
+      joined_at, until: the iterations that it goes on from, out of its folder, and to; 0 and None for a whole run.
     """
 
     plan: Plan
     folder: Path
     recording: Recording = dataclasses.field(default_factory=Recording)
+    logged: Logged = dataclasses.field(default_factory=Logged)
+    joined_at: int = 0
+    until: int | None = None
 
 
 def run(
@@ -130,7 +138,7 @@ def _programs_for(
             _check_same_run(cell, members[folder])
         if mine:
             programs.append(path)
-        elif all((folder / run_folder.SUMMARY).exists() for folder in members):
+        elif all(_has_reached(folder, _read(path).get("until")) for folder in members):
             _remove(path)  # finished, but its process was killed before it removed the folder
     return programs + _pack(list(waiting.values()), work, max_memory, cells_per_program)
 
@@ -151,12 +159,21 @@ def check(plans: Sequence[Plan], engine: str) -> None:
 
 
 def is_finished(cell: Cell) -> bool:
-    """Whether the cell's folder holds its finished run. Raises PurerlError if it holds another one."""
+    """Whether the cell's folder holds its run, trained to the end or up to `until`.
+
+    Raises PurerlError if it holds another run.
+    """
     if not run_folder.holds_run(cell.folder):
         return False
-    found = run_folder.load(cell.folder)
-    _check_same_run(cell, Plan.from_dict(found["config"]))
-    return found["summary"] is not None
+    _check_same_run(cell, Plan.from_dict(run_folder.load(cell.folder)["config"]))
+    return _has_reached(cell.folder, cell.until)
+
+
+def _has_reached(folder: Path, until: int | None) -> bool:
+    """Whether the run in a folder is finished, or has been trained up to an iteration."""
+    if (folder / run_folder.SUMMARY).exists():
+        return True
+    return until is not None and (Checkpoints(folder / run_folder.CHECKPOINTS).latest() or 0) >= until
 
 
 def _check_same_run(cell: Cell, stored: Plan) -> None:
@@ -180,8 +197,14 @@ def _unfinished_programs(work: Path, mine: Sequence[Path] = ()) -> dict[Path, di
 
 def _members(path: Path, allowed: Sequence[Path]) -> list[Member]:
     """The cells of a program. Raises PurerlError if it is damaged, or names folders that are not in those allowed."""
-    cells = _read(path)["cells"]
-    return [Member(Plan.from_dict(cell["plan"]), trust.member_folder(path, cell["folder"], allowed)) for cell in cells]
+    return [
+        Member(
+            Plan.from_dict(cell["plan"]),
+            trust.member_folder(path, cell["folder"], allowed),
+            Logged.from_dict(cell, path / PROGRAM),
+        )
+        for cell in _read(path)["cells"]
+    ]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -217,8 +240,12 @@ def _pack(cells: Sequence[Cell], work: Path, max_memory: int | None, cells_per_p
         with files.writing(path):
             path.mkdir(parents=True, exist_ok=True)
         ownership.mark(path, ownership.PROGRAM)
-        members = [{"folder": os.path.relpath(cell.folder, path), "plan": cell.plan.to_dict()} for cell in part]
+        members = [
+            {"folder": os.path.relpath(cell.folder, path), "plan": cell.plan.to_dict(), **cell.logged.to_dict()}
+            for cell in part
+        ]
         how = {"lanes": lanes, "varying": varying, **part[0].recording.to_dict()}
+        how |= {"joined_at": part[0].joined_at, "until": part[0].until}
         files.write_json(path / PROGRAM, {"cells": members, **how})
     return paths
 
@@ -343,8 +370,14 @@ def train_program(path: str | os.PathLike, *, quiet: bool = True, part: str = ""
     """
     path = Path(path)
     program = _read(path)
-    members = [Member(Plan.from_dict(cell["plan"]), path / cell["folder"]) for cell in program["cells"]]
-    members = [Member(member.plan, Path(os.path.normpath(member.folder))) for member in members]
+    members = [
+        Member(
+            Plan.from_dict(cell["plan"]),
+            Path(os.path.normpath(path / cell["folder"])),
+            Logged.from_dict(cell, path / PROGRAM),
+        )
+        for cell in program["cells"]
+    ]
     the_plan = together([member.plan for member in members], program["lanes"], program["varying"])
     recording = Recording.from_dict(program)
     with contextlib.ExitStack() as stack:
@@ -354,13 +387,14 @@ def train_program(path: str | os.PathLike, *, quiet: bool = True, part: str = ""
         loop = shared_loop(the_plan)
         stack.callback(close, loop)
         evaluations = evaluation.make_evaluations(the_plan, recording)
-        for member in members:
+        for i, member in enumerate(members):
             if run_folder.holds_run(member.folder):
                 update_header(member.folder, member.plan)
+                members[i] = dataclasses.replace(member, logged=logs.stored_in(member.folder))  # the W&B runs it has
             else:
                 mark = random_return(member.plan, recording.random_episodes)
-                how = {"random_return": mark, "recording": recording.to_dict(), "log": []}
-                run_folder.create(member.folder, header(member.plan) | how)
+                content = {"random_return": mark, "recording": recording.to_dict(), **member.logged.to_dict()}
+                run_folder.create(member.folder, header(member.plan) | content)
         Trainer(
             the_plan,
             members,
@@ -373,6 +407,8 @@ def train_program(path: str | os.PathLike, *, quiet: bool = True, part: str = ""
             label=f"{the_plan.agent} {the_plan.env}, {sum(len(m.plan.seeds) for m in members)} lanes{part}",
             resumed_by=resumed_by,
             stop_at_nan=False,
+            until=program.get("until"),
+            joined_at=program.get("joined_at", 0),
         ).run()
         _remove(path)
     with contextlib.suppress(OSError):
@@ -383,7 +419,7 @@ def _import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise PurerlError("--engine ray needs Ray: pip install 'purerl[ray]'") from error
+        raise needs("--engine ray", "ray") from error
     return ray
 
 

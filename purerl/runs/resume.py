@@ -8,6 +8,7 @@ from purerl import arguments
 from purerl.errors import PurerlError
 from purerl.loops import sharding
 from purerl.runs import run_folder, sweeps, user_modules
+from purerl.runs.logs import Logging
 from purerl.runs.plan import Plan
 from purerl.runs.recording import Recording
 from purerl.runs.sweeps import Sweep
@@ -43,5 +44,6 @@ def resume(folder: str | Path, *, steps: int | None = None, quiet: bool = False)
     the_plan = Plan.from_dict(stored)
     if steps is not None:
         the_plan = the_plan.with_steps(steps)
-    recording, log = Recording.from_dict(stored.get("recording", {})), stored.get("log", [])
-    return train_plan(the_plan, recording, out=folder, resume=True, log=log, quiet=quiet, new_length=steps is not None)
+    recording, logging = Recording.from_dict(stored.get("recording", {})), Logging(tuple(stored.get("log", ())))
+    how = {"out": folder, "resume": True, "quiet": quiet}
+    return train_plan(the_plan, recording, logging, **how, new_length=steps is not None)

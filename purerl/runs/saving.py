@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from purerl.errors import PurerlError
@@ -145,10 +147,7 @@ class Saving:
                 "in another folder (--out), with other settings or without that seed"
             )
         self.diverged = {mark["lane"]: [mark["leaf"]] for mark in marks}
-        pool_template = self._pool_state()
-        if pool_template is not None:
-            pool_template = {name: checkpoint.AnyShape(x.dtype) for name, x in pool_template.items()}
-        template = {"run": self.of_seeds(state), "pool": pool_template}
+        template = {"run": self.of_seeds(state), "pool": self._pool_template()}
         if metadata.get("period"):
             kinds = {"total": np.float32, "rest": np.float32, "low": np.uint32, "high": np.uint32}
             template["sums"] = {name: checkpoint.AnyShape(kind) for name, kind in kinds.items()}
@@ -158,11 +157,38 @@ class Saving:
             found = lane_ways.pad_state(tree["sums"], self._num_lanes)
             period = Period(metadata["period"]["began"], found, metadata["period"]["seconds"])
         state = self._loop.placed(lane_ways.pad_state(tree["run"], self._num_lanes))
-        if tree["pool"] is not None:
-            self._loop.pool.restore(tree["pool"])
-            if not self._loop.pool.resumes_exactly:
-                state = self._loop.restarted(self._config, state, iteration)
-        return iteration, state, metadata, period
+        return iteration, self._with_pool(state, tree["pool"], iteration), metadata, period
+
+    def join(
+        self, state: RunState, folders: Sequence[Path], lanes: Sequence[slice], iteration: int
+    ) -> tuple[int, RunState, dict[str, Any], None]:
+        """As `restore`, but from the checkpoints that `save_member` made of the program's runs at an iteration.
+
+        A pool can only continue the games of one run.
+
+        Raises PurerlError as `Checkpoints.restore`.
+        """
+        run, parts = self.of_seeds(state), []
+        for folder, own in zip(folders, lanes, strict=True):
+            with checkpoint.Checkpoints(folder) as checkpoints:
+                template = {"run": sharding.take(run, own), "pool": self._pool_template()}
+                _, tree, metadata = checkpoints.restore(template, iteration)
+            parts.append(tree["run"])
+        parts = jax.device_put(parts, jax.local_devices()[0])  # each was restored where its lanes were
+        joined = jax.tree.map(lambda *of_runs: jnp.concatenate(of_runs), *parts)
+        state = self._loop.placed(lane_ways.pad_state(joined, self._num_lanes))
+        return iteration, self._with_pool(state, tree["pool"], iteration), metadata, None
+
+    def _pool_template(self) -> dict[str, checkpoint.AnyShape] | None:
+        stored = self._pool_state()
+        return None if stored is None else {name: checkpoint.AnyShape(x.dtype) for name, x in stored.items()}
+
+    def _with_pool(self, state: RunState, stored: dict[str, np.ndarray] | None, iteration: int) -> RunState:
+        """The state, after the pool has been restored; with new episodes where it cannot be."""
+        if stored is None:
+            return state
+        self._loop.pool.restore(stored)
+        return state if self._loop.pool.resumes_exactly else self._loop.restarted(self._config, state, iteration)
 
     def _pool_state(self, lanes: slice = slice(None)) -> dict[str, np.ndarray] | None:
         pool: Pool | None = getattr(self._loop, "pool", None)

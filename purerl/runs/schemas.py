@@ -26,7 +26,9 @@ PLAN = {
     "random_return?": Mapping,
     "recording?": Mapping,
     "log?": Sequence[str],
+    "wandb?": Mapping,
 }
+WANDB = {"project": str, "entity?": str, "group": str, "name": str, "id": str, "job_type": str}
 METADATA = {"train_seconds?": float, "compile_seconds?": float, "diverged?": Sequence[Mapping], "period?": Mapping}
 BEST = {"seed": int, "step?": int, "return?": float}
 DIVERGED = {"lane": int, "seed": int, "leaf": str}
@@ -39,6 +41,16 @@ SWEEP = {
     "cells": Sequence[Mapping[str, float | str | bool | Numbers | None]],
     "imports?": Sequence[Mapping],
     "laws?": Mapping[str, str],
+    "search?": Mapping,
+}
+PRUNED = {"iteration": int, "step": int}
+SEARCH = {
+    "laws": Mapping[str, Sequence],
+    "samples": int,
+    "sampler": str,
+    "rungs": int,
+    "batch": int,
+    "seed": int,
 }
 PROGRAM = {
     "cells": Sequence[Mapping],
@@ -54,9 +66,18 @@ PROGRAM = {
     "hours?": float,
     "video_every?": int,
     "video_steps?": int,
+    "joined_at?": int,
+    "until?": int,
 }
-HOW = {"max_memory": int | None, "cells_per_program": int | None, "engine": str, "lanes": str, "recording": Mapping}
-CELL = {"folder": str, "plan": Mapping}
+HOW = {
+    "max_memory": int | None,
+    "cells_per_program": int | None,
+    "engine": str,
+    "lanes": str,
+    "recording": Mapping,
+    "logged?": Mapping,
+}
+CELL = {"folder": str, "plan": Mapping, "log?": Sequence[str], "wandb?": Mapping}
 FIGURE = {"figure": str, "paper": str, "scale": str, "protocol": str, "cells": Mapping[str, Mapping]}
 ENTRY = {
     "agent": str,

@@ -54,10 +54,15 @@ def settings_of(
     arguments.in_range("search_seed", search_seed, 0)
     if samples is None or samples < 1:
         raise PurerlError("--random needs --samples, the number of settings to draw (at least 1)")
-    laws = parse_random(random, agent, env) if isinstance(random, str) else _renamed(random, agent, env)
+    chosen = laws(agent, env, random)
     draw = np.random.default_rng(search_seed)
-    kinds = _fields(agent, env)
-    return [{name: _drawn(draw, name, law, kinds[name]) for name, law in laws.items()} for _ in range(samples)]
+    kinds = fields(agent, env)
+    return [{name: _drawn(draw, name, law, kinds[name]) for name, law in chosen.items()} for _ in range(samples)]
+
+
+def laws(agent: str, env: str, random: Mapping[str, Any] | str) -> dict[str, Any]:
+    """{field: (kind, *arguments)} of random settings, from either form."""
+    return parse_random(random, agent, env) if isinstance(random, str) else _renamed(random, agent, env)
 
 
 def laws_of(
@@ -67,11 +72,10 @@ def laws_of(
     if grid is not None:
         values = parse_grid(grid, agent, env) if isinstance(grid, str) else _renamed(grid, agent, env)
         return dict.fromkeys(values, "grid")
-    laws = parse_random(random, agent, env) if isinstance(random, str) else _renamed(random, agent, env)
-    return {name: str(law[0]) for name, law in laws.items()}
+    return {name: str(law[0]) for name, law in laws(agent, env, random).items()}
 
 
-def _fields(agent: str, env: str) -> dict[str, Any]:
+def fields(agent: str, env: str) -> dict[str, Any]:
     """{name: type} of all fields that can be swept."""
     options = registry.environment(env)[0].Options
     found = dict(configs.field_types(registry.agent(agent).Config))
@@ -90,7 +94,7 @@ def _field(name: str, agent: str, known: Mapping[str, Any]) -> str:
 
 
 def _renamed(values: Mapping[str, Any], agent: str, env: str) -> dict[str, Any]:
-    known = _fields(agent, env)
+    known = fields(agent, env)
     found = {_field(name, agent, known): value for name, value in values.items()}
     if len(found) < len(values) or not found:
         raise PurerlError("there is nothing to sweep" if not found else "a field is named twice in the sweep")
@@ -115,7 +119,7 @@ def parse_grid(text: str, agent: str, env: str) -> dict[str, list[Any]]:
 
     Values of a tuple are joined by x, as in 64x64. Raises PurerlError for unknown fields and values of a wrong type.
     """
-    kinds = _fields(agent, env)
+    kinds = fields(agent, env)
     parts = _named_parts(text, agent, env)
     return {name: [_value(name, word, kinds[name]) for word in values.split(",")] for name, values in parts.items()}
 
@@ -125,7 +129,7 @@ def parse_random(text: str, agent: str, env: str) -> dict[str, tuple[Any, ...]]:
 
     Raises PurerlError for unknown fields and kinds, and for values of a wrong type.
     """
-    kinds = _fields(agent, env)
+    kinds = fields(agent, env)
     found: dict[str, tuple[Any, ...]] = {}
     for name, law in _named_parts(text, agent, env).items():
         match = re.fullmatch(r"\s*(\w+)\s*\(([^()]*)\)\s*", law)

@@ -13,11 +13,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-from purerl.errors import PurerlError, nearest
+from purerl.errors import PurerlError, nearest, needs
 from purerl.runs import files, run_folder
-from purerl.statistics import interquartile_mean
+from purerl.runs.logs import WandbNames
 
-# Optional sinks: the package that each needs; its name in lower case is also the name of purerl's extra.
+# Optional sinks: the package that each needs.
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 # Columns that identify a row and are not measurements.
 COORDINATES = ("iteration", "step", "seed")
@@ -44,15 +44,18 @@ def check_sinks(names: Sequence[str]) -> None:
         _import(name)
 
 
-def open_sinks(names: Sequence[str], folder: str | os.PathLike, config: dict) -> list[Sink]:
+def open_sinks(
+    names: Sequence[str], folder: str | os.PathLike, config: dict, wandb: WandbNames | None = None
+) -> list[Sink]:
     """Opens the run's JSONL file and the named sinks ("tensorboard", "wandb"; "jsonl" is always open).
 
     To resume a run, call truncate_rows first: TensorBoard then hides its own events after the last remaining row.
 
     Args:
       names: names of sinks.
-      folder: the run's folder; its name becomes the name of the W&B run.
-      config: the run's config, shown in W&B; its "wandb_project" names the W&B project ("purerl" if absent).
+      folder: the run's folder.
+      config: the run's config, shown in W&B; it has the run's "seeds".
+      wandb: names of the W&B runs, for the sink "wandb".
 
     Raises PurerlError as check_sinks, or if a file cannot be written; sinks that are already open are closed.
     """
@@ -66,8 +69,7 @@ def open_sinks(names: Sequence[str], folder: str | os.PathLike, config: dict) ->
                 steps = [row["step"] for row in read_rows(folder / run_folder.METRICS) if "step" in row]
                 opened.append(TensorBoardSink(folder / run_folder.TENSORBOARD, max(steps) + 1 if steps else None))
             elif name == "wandb":
-                project = config.get("wandb_project") or "purerl"
-                opened.append(WandbSink(project, folder.resolve().name, config, folder))
+                opened.append(WandbSink(wandb, config, folder))
     except BaseException:
         for sink in opened:
             sink.close()
@@ -79,7 +81,7 @@ def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(PACKAGES[name])
     except ImportError as error:
-        raise PurerlError(f"the {name} sink needs {PACKAGES[name]}: pip install 'purerl[{name}]'") from error
+        raise needs(f"--log {name}", PACKAGES[name]) from error
 
 
 # --- JSONL -----------------------------------------------------------------------------------------------------------
@@ -235,51 +237,67 @@ def _measurements(row: dict) -> dict[str, float]:
 
 
 class WandbSink:
-    """Logs to one W&B run: each metric's interquartile mean over the seeds, and `<metric>/seed_<k>` for several seeds.
+    """Logs to W&B: one W&B run for each seed, all in one group, so that W&B draws their mean and their spread.
 
-    W&B's environment variables work; WANDB_MODE=offline keeps everything on this machine. A resumed run is a new W&B
-    run with the same name and group.
+    W&B's environment variables work; WANDB_MODE=offline keeps everything on this machine. A resumed run continues its
+    W&B runs: their ids are in `names`, and W&B ignores rows of iterations that it has already.
+
+    Args:
+      names: of the W&B runs.
+      config: shown in W&B, with "seed" in place of "seeds".
+      folder: W&B's own files are in <folder>/wandb.
+
+    Raises:
+      PurerlError: W&B did not start.
     """
 
-    def __init__(self, project: str, name: str, config: dict, folder: str | os.PathLike | None = None):
-        wandb = _import("wandb")
+    def __init__(self, names: WandbNames, config: dict, folder: str | os.PathLike | None = None):
+        self._package, self._names, self._folder = _import("wandb"), names, folder
+        self._closed, self._runs = False, {}
+        seeds = config["seeds"]
+        shown = files.parse_json(
+            files.to_json({name: v for name, v in config.items() if name != "seeds"}), "the config"
+        )
         try:
-            self._run = wandb.init(
-                project=project,
-                name=name,
-                group=name,
-                config=files.parse_json(files.to_json(config), "the config"),
-                dir=None if folder is None else str(folder),
-            )
+            for seed in seeds:
+                self._runs[seed] = self._open(seed, shown, alone=len(seeds) == 1)
         except Exception as error:  # W&B raises errors of many kinds: no key, no network, no permission
+            self.close()
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise PurerlError(f"W&B did not start ({reason}): run `wandb login`, or set WANDB_MODE=offline") from error
-        self._run.define_metric("step")
-        self._run.define_metric("*", step_metric="step")
+
+    def _open(self, seed: int, config: dict, alone: bool) -> Any:
+        names = self._names
+        # One run speaks for all of them, and measures the machine.
+        settings = {"silent": True, "console": "off", "x_disable_stats": True} if self._runs else {}
+        run = self._package.init(
+            project=names.project,
+            entity=names.entity,
+            group=names.group,
+            job_type=names.job_type,
+            name=names.name if alone else f"{names.name}/seed_{seed}",
+            id=f"{names.id}-{seed}",
+            resume="allow",
+            config=config | {"seed": seed},
+            allow_val_change=True,  # a resumed run may have a new length
+            dir=None if self._folder is None else str(self._folder),
+            reinit="create_new",  # beside the other seeds' runs, and any run of the user's own
+            settings=settings,
+        )
+        run.define_metric("step")
+        run.define_metric("*", step_metric="step")
+        return run
 
     def write(self, rows: list[dict]) -> None:
-        """Logs the rows of one log period (of one step) together. Raises PurerlError once closed."""
-        if self._run is None:
-            raise PurerlError("the W&B run is closed; open a new WandbSink")
-        if rows:
-            self._run.log(wandb_entry(rows))
+        """Logs each row to its seed's W&B run, at its environment step. Raises PurerlError once closed."""
+        if self._closed:
+            raise PurerlError("the W&B runs are closed; open a new WandbSink")
+        for row in rows:
+            coordinates = {name: int(row[name]) for name in ("step", "iteration") if name in row}
+            self._runs[int(row["seed"])].log(coordinates | _measurements(row), step=coordinates.get("iteration"))
 
     def close(self) -> None:
-        """Finishes the W&B run. Safe to call twice."""
-        if self._run is not None:
-            self._run.finish()
-            self._run = None
-
-
-def wandb_entry(rows: list[dict]) -> dict[str, float]:
-    """The W&B entry of one log period: its step, means over the seeds, and each seed's numbers."""
-    entry: dict[str, float] = {"step": int(rows[0]["step"])}
-    if "iteration" in rows[0]:
-        entry["iteration"] = int(rows[0]["iteration"])
-    measured = {int(row["seed"]): _measurements(row) for row in rows}
-    for name in dict.fromkeys(name for values in measured.values() for name in values):
-        of_seeds = {seed: values[name] for seed, values in measured.items() if name in values}
-        entry[name] = float(interquartile_mean(list(of_seeds.values())))
-        if len(rows) > 1:
-            entry |= {f"{name}/seed_{seed}": value for seed, value in of_seeds.items()}
-    return entry
+        """Finishes the W&B runs. Safe to call twice."""
+        self._closed = True
+        while self._runs:
+            self._runs.popitem()[1].finish()

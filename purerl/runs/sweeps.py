@@ -8,6 +8,7 @@ programs as their static fields and the memory allow. A sweep's folder:
     cells/<cell>/       the run folders
     table.csv           one row for each cell and seed
     ranking.csv         one row for each cell, best first, with intervals
+    pruned.csv          one row for each cell that a search has stopped early
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import io
 import math
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from purerl.errors import PurerlError
 from purerl.loops import sharding
 from purerl.loops.lanes import Lanes
 from purerl.runs import (
+    adaptive,
     estimates,
     evaluation,
     files,
@@ -46,13 +48,14 @@ from purerl.runs import (
     user_modules,
 )
 from purerl.runs.collection import CELLS, SWEEP
+from purerl.runs.logs import Logged, Logging
 from purerl.runs.names import default_sweep_folder
 from purerl.runs.plan import Plan, Settings, rounding, settings
 from purerl.runs.recording import Recording
 from purerl.runs.search_space import ENVIRONMENT, laws_of, settings_of
 
-TABLE, RANKING, PROGRAMS = "table.csv", "ranking.csv", "programs"
-OWNED = (SWEEP, TABLE, RANKING, CELLS, PROGRAMS, run_folder.FIGURES, run_folder.REPORT)
+TABLE, RANKING, PRUNED, PROGRAMS = "table.csv", "ranking.csv", "pruned.csv", "programs"
+OWNED = (SWEEP, TABLE, RANKING, PRUNED, CELLS, PROGRAMS, run_folder.FIGURES, run_folder.REPORT)
 # The columns of a ranking in addition to the swept fields.
 RANKED = ("rank", "cell", "iqm", "low", "high", "mean", "seeds", "diverged")
 
@@ -69,11 +72,14 @@ class Sweep:
       ranking: one row for each cell, highest interquartile mean of the final return first: "rank", "cell", the swept
         fields, "iqm", "low" and "high" (95% bootstrap interval), "mean", "seeds" (number of seeds with a final return),
         "diverged" (number of diverged seeds).
+      pruned: one row for each setting that a search with rungs has stopped early: "cell", the swept fields, "steps" and
+        "iqm" when it was stopped. They are not in the table nor in the ranking.
     """
 
     folder: Path
     table: list[dict[str, Any]]
     ranking: list[dict[str, Any]]
+    pruned: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 @arguments.checked
@@ -85,6 +91,9 @@ def sweep(
     random: Mapping[str, Any] | str | None = None,
     samples: int | None = None,
     search_seed: int = 0,
+    sampler: adaptive.Sampler = "random",
+    rungs: int = 1,
+    batch: int = adaptive.BATCH,
     preset: str | None = None,
     seeds: int = 1,
     seed: int = 0,
@@ -98,6 +107,10 @@ def sweep(
     max_memory: int | str | None = None,
     cells_per_program: int | None = None,
     engine: programs.Engine = "local",
+    log: Sequence[str] = (),
+    wandb_project: str | None = None,
+    wandb_entity: str | None = None,
+    wandb_name: str | None = None,
     log_every: int = 0,
     checkpoint_seconds: float = 300.0,
     eval_every: int = 0,
@@ -124,6 +137,10 @@ def sweep(
         one of several values.
       samples: how many random settings.
       search_seed: seed of the random settings.
+      sampler: "tpe" draws them from the results of earlier ones, with Optuna, one batch after the other.
+      rungs: how often the runs of a batch are compared. With 3, they stop at a ninth and at a third of the steps, and
+        the best third goes on.
+      batch: settings that are drawn and trained together, with "tpe" or rungs.
       out: the sweep's folder; None for runs/sweep-<agent>-<env>-<preset>-over-<fields>, see `names`.
       resume: continue the sweep in `out`.
       overwrite: replace it.
@@ -131,6 +148,8 @@ def sweep(
       log_every, checkpoint_seconds, eval_every, eval_episodes, eval_env_options, random_episodes, quiet: as in
         `purerl.train`.
       keep_best, hours: as in `purerl.train`, for each program of the sweep.
+      log, wandb_project, wandb_entity, wandb_name: as in `purerl.train`, for each cell; all are in one W&B group, with
+        a job type for each cell.
 
     Raises:
       PurerlError: bad input (nothing is written then), another sweep in the folder, a full disk.
@@ -150,14 +169,29 @@ def sweep(
         keep_best=keep_best,
         hours=hours,
     )
-    tried = settings_of(agent, env, grid, random, samples, search_seed)
+    logging = Logging(tuple(log), wandb_project, wandb_entity, wandb_name)
+    sinks.check_sinks(logging.log)
+    search = adaptive.search_of(agent, env, random, samples, search_seed, sampler, rungs, batch)
+    if search is None or grid is not None:
+        tried = settings_of(agent, env, grid, random, samples, search_seed)
+    else:
+        tried = adaptive.propose(search, agent, env, [], [])
     memory = estimates.parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory
     which = {"seeds": seeds, "seed": seed, "steps": steps, "lanes": lanes}
-    planned = _planned(settings(agent, env, preset), tried, config or {}, env_options or {}, which)
+    plans_of = functools.partial(
+        _planned, settings(agent, env, preset), config=config or {}, env_options=env_options or {}, which=which
+    )
+    planned = plans_of(tried)
     evaluation.make_evaluations(planned[0], recording)
     programs.check(planned, engine)
+    if search is not None:
+        if recording.hours:
+            raise PurerlError("--hours does not go with --sampler: a run that ended early is no result to learn from")
+        for one in planned:
+            adaptive.rung_iterations(one, recording, search.rungs)
     first = planned[0]
     folder = Path(out) if out is not None else default_sweep_folder(first, tried[0])
+    cells = [{name: configs.plain(value) for name, value in setting.items()} for setting in tried]
     asked = {
         "agent": first.agent,
         "env": first.env,
@@ -165,7 +199,7 @@ def sweep(
         "seeds": list(first.seeds),
         "steps": steps,
         **{name: value for name, value in recording.to_dict().items() if name.startswith("eval_")},
-        "cells": [{name: configs.plain(value) for name, value in setting.items()} for setting in tried],
+        **({"cells": cells} if search is None else {"search": search.to_dict()}),
         "config": {name: value for name, value in configs.to_dict(first.config).items() if name not in tried[0]},
         "env_options": {
             name: value for name, value in configs.to_dict(first.options).items() if ENVIRONMENT + name not in tried[0]
@@ -181,14 +215,20 @@ def sweep(
         stack.enter_context(run_folder.held(folder))
         if resume:
             _update_imports(folder)
+            stored = Logged.from_dict(load(folder).get("how", {}).get("logged", {}), folder / SWEEP)
+            logged = logging.resume(stored, folder)
         else:
+            logged = logging.begin(folder)
             learned = functools.partial(_has_rows, folder)
             stack.enter_context(run_folder.undone_if_nothing_is_learned(folder, ownership.SWEEP, learned))
             imports = [one.to_dict() for one in first.imports]
-            also = {"imports": imports, "how": how | {"lanes": lanes, "recording": recording.to_dict()}}
+            also = {
+                "imports": imports,
+                "how": how | {"lanes": lanes, "recording": recording.to_dict(), "logged": logged.to_dict()},
+            }
             also["laws"] = laws_of(agent, env, grid, random)
-            _begin(folder, asked | also, overwrite)
-        return _train(folder, planned, recording, quiet=quiet, **how)
+            _begin(folder, {"cells": cells} | asked | also, overwrite)
+        return _train(folder, plans_of, search, recording, logged, quiet=quiet, **how)
 
 
 def resume(folder: str | Path, *, quiet: bool = False) -> Sweep:
@@ -201,12 +241,14 @@ def resume(folder: str | Path, *, quiet: bool = False) -> Sweep:
     try:
         base = settings(stored["agent"], stored["env"], stored["preset"])
         config = configs.from_plain(type(base.config()), stored["config"])
-        tried = [configs.from_plain(type(base.config()), setting) for setting in stored["cells"]]
+        search = adaptive.Search.from_dict(stored["search"], folder / SWEEP) if stored.get("search") else None
         how, seeds = schemas.check(stored["how"], schemas.HOW, folder / SWEEP, "start the sweep again"), stored["seeds"]
         how = dict(how)
         recording = Recording.from_dict(how.pop("recording"))
+        logged = Logged.from_dict(how.pop("logged", None) or {}, folder / SWEEP)
         which = {"seeds": len(seeds), "seed": seeds[0], "steps": stored["steps"], "lanes": how.pop("lanes")}
-        planned = _planned(base, tried, config, stored["env_options"], which)
+        plans_of = functools.partial(_planned, base, config=config, env_options=stored["env_options"], which=which)
+        planned = plans_of(stored["cells"])
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise PurerlError(
             f"{folder / SWEEP} is damaged or of another purerl version ({type(error).__name__}: {error}): "
@@ -215,7 +257,7 @@ def resume(folder: str | Path, *, quiet: bool = False) -> Sweep:
     programs.check(planned, how["engine"])
     with run_folder.held(folder):
         _update_imports(folder)
-        return _train(folder, planned, recording, quiet=quiet, **how)
+        return _train(folder, plans_of, search, recording, logged, quiet=quiet, **how)
 
 
 def _planned(
@@ -225,30 +267,46 @@ def _planned(
     env_options: dict[str, Any],
     which: dict[str, Any],
 ) -> list[Plan]:
-    """The plan of each setting in `tried`, whose values replace those of `config` and `env_options`."""
+    """The plan of each setting in `tried`, whose values replace those of `config` and `env_options`; as they are, or as
+    they are stored.
+    """
     planned = []
     for setting in tried:
+        setting = configs.from_plain(type(base.config()), setting)
         options = {name.removeprefix(ENVIRONMENT): v for name, v in setting.items() if name.startswith(ENVIRONMENT)}
         fields = {name: value for name, value in setting.items() if not name.startswith(ENVIRONMENT)}
         planned.append(base.plan(config=base.named(config) | fields, env_options=env_options | options, **which))
     return planned
 
 
-def _train(folder: Path, planned: Sequence[Plan], recording: Recording, **how: Any) -> Sweep:
+def _train(
+    folder: Path,
+    plans_of: Callable[[Sequence[dict[str, Any]]], list[Plan]],
+    search: adaptive.Search | None,
+    recording: Recording,
+    logged: Logged,
+    **how: Any,
+) -> Sweep:
     """Trains the cells of a sweep that are left."""
-    programs.run(
-        _cells(folder, planned, recording),
-        folder / PROGRAMS,
-        resumed_by=f"purerl resume {shlex.quote(str(folder))}",
-        **how,
-    )
+    how["resumed_by"] = f"purerl resume {shlex.quote(str(folder))}"
+    if search is not None:
+        adaptive.run(folder, search, plans_of, recording, logged, **how)
+    else:
+        cells = _cells(folder, plans_of(load(folder)["cells"]), recording, logged)
+        programs.run(cells, folder / PROGRAMS, **how)
     return collect(folder)
 
 
-def _cells(folder: Path, planned: Sequence[Plan], recording: Recording) -> list[programs.Cell]:
+def _cells(
+    folder: Path, planned: Sequence[Plan], recording: Recording, logged: Logged | None = None
+) -> list[programs.Cell]:
     """The cells of a sweep, each with a folder of its own."""
-    width = max(3, len(str(len(planned) - 1)))
-    return [programs.Cell(plan, folder / CELLS / f"{i:0{width}d}", recording) for i, plan in enumerate(planned)]
+    logged = logged or Logged()
+    names = [adaptive.cell_name(i, len(planned)) for i in range(len(planned))]
+    return [
+        programs.Cell(plan, folder / CELLS / name, recording, logged.of_cell(name))
+        for name, plan in zip(names, planned, strict=True)
+    ]
 
 
 def holds_sweep(folder: Path) -> bool:
@@ -330,13 +388,14 @@ def collect(folder: str | Path) -> Sweep:
     Raises PurerlError if the folder holds no sweep or no finished cell.
     """
     folder = Path(folder)
-    settings = load(folder)["cells"]
-    table, ranking = [], []
-    width = max(3, len(str(len(settings) - 1)))
+    stored = load(folder)
+    settings, search = stored["cells"], stored.get("search") or {}
+    table, ranking, pruned = [], [], []
     for i, setting in enumerate(settings):
-        name = f"{i:0{width}d}"
+        name = adaptive.cell_name(i, search.get("samples", len(settings)))
         cell = folder / CELLS / name
         if not (cell / run_folder.SUMMARY).is_file():
+            pruned += [{"cell": name, **setting, **found} for found in adaptive.pruned(cell)] if search else []
             continue
         rows = _rows(cell, {"cell": name, **setting})
         table += rows
@@ -347,7 +406,9 @@ def collect(folder: str | Path) -> Sweep:
     ranking = [{"rank": i + 1, **row} for i, row in enumerate(ranking)]
     _write_csv(folder / TABLE, table)
     _write_csv(folder / RANKING, ranking)
-    return Sweep(folder, table, ranking)
+    if pruned:
+        _write_csv(folder / PRUNED, pruned)
+    return Sweep(folder, table, ranking, pruned)
 
 
 def _rows(cell: Path, names: dict[str, Any]) -> list[dict[str, Any]]:

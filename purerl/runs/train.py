@@ -14,10 +14,11 @@ from purerl import arguments
 from purerl.errors import PurerlError
 from purerl.loops import compilation, sharding
 from purerl.loops.lanes import Lanes
-from purerl.runs import agent_checks, estimates, ownership, progress, run_folder, sinks, user_modules
+from purerl.runs import agent_checks, estimates, logs, ownership, progress, run_folder, sinks, user_modules
 from purerl.runs.checkpoint import Checkpoints
 from purerl.runs.evaluation import make_evaluations
 from purerl.runs.filming import make_videos
+from purerl.runs.logs import Logging
 from purerl.runs.names import default_folder
 from purerl.runs.plan import Plan, difference, header, make_plan, rounding, update_header, with_lanes
 from purerl.runs.random_play import random_return
@@ -51,6 +52,9 @@ def train(
     env_options: dict[str, Any] | None = None,
     lanes: Lanes = "auto",
     log: Sequence[str] = (),
+    wandb_project: str | None = None,
+    wandb_entity: str | None = None,
+    wandb_name: str | None = None,
     log_every: int = 0,
     checkpoint_seconds: float = 300.0,
     eval_every: int = 0,
@@ -71,6 +75,9 @@ def train(
       resume: continue the run in `out` from its last checkpoint, with the same results as without a stop.
       overwrite: replace the run in `out`.
       log: sinks in addition to metrics.jsonl: "tensorboard", "wandb".
+      wandb_project, wandb_entity, wandb_name: of the W&B runs, one for each seed; None for $WANDB_PROJECT or "purerl",
+        $WANDB_ENTITY or W&B's default, $WANDB_NAME or the folder's name. The name is the group's too, if there is no
+        $WANDB_RUN_GROUP.
       log_every: iterations in one row of metrics; 0 for about 200 rows a run. It does not change the training.
       checkpoint_seconds: wall time between checkpoints; 0 saves with every row.
       eval_every: environment steps of each seed between evaluations; 0 for none. The rows of metrics contain their
@@ -123,18 +130,19 @@ def train(
         video_every=video_every,
         video_steps=video_steps,
     )
-    how = {"out": out, "resume": resume, "overwrite": overwrite, "log": log, "quiet": quiet}
-    return train_plan(the_plan, recording, **how, new_length=steps is not None)
+    logging = Logging(tuple(log), wandb_project, wandb_entity, wandb_name)
+    how = {"out": out, "resume": resume, "overwrite": overwrite, "quiet": quiet}
+    return train_plan(the_plan, recording, logging, **how, new_length=steps is not None)
 
 
 def train_plan(
     the_plan: Plan,
     recording: Recording | None = None,
+    logging: Logging | None = None,
     *,
     out: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    log: Sequence[str] = (),
     quiet: bool = False,
     new_length: bool = False,
 ) -> Run:
@@ -143,14 +151,16 @@ def train_plan(
     Args:
       the_plan: what to train.
       recording: how often the run writes, saves, evaluates and films; None for the defaults of `train`.
-      out, resume, overwrite, log, quiet: as in `train`.
+      logging: where its metrics go in addition to metrics.jsonl; None for nowhere.
+      out, resume, overwrite, quiet: as in `train`.
       new_length: whether a resumed run takes its length from the plan instead of keeping its own.
     """
-    recording = recording or Recording()
+    recording, logging = recording or Recording(), logging or Logging()
     folder = Path(out) if out is not None else default_folder(the_plan)
     run_folder.check(folder, resume=resume, overwrite=overwrite)
     the_plan = _resumed_plan(the_plan, folder, new_length) if resume else with_lanes(the_plan)
-    sinks.check_sinks(log)
+    sinks.check_sinks(logging.log)
+    logged = logging.resume(logs.stored_in(folder), folder) if resume else logging.begin(folder)
     estimates.check_training(the_plan)
     agent_checks.check_agent(the_plan)
     compilation.enable_cache()
@@ -168,17 +178,18 @@ def train_plan(
             learned = functools.partial(run_folder.has_rows, folder)
             stack.enter_context(run_folder.undone_if_nothing_is_learned(folder, ownership.RUN, learned))
         mark = None if resume else random_return(the_plan, recording.random_episodes)
-        content = header(the_plan) | {"random_return": mark, "recording": recording.to_dict(), "log": list(log)}
+        content = header(the_plan) | {"random_return": mark, "recording": recording.to_dict()} | logged.to_dict()
         run_folder.create(folder, content, resume=resume, overwrite=overwrite)
         if resume:  # its length and the user's modules may have changed
             update_header(folder, the_plan)
+            if logged.log:  # for the next `purerl resume`
+                logs.remember(folder, logged)
         trainer = Trainer(
             the_plan,
-            [Member(the_plan, folder)],
+            [Member(the_plan, folder, logged)],
             loop,
             folder / run_folder.CHECKPOINTS,
             resume=resume,
-            log=log,
             recording=recording,
             evaluations=evaluations,
             videos=videos,

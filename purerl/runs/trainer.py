@@ -20,6 +20,7 @@ from purerl.runs.best import Best
 from purerl.runs.divergence import ADVICE, named
 from purerl.runs.evaluation import Evaluations
 from purerl.runs.filming import Videos
+from purerl.runs.logs import Logged
 from purerl.runs.plan import Plan, record_resumption, seed_keys
 from purerl.runs.recording import Recording
 from purerl.runs.saving import Period, Saving
@@ -33,10 +34,11 @@ PIECE_SECONDS = 5.0
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A run among those that one program trains: its plan, and the folder that holds it."""
+    """A run among those that one program trains: its plan, the folder that holds it, and what else it logs to."""
 
     plan: Plan
     folder: Path
+    logged: Logged = dataclasses.field(default_factory=Logged)
 
 
 def make_loop(the_plan: Plan) -> in_graph.InGraphLoop | host.HostLoop:
@@ -98,10 +100,13 @@ class Trainer:
       label: what the progress bar says.
       resumed_by: the command that continues an interrupted run.
       recording: how often rows are written and checkpoints made.
-      log, quiet: as in `train`.
+      quiet: as in `train`.
       evaluations, videos: None for none. Videos are of the only member.
       stop_at_nan: whether NaN or infinity in a lane ends the program with a PurerlError; if not, the rows of such a
         lane say {"diverged": true}.
+      until: the iteration to stop at, where each member's state is saved in its own folder; None for the end. Nothing
+        else differs from a program that goes on: schedules see the whole length.
+      joined_at: the iteration of the members' own checkpoints, from which a program without checkpoints goes on.
     """
 
     def __init__(
@@ -115,16 +120,18 @@ class Trainer:
         label: str,
         resumed_by: str,
         recording: Recording,
-        log: Sequence[str] = (),
         evaluations: Evaluations | None = None,
         videos: Videos | None = None,
         quiet: bool = False,
         stop_at_nan: bool = True,
+        until: int | None = None,
+        joined_at: int = 0,
     ):
         self.plan, self.members, self.loop, self.resume, self.quiet = the_plan, list(members), loop, resume, quiet
+        self.until, self.joined_at = the_plan.iterations if until is None else until, joined_at
         self.evaluations, self.videos = evaluations, videos
         self.label, self.resumed_by, self.stop_at_nan = label, resumed_by, stop_at_nan
-        self.log, self.log_every = log, recording.log_every or max(1, the_plan.iterations // 200)
+        self.log_every = recording.log_every or max(1, the_plan.iterations // 200)
         self.checkpoint_seconds = recording.checkpoint_seconds
         num_seeds = len(the_plan.seeds)
         num_lanes = loop.num_lanes(num_seeds)
@@ -143,6 +150,8 @@ class Trainer:
     def run(self) -> tuple[list[dict[str, Any]], RunState]:
         """Trains to the end: (each member's summary, which its summary.json holds too, last RunState of all seeds).
 
+        There are no summaries if it stops at `until`.
+
         Raises:
           PurerlError: NaN or infinity, a full disk, a broken checkpoint.
           Interrupted (a KeyboardInterrupt): Ctrl-C, SIGTERM or SIGHUP, after everything has been saved.
@@ -158,7 +167,11 @@ class Trainer:
         """The state to continue from."""
         state = self.loop.init(self.config, self.keys)
         if self.resume:
-            self.iteration, state, metadata, period = self.saving.restore(state)
+            if self.joined_at and self.saving.checkpoints.latest() is None:
+                folders = [member.folder / run_folder.CHECKPOINTS for member in self.members]
+                self.iteration, state, metadata, period = self.saving.join(state, folders, self.lanes, self.joined_at)
+            else:
+                self.iteration, state, metadata, period = self.saving.restore(state)
             self.period = period or Period(self.iteration, None)
             self.timing.earlier |= {name: metadata[name] for name in self.timing.earlier if name in metadata}
         jax.block_until_ready(state)
@@ -181,7 +194,7 @@ class Trainer:
                 progress.Progress(self.plan.steps, self.label, enabled=False if self.quiet else None)
             )
             over = self._is_over()
-            if over and self.iteration < self.plan.iterations and not self.quiet:
+            if over and self.iteration < self.until and not self.quiet:
                 progress.note("the run has used up its hours: to train on, ask for more --hours")
             while not over:
                 state = self._advance(state, stop)
@@ -210,9 +223,9 @@ class Trainer:
         return state
 
     def _is_over(self) -> bool:
-        """Whether the run has its whole length, or no time for another log period. Asked between two of them."""
+        """Whether the run is as long as asked, or has no time for another log period. Asked between two of them."""
         in_time = self.budget is None or self.iteration == 0 or not self.budget.is_spent()
-        return self.iteration >= self.plan.iterations or not in_time
+        return self.iteration >= self.until or not in_time
 
     def _film(self, state: RunState) -> None:
         """Writes a video if one is due: before the checkpoint, so that a run that continues from it lacks none."""
@@ -227,7 +240,8 @@ class Trainer:
                 raise PurerlError(f"{member.folder} was removed or renamed while the run wrote into it: train again")
 
     def _open_sinks(self, stack: contextlib.ExitStack, member: Member) -> list[sinks.Sink]:
-        opened = sinks.open_sinks(["jsonl", *self.log], member.folder, member.plan.to_dict())
+        logged = member.logged
+        opened = sinks.open_sinks(["jsonl", *logged.log], member.folder, member.plan.to_dict(), logged.wandb)
         for sink in opened:
             stack.callback(sink.close)
         return opened
@@ -238,7 +252,12 @@ class Trainer:
         bar.update(step, rows[0]["steps_per_second"], float(np.mean(returns)) if returns else None)
 
     def _finish(self, state: RunState) -> list[dict[str, Any]]:
-        """Leaves each member's folder as if it had been trained alone; its summary."""
+        """Leaves each member's folder as if it had been trained alone; its summary, unless it is to go on later."""
+        if self.until < self.plan.iterations:
+            for member, own in zip(self.members, self.lanes, strict=True):
+                folder = member.folder / run_folder.CHECKPOINTS
+                self.saving.save_member(folder, self.iteration, state, own, member.plan, self.timing.spent())
+            return []
         measured = {
             "iterations": self.iteration,
             **self.timing.measured(),
@@ -271,7 +290,7 @@ class Trainer:
         return dataclasses.replace(plan, steps=self.iteration * plan.steps_per_iteration, asked_steps=None)
 
     def _end_of_period(self) -> int:
-        return min(max(self.period.began + self.log_every, self.iteration), self.plan.iterations)
+        return min(max(self.period.began + self.log_every, self.iteration), self.until)
 
     def _advance(self, state: RunState, stop: interrupts.Stop) -> RunState:
         """Trains to the end of the log period, or until it is asked to stop: in pieces of some seconds, the first of a

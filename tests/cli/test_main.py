@@ -26,6 +26,7 @@ from purerl.cli import flags, main
 from purerl.cli.training import Which
 from purerl.errors import PurerlError
 from purerl.runs import train as training
+from purerl.runs.logs import Logging
 from purerl.runs.plan import make_plan
 from purerl.runs.recording import Recording
 from purerl.runs.train import train
@@ -172,11 +173,11 @@ def test_the_package_offers_its_names():
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Calls of train_plan, which does nothing: a list of (plan, recording, keyword arguments)."""
+    """Calls of train_plan, which does nothing: a list of (plan, recording, logging, keyword arguments)."""
     calls = []
 
-    def note(plan, recording, **kwargs):
-        calls.append((plan, recording, kwargs))
+    def note(plan, recording, logging, **kwargs):
+        calls.append((plan, recording, logging, kwargs))
         return SimpleNamespace(folder="nothing")
 
     monkeypatch.setattr(training, "train_plan", note)
@@ -185,7 +186,7 @@ def asked(monkeypatch):
 
 def test_nothing_given_is_nothing_overridden(asked):
     assert run(CARTPOLE) == 0
-    assert asked == [(make_plan("ppo", "gymnax/CartPole-v1"), Recording(), {"new_length": False})]
+    assert asked == [(make_plan("ppo", "gymnax/CartPole-v1"), Recording(), Logging(), {"new_length": False})]
 
 
 @pytest.mark.parametrize(
@@ -237,17 +238,18 @@ def test_options_of_the_evaluations_environment(asked):
 
 def test_the_commands_own_flags(asked):
     line = "train --seeds 2 ppo --quiet gymnax/CartPole-v1 --seed 5 --steps 1000 --out x --resume --overwrite"
-    assert run(f"{line} --log tensorboard wandb --log-every 3 --checkpoint-seconds 1.5 --preset classic") == 0
+    line += " --log tensorboard wandb --wandb-project p --wandb-entity e --wandb-name n"
+    assert run(f"{line} --log-every 3 --checkpoint-seconds 1.5 --preset classic") == 0
     plan = make_plan("ppo", "gymnax/CartPole-v1", preset="classic", seeds=2, seed=5, steps=1000)
-    kwargs = {"quiet": True, "out": "x", "resume": True, "overwrite": True, "log": ("tensorboard", "wandb")}
+    kwargs = {"quiet": True, "out": "x", "resume": True, "overwrite": True, "new_length": True}
     recording = Recording(log_every=3, checkpoint_seconds=1.5)
-    assert asked == [(plan, recording, kwargs | {"new_length": True})]
+    assert asked == [(plan, recording, Logging(("tensorboard", "wandb"), "p", "e", "n"), kwargs)]
 
 
 def test_flags_before_the_names(asked):
     assert run("train --preset=classic --log tensorboard ppo gymnax/CartPole-v1 --learning-rate 1e-2") == 0
     plan = make_plan("ppo", "gymnax/CartPole-v1", preset="classic", config={"learning_rate": 1e-2})
-    assert asked == [(plan, Recording(), {"log": ("tensorboard",), "new_length": False})]
+    assert asked == [(plan, Recording(), Logging(("tensorboard",)), {"new_length": False})]
 
 
 def test_an_agent_without_help_texts():
@@ -316,6 +318,7 @@ def test_a_field_with_the_name_of_a_flag_is_refused():
         (f"{CARTPOLE} --no-clip-values=1", ["--no-clip-values takes no value"]),
         (f"{CARTPOLE} --dtype float61", ["--dtype: 'float61' is not a choice", "Choices: float32, bfloat16"]),
         (f"{CARTPOLE} --env.max-steps x", ["--env.max-steps: 'x' is not an integer"]),
+        (f"{CARTPOLE} --wandb-project mine", ["--wandb-project needs --log wandb: add it, or leave"]),
         (f"{CARTPOLE} --log tensorbord", ["--log: 'tensorbord' is not a choice", "Did you mean 'tensorboard'?"]),
         (f"{CARTPOLE} --num-envs -8", ["num_envs = -8"]),
         (f"{CARTPOLE} --num-envs 0", ["num_envs"]),
@@ -353,7 +356,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(capsys, empty_folder, line, pa
 
 def test_a_missing_extra_is_named_before_anything_is_written(capsys, empty_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    refused(capsys, f"{CARTPOLE} --log tensorboard", "tensorboardX", "pip install 'purerl[tensorboard]'")
+    refused(capsys, f"{CARTPOLE} --log tensorboard", "--log tensorboard needs tensorboardX: pip install tensorboardX")
     assert list(empty_folder.iterdir()) == []
 
 

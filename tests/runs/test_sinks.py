@@ -1,5 +1,6 @@
-"""sinks: rows survive kills, full disks and resumes; TensorBoard and W&B get what the JSONL file gets."""
+"""sinks and logs: rows survive kills, full disks and resumes; TensorBoard and W&B get what the JSONL file gets."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from purerl.errors import PurerlError
 from purerl.runs import sinks
+from purerl.runs.logs import Logged, Logging, WandbNames
 
 
 def row(iteration, seed=0, **more):
@@ -100,6 +102,7 @@ def test_reading_what_is_not_there_or_not_text(path):
 WRITES_FOR_EVER = """
 import sys
 from purerl.runs import sinks
+from purerl.runs.logs import Logged, Logging, WandbNames
 sink = sinks.JsonlSink(sys.argv[1])
 n = 0
 while True:
@@ -190,7 +193,7 @@ def test_a_missing_package_is_named_before_anything_is_written(tmp_path, monkeyp
     for act in (lambda: sinks.check_sinks([name]), lambda: sinks.open_sinks([name], tmp_path, {})):
         with pytest.raises(PurerlError) as error:
             act()
-        assert f"pip install 'purerl[{name}]'" in str(error.value) and "\n" not in str(error.value)
+        assert str(error.value).endswith(f"pip install {package}") and "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -253,37 +256,75 @@ def test_tensorboard_without_a_place(tmp_path):
 
 # --- W&B -------------------------------------------------------------------------------------------------------------
 
+NAMES = WandbNames(project="mine", entity="team", group="group", name="name", id="abc")
 
-def test_wandb_entry_of_one_seed_and_of_several():
-    assert sinks.wandb_entry([row(1, 7, loss=0.5, episode_return=None)]) == {
-        "step": 100,
-        "iteration": 1,
-        "wall_time": 0.5,
-        "loss": 0.5,
-    }
-    entry = sinks.wandb_entry([row(1, seed, loss=float(loss)) for seed, loss in enumerate([1, 2, 3, 100])])
-    assert entry["loss"] == 2.5  # the interquartile mean
-    assert [entry[f"loss/seed_{seed}"] for seed in range(4)] == [1, 2, 3, 100]
+
+@pytest.fixture(autouse=True)
+def no_names_of_the_user(monkeypatch):
+    for name in ("WANDB_PROJECT", "WANDB_ENTITY", "WANDB_NAME", "WANDB_RUN_GROUP"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_names_for_wandb_are_the_flags_then_the_environments_then_the_folders(tmp_path, monkeypatch):
+    names = Logging(("wandb",)).begin(tmp_path / "run").wandb
+    assert (names.project, names.entity, names.group, names.name) == ("purerl", None, "run", "run")
+    monkeypatch.setenv("WANDB_PROJECT", "P")
+    monkeypatch.setenv("WANDB_ENTITY", "E")
+    monkeypatch.setenv("WANDB_RUN_GROUP", "G")
+    monkeypatch.setenv("WANDB_NAME", "N")
+    names = Logging(("wandb",)).begin(tmp_path / "run").wandb
+    assert (names.project, names.entity, names.group, names.name) == ("P", "E", "G", "N")
+    logged = Logging(("wandb",), wandb_project="p", wandb_name="n").begin(tmp_path / "run")
+    assert (logged.wandb.project, logged.wandb.entity, logged.wandb.name) == ("p", "E", "n")
+    cells = [logged.of_cell(cell).wandb for cell in ("000", "001")]
+    assert [(cell.group, cell.name, cell.job_type) for cell in cells] == [
+        ("G", "n/000", "cell 000"),
+        ("G", "n/001", "cell 001"),
+    ]
+    assert len({logged.wandb.id, *(cell.id for cell in cells)}) == 3
+    assert Logged.from_dict(json.loads(json.dumps(logged.to_dict())), "config.json") == logged
+    assert Logging(("tensorboard",)).begin(tmp_path).to_dict() == {"log": ["tensorboard"]}
+
+
+def test_a_resumed_run_keeps_its_names(tmp_path, monkeypatch):
+    before = Logged(("wandb",), NAMES)
+    monkeypatch.setenv("WANDB_PROJECT", "elsewhere")
+    assert Logging(("wandb", "tensorboard"), wandb_project="mine").resume(before, tmp_path).wandb == NAMES
+    with pytest.raises(PurerlError, match="wandb_project was mine, is other: leave it out"):
+        Logging(("wandb",), wandb_project="other").resume(before, tmp_path)
+    assert Logging(("wandb",)).resume(Logged(), tmp_path).wandb.project == "elsewhere"  # it had none
+
+
+def test_names_for_wandb_need_wandb():
+    for fields in ({"wandb_project": "p"}, {"wandb_entity": "e"}, {"wandb_name": "n"}):
+        flag = f"--{next(iter(fields)).replace('_', '-')}"
+        with pytest.raises(PurerlError, match=f"{flag} needs --log wandb: add it, or leave {flag} out"):
+            Logging(("tensorboard",), **fields)
+    with pytest.raises(PurerlError, match=r"is damaged.*'project'"):
+        Logged.from_dict({"log": ["wandb"], "wandb": {"id": "x"}}, "config.json")
 
 
 def pretended_wandb(fails=None):
     logged = []
 
     class Run:
+        def __init__(self, id):
+            self.id = id
+
         def define_metric(self, *args, **kwargs):
             logged.append(("define", args, kwargs))
 
-        def log(self, entry):
-            logged.append(("log", entry))
+        def log(self, entry, step):
+            logged.append(("log", self.id, entry, step))
 
         def finish(self):
-            logged.append(("finish",))
+            logged.append(("finish", self.id))
 
     def init(**kwargs):
-        if fails:
+        if fails and logged:
             raise fails
         logged.append(("init", kwargs))
-        return Run()
+        return Run(kwargs["id"])
 
     return types.SimpleNamespace(init=init), logged
 
@@ -291,27 +332,31 @@ def pretended_wandb(fails=None):
 def test_wandb_adapter_against_a_pretended_wandb(tmp_path, monkeypatch):
     module, logged = pretended_wandb()
     monkeypatch.setitem(sys.modules, "wandb", module)
-    config = {"agent": "ppo", "wandb_project": "mine", "rate": np.float32(0.5)}
-    jsonl, sink = sinks.open_sinks(["wandb"], tmp_path / ".", config)
-    sink.write([row(1, loss=0.5)])
+    config = {"agent": "ppo", "seeds": [4], "rate": np.float32(0.5)}
+    jsonl, sink = sinks.open_sinks(["wandb"], tmp_path / ".", config, NAMES)
+    sink.write([row(1, 4, loss=0.5, episode_return=None)])
     sink.write([])
     sink.close()
     sink.close()
     jsonl.close()
-    assert logged[0][1]["project"] == "mine" and logged[0][1]["name"] == tmp_path.name
-    assert logged[0][1]["config"] == config and "mode" not in logged[0][1]  # the mode is W&B's own business
+    init = logged[0][1]
+    assert (init["project"], init["entity"], init["group"], init["name"]) == ("mine", "team", "group", "name")
+    assert init["config"] == {"agent": "ppo", "seed": 4, "rate": 0.5}
+    assert "mode" not in init  # the mode is W&B's own business
     assert ("define", ("*",), {"step_metric": "step"}) in logged
-    assert logged[-2:] == [("log", {"step": 100, "iteration": 1, "wall_time": 0.5, "loss": 0.5}), ("finish",)]
+    entry = {"step": 100, "iteration": 1, "wall_time": 0.5, "loss": 0.5}
+    assert logged[-2:] == [("log", "abc-4", entry, 1), ("finish", "abc-4")]
     with pytest.raises(PurerlError, match="closed"):
-        sink.write([row(2)])
+        sink.write([row(2, 4)])
 
 
 def test_wandb_that_does_not_start_pretended(tmp_path, monkeypatch):
-    module, _ = pretended_wandb(fails=RuntimeError("api_key not configured\nlong story"))
+    module, logged = pretended_wandb(fails=RuntimeError("api_key not configured\nlong story"))
     monkeypatch.setitem(sys.modules, "wandb", module)
     with pytest.raises(PurerlError, match=r"W&B did not start \(api_key not configured\).*WANDB_MODE=offline") as error:
-        sinks.open_sinks(["wandb"], tmp_path, {})
+        sinks.open_sinks(["wandb"], tmp_path, {"seeds": [0, 1]}, NAMES)
     assert "\n" not in str(error.value)
+    assert logged[-1] == ("finish", "abc-0")  # the first seed's run had begun
     assert not _is_open(tmp_path / "metrics.jsonl")
 
 
@@ -324,17 +369,46 @@ def _is_open(path):
 REAL_WANDB = """
 import sys
 from purerl.runs import sinks
-sink = sinks.WandbSink("project", "name", {"a": 1}, sys.argv[1])
-sink.write([{"iteration": 1, "step": 100, "seed": 0, "loss": 0.5}])
-sink.close()
+from purerl.runs.logs import WandbNames
+names = WandbNames(project="project", entity="team", group="group", name="name", id="abc")
+for iterations in ((1, 2), (2, 3)):  # the second time as a resumed run
+    sink = sinks.WandbSink(names, {"rate": 0.5, "seeds": [0, 7]}, sys.argv[1])
+    for i in iterations:
+        sink.write([{"iteration": i, "step": 100 * i, "seed": seed, "loss": seed + i / 2} for seed in (0, 7)])
+    sink.close()
 """
 
 
 def test_real_wandb_offline(tmp_path):
-    """In a process of its own, since wandb starts helpers. Not part of the pinned environment, so often skipped."""
+    """In processes of their own, since wandb starts helpers. Not part of the pinned environment, so often skipped.
+
+    W&B's own inspector reads what was written: a run for each seed, in one group, and in the same runs after a resume.
+    """
     pytest.importorskip("wandb")
     environment = os.environ | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
-    command = [sys.executable, "-c", REAL_WANDB, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+
+    def python(*words):
+        done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def history(item):
+        return item["_step"], item["step"], item["loss"]
+
+    python("-c", REAL_WANDB, str(tmp_path))
+    found = []
+    for folder in sorted((tmp_path / "wandb").glob("offline-run-*")):
+        records = map(json.loads, python("-m", "wandb", "leet", "inspect", "--json", str(folder)).splitlines())
+        of_kind = {"run": [], "history": []}
+        for record in records:
+            of_kind.setdefault(record["type"], []).append(record.get(record["type"]))
+        run, rows = of_kind["run"][0], [history(row["item"]) for row in of_kind["history"]]
+        assert (run["project"], run["entity"], run["run_group"]) == ("project", "team", "group")
+        config = {name: value for name, value in run["config"]["update"].items() if name != "_wandb"}
+        found.append((run["run_id"], run["display_name"], config, rows))
+    wanted = [
+        (f"abc-{seed}", f"name/seed_{seed}", {"rate": 0.5, "seed": seed}, [(i, 100 * i, seed + i / 2) for i in rows])
+        for rows in ((1, 2), (2, 3))
+        for seed in (0, 7)
+    ]
+    assert sorted(found, key=str) == sorted(wanted, key=str)

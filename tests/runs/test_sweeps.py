@@ -167,10 +167,13 @@ def test_the_command_prints_the_ranking(run_cli, tmp_path):
     done = run_cli(
         "sweep", *CARTPOLE, "--random", "learning_rate=log(1e-4,1e-2)", "--samples", 2, "--steps", 640,
         "--num-envs", 4, "--rollout-length", 16, "--num-minibatches", 2, "--out", tmp_path / "sweep",
+        "--log", "tensorboard",
     )  # fmt: skip
     assert done.code == 0, done.stderr
     assert "learning_rate" in done.stdout and "table.csv" in done.stdout and "2 lanes" in done.stderr
     assert (tmp_path / "sweep" / "figures" / "sweep.png").stat().st_size > 10_000
+    logs = sorted((tmp_path / "sweep").glob("cells/*/tensorboard/seed_*/events*"))
+    assert [path.parents[2].name for path in logs] == ["000", "001"]
     done = run_cli("sweep", *CARTPOLE, "--grid", "clip=.1", "--max-memory", "lots")
     assert (done.code, done.stdout) == (2, "") and "'lots' is not an amount of memory" in done.stderr
 
