@@ -1,6 +1,7 @@
 """Published numbers of papers, with which the figures are compared.
 
-Procgen's PPO tables are in `purerl.envs.procgen_scores`.
+Procgen's PPO tables are in `purerl.envs.procgen_scores`, and learning curves as data in
+`purerl.experiments.published`.
 
 PPG: Cobbe, Hilton, Klimov, Schulman 2020 (arXiv 2009.04416), hard mode, unlimited levels, 100M steps; averaged from the
 learning curves released with openai/phasic-policy-gradient (last 100 updates; 3 seeds, the ablations 1).

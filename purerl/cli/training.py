@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # so that the help does not wait for jax
     from purerl.runs.sweeps import Sweep
     from purerl.runs.train import Run
 
+_FILMING = ("video_every", "video_steps")  # flags of a single run
+
 # --- train -----------------------------------------------------------------------------------------------------------
 
 
@@ -68,7 +70,7 @@ def train(words: list[str]) -> int:
 
     which = {name: value for name, value in asked.which.items() if name != "preset"}  # that one is in the settings
     the_plan = asked.settings.plan(**which, config=asked.config, env_options=asked.env_options)
-    filming = {name: asked.own.pop(name) for name in ("video_every", "video_steps") if name in asked.own}
+    filming = {name: asked.own.pop(name) for name in _FILMING if name in asked.own}
     recording = dataclasses.replace(asked.recording, **filming)
     run = train.train_plan(the_plan, recording, asked.logging, **asked.own, new_length="steps" in asked.which)
     _draw_run(run, asked.own.get("quiet", False))
@@ -229,10 +231,13 @@ def sweep(words: list[str]) -> int:
     asked = _training_command(words, "sweep", Group(SweepFlags, SweepFlags()), about)
     from purerl.runs import sweeps
 
+    recording = asked.recording.to_dict()
+    for name in _FILMING:
+        del recording[name]
     found = sweeps.sweep(
         asked.settings.agent,
         asked.settings.env,
-        **(asked.own | asked.which | asked.recording.to_dict() | dataclasses.asdict(asked.logging)),
+        **(asked.own | asked.which | recording | dataclasses.asdict(asked.logging)),
         config=asked.config,
         env_options=asked.env_options,
     )

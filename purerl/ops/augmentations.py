@@ -252,18 +252,18 @@ def _colors(images: Array) -> Array:
 def _planes(images: Array) -> Array:
     """Images [B, H, W, 3 K] as planes of colour [B, K, 3, H, W], float32 0 .. 1.
 
-    Arithmetic on planes runs along rows of pixels. Along the three colours of a pixel it takes 100 times as long on a
-    CPU.
+    Arithmetic runs along rows of pixels there. Along the three colours of a pixel it takes 100 times as long on a CPU.
+    The barriers here and in `_from_planes` keep XLA from doing it in the images' order all the same.
     """
-    x = jnp.transpose(_colors(images), (0, 3, 4, 1, 2)).astype(jnp.float32)
-    return x / 255 if images.dtype == jnp.uint8 else x
+    x = lax.optimization_barrier(jnp.transpose(_colors(images), (0, 3, 4, 1, 2)))
+    return x.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else x.astype(jnp.float32)
 
 
 def _from_planes(x: Array, images: Array) -> Array:
     """Planes [B, K, 3, H, W] as images of the shape and dtype of `images`, clipped to 0 .. 1 before and rounded."""
     x = jnp.clip(x, 0.0, 1.0)
     x = jnp.round(x * 255).astype(jnp.uint8) if images.dtype == jnp.uint8 else x.astype(images.dtype)
-    return jnp.transpose(x, (0, 3, 4, 1, 2)).reshape(images.shape)
+    return jnp.transpose(lax.optimization_barrier(x), (0, 3, 4, 1, 2)).reshape(images.shape)
 
 
 def grayed(images: Array, chosen: Array) -> Array:
@@ -271,12 +271,12 @@ def grayed(images: Array, chosen: Array) -> Array:
 
     The gray is (299 r + 587 g + 114 b) / 1000, for uint8 rounded half up.
     """
-    x, weights = _colors(images), _LUMA.reshape(1, 1, 1, 1, 3)
+    x = _colors(images)
     if images.dtype == jnp.uint8:
-        luma = (jnp.sum(x.astype(jnp.int32) * weights, axis=-1, keepdims=True) + 500) // 1000
+        luma = (sum(w * x[..., c].astype(jnp.int32) for c, w in enumerate(_LUMA.tolist())) + 500) // 1000
     else:
-        luma = jnp.sum(x * jnp.asarray(weights / 1000, images.dtype), axis=-1, keepdims=True)
-    gray = jnp.broadcast_to(luma.astype(images.dtype), x.shape).reshape(images.shape)
+        luma = sum(w / 1000 * x[..., c] for c, w in enumerate(_LUMA.tolist()))
+    gray = jnp.broadcast_to(luma.astype(images.dtype)[..., None], x.shape).reshape(images.shape)
     return _where(chosen, gray, images)
 
 
@@ -365,12 +365,16 @@ def convolved(images: Array, kernels: Array) -> Array:
 
     A logistic function brings the result back to 0 .. 1.
     """
-    x = jnp.pad(_planes(images), ((0, 0), (0, 0), (0, 0), (1, 1), (1, 1)))
-    x = lax.optimization_barrier(x)  # or XLA would pad again for each of the 27 products
+    x = lax.optimization_barrier(jnp.pad(_planes(images), ((0, 0), (0, 0), (0, 0), (1, 1), (1, 1))))
     height, width = images.shape[1:3]
-    weights = kernels[:, None, ..., None, None]
-    taps = (weights[:, :, i, j, c] * x[:, :, c, None, i : i + height, j : j + width] for i, j, c in np.ndindex(3, 3, 3))
-    return _from_planes(jax.nn.sigmoid(sum(taps)), images)
+
+    def tap(i: int, j: int) -> Array:
+        """What the pixels at one place of the windows add, [B, 3, K, H, W]."""
+        moved = x[:, :, :, i : i + height, j : j + width]
+        return lax.dot_general(kernels[:, i, j], moved, (((1,), (2,)), ((0,), (0,))), precision="highest")
+
+    total = sum(tap(i, j) for i, j in np.ndindex(3, 3))
+    return _from_planes(jnp.swapaxes(jax.nn.sigmoid(total), 1, 2), images)
 
 
 def random_convolution(key: Array, images: Array) -> Array:

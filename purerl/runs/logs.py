@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,6 +97,11 @@ class Logging:
     wandb_name: str | None = flag(
         None, "name of the W&B run, and of the group of its seeds", "NAME", "(default: $WANDB_NAME, or the folder's)"
     )
+
+    @classmethod
+    def of(cls, log: Sequence[str], project: str | None, entity: str | None, name: str | None) -> Logging:
+        """Logging to sinks with these names, which `sinks.check_sinks` checks."""
+        return cls(tuple(log), project, entity, name)  # pyright: ignore[reportArgumentType]
 
     def __post_init__(self):
         for name, value in self._names().items():

@@ -169,7 +169,7 @@ def sweep(
         keep_best=keep_best,
         hours=hours,
     )
-    logging = Logging(tuple(log), wandb_project, wandb_entity, wandb_name)
+    logging = Logging.of(log, wandb_project, wandb_entity, wandb_name)
     sinks.check_sinks(logging.log)
     search = adaptive.search_of(agent, env, random, samples, search_seed, sampler, rungs, batch)
     if search is None or grid is not None:

@@ -130,7 +130,7 @@ def train(
         video_every=video_every,
         video_steps=video_steps,
     )
-    logging = Logging(tuple(log), wandb_project, wandb_entity, wandb_name)
+    logging = Logging.of(log, wandb_project, wandb_entity, wandb_name)
     how = {"out": out, "resume": resume, "overwrite": overwrite, "quiet": quiet}
     return train_plan(the_plan, recording, logging, **how, new_length=steps is not None)
 

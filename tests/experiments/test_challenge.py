@@ -109,6 +109,22 @@ def test_every_stage_of_a_game_is_shown(tmp_path, write_run):
     assert running.write_score(tmp_path)["games"]["coinrun"]["status"] == "trained"  # of other levels: plays again
 
 
+def test_overwrite_removes_what_purerl_wrote(tmp_path, write_run, capsys):
+    asked = running.Challenge("generalization", "ppo", "procgen-easy", ("coinrun",))
+    ownership.mark(tmp_path, ownership.CHALLENGE)
+    for name in (running.RECORD, running.SCORE):
+        files.write_json(tmp_path / name, asked.to_dict())
+    write_run(tmp_path / "cells" / "coinrun", [[1.0]], env="procgen/coinrun")
+    (tmp_path / "notes.txt").write_text("mine")
+    running._check(tmp_path, asked, resume=False, overwrite=True)
+    running._begin(tmp_path, asked, "local", (), overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["challenge.json", "notes.txt", ownership.MARKER]
+    assert "purerl did not write it: notes.txt" in capsys.readouterr().err
+    (tmp_path / ownership.MARKER).unlink()
+    with pytest.raises(PurerlError, match="says that purerl wrote it"):
+        running._check(tmp_path, asked, resume=False, overwrite=True)
+
+
 def test_a_challenge_is_stopped_resumed_and_scored(tmp_path, tiny, monkeypatch, capsys):
     """Two games one after the other; the second one fails at first. Nothing is trained twice."""
     out = tmp_path / "run"
@@ -125,6 +141,7 @@ def test_a_challenge_is_stopped_resumed_and_scored(tmp_path, tiny, monkeypatch, 
         train(path, **how)
 
     monkeypatch.setattr(programs, "train_program", failing)
+    monkeypatch.setattr(programs, "random_return", lambda *_: None)  # a measurement that takes as long as all else
     assert main.main(["challenge", "run", "ppo", *words]) == 2
     assert trained == ["procgen/coinrun", "procgen/maze"]
     config = run_folder.load(out / "cells" / "coinrun")["config"]

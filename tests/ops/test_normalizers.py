@@ -227,7 +227,8 @@ def test_fragments_of_the_winner_by_hand():
     """Sums 1, 3, 2: the first sets the mean, then 1.0149 and 1.0147015."""
     reward = jnp.array([[0.0], [1.0], [3.0], [0.5], [0.5], [1.0]])
     done = jnp.array([[False], [True], [True], [False], [False], [False]])
-    state, scaled = normalizers.normalize_rewards_per_fragment(normalizers.init_fragment_normalizer(), reward, done)
+    normalize = jax.jit(normalizers.normalize_rewards_per_fragment)
+    state, scaled = normalize(normalizers.init_fragment_normalizer(), reward, done)
     np.testing.assert_allclose(state.variance, [1.0147015], rtol=1e-6)
     np.testing.assert_allclose(state.mean, [1.01 + 0.005 * 0.99], rtol=1e-6)
     deviation = np.sqrt([[1], [1], [1.0149], [1.0147015], [1.0147015], [1.0147015]])
@@ -255,6 +256,7 @@ def test_fragments_of_vmapped_seeds():
     rng = np.random.default_rng(1)
     reward, done = (jnp.stack(x) for x in zip(*(random_rollout(rng, (5, 4)) for _ in range(2)), strict=True))
     states = jax.vmap(lambda _: normalizers.init_fragment_normalizer())(jnp.arange(2))
-    together = jax.vmap(normalizers.normalize_rewards_per_fragment)(states, reward, done)[1]
-    alone = normalizers.normalize_rewards_per_fragment(normalizers.init_fragment_normalizer(), reward[1], done[1])[1]
+    normalize = normalizers.normalize_rewards_per_fragment
+    together = jax.jit(jax.vmap(normalize))(states, reward, done)[1]
+    alone = jax.jit(normalize)(normalizers.init_fragment_normalizer(), reward[1], done[1])[1]
     np.testing.assert_allclose(together[1], alone, rtol=1e-6)

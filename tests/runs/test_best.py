@@ -27,7 +27,6 @@ RUN = {
     "log_every": 8,
     "quiet": True,
     "random_episodes": 0,
-    "seeds": 2,
 }
 
 
@@ -79,7 +78,6 @@ def test_a_run_is_cut_resumed_and_evaluated_at_its_best(tmp_path, tiny, monkeypa
     how = RUN | {
         "config": tiny("ppo", network="mlp", hidden=(8,)),
         "keep_best": True,
-        "seeds": 2,
         "checkpoint_seconds": 0,
     }
     whole = train(**how, out=tmp_path / "whole")
