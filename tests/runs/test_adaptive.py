@@ -96,6 +96,7 @@ def test_what_a_search_cannot_do_gets_one_line(how, tmp_path):
         ({"random": LAWS}, "--sampler and --rungs need --random and --samples"),
         ({"random": LAWS, "samples": 3, "log_every": 18}, "too short for 3 rungs"),
         ({"random": LAWS, "samples": 3, "batch": 0}, "batch = 0 must be at least 1"),
+        ({"random": LAWS, "samples": 3, "hours": 1.0}, "--hours does not go with --sampler or --rungs"),
         ({"random": LAWS, "samples": 3, "sampler": "tpee"}, "unknown sampler 'tpee'"),
     ]:
         with pytest.raises(PurerlError, match=line):
