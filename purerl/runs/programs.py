@@ -387,12 +387,13 @@ def train_program(path: str | os.PathLike, *, quiet: bool = True, part: str = ""
         loop = shared_loop(the_plan)
         stack.callback(close, loop)
         evaluations = evaluation.make_evaluations(the_plan, recording)
+        is_new = not all(run_folder.holds_run(member.folder) for member in members)
+        mark = random_return(members[0].plan, recording.random_episodes) if is_new else None  # the same for all
         for i, member in enumerate(members):
             if run_folder.holds_run(member.folder):
                 update_header(member.folder, member.plan)
                 members[i] = dataclasses.replace(member, logged=logs.stored_in(member.folder))  # the W&B runs it has
             else:
-                mark = random_return(member.plan, recording.random_episodes)
                 content = {"random_return": mark, "recording": recording.to_dict(), **member.logged.to_dict()}
                 run_folder.create(member.folder, header(member.plan) | content)
         Trainer(

@@ -21,11 +21,16 @@ PACKAGES = (
 # --- software and hardware -------------------------------------------------------------------------------------------
 
 
+def versions() -> dict[str, str | None]:
+    """{"python" and each of PACKAGES: version, or None if it is not installed}."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+
+
 def environment_report() -> dict[str, Any]:
     """Versions, device and commit that a result depends on, for config.json and summary.json.
 
     Returns:
-      versions: {"python" and each of PACKAGES: version, or None if it is not installed};
+      versions: as of `versions`;
       device: {"kind": such as "NVIDIA H200" or "cpu", "backend": "gpu", "cpu", ..., "count": devices of all processes};
       platform: operating system, processor type and C library, one line;
       cpu_count: logical cores of this machine;
@@ -39,7 +44,7 @@ def environment_report() -> dict[str, Any]:
     commit, dirty = git_state(Path(__file__).resolve())
     devices = jax.devices()
     return {
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "versions": versions(),
         "device": {"kind": devices[0].device_kind, "backend": devices[0].platform, "count": len(devices)},
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),

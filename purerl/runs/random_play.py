@@ -15,7 +15,6 @@ from flax import struct
 
 from purerl import cache, registry
 from purerl.errors import PurerlError
-from purerl.loops import lanes
 from purerl.runs import evaluation, files, provenance
 from purerl.runs.plan import Plan
 from purerl.types import Agent, Array, EnvSpec, Inputs, PyTree
@@ -97,7 +96,7 @@ def random_return(plan: Plan, episodes: int) -> dict[str, Any] | None:
 
 
 def _measure(plan: Plan, episodes: int) -> dict[str, Any] | None:
-    alone = dataclasses.replace(plan, seeds=(SEED,), lanes=lanes.resolve("auto"), config=NoSettings())
+    alone = dataclasses.replace(plan, seeds=(SEED,), lanes="auto", config=NoSettings())
     player = evaluation.Player(alone, num_envs=episodes, agent=RANDOM)
     try:
         played = evaluation.evaluate_agent(
@@ -119,5 +118,5 @@ def _cached(plan: Plan, episodes: int) -> Path | None:
     if plan.imports or not registry.is_own_family(plan.env.partition("/")[0]):
         return None
     options = dataclasses.asdict(plan.options)
-    key = files.to_json([plan.env, options, episodes, MOST_STEPS, provenance.environment_report()["versions"]])
+    key = files.to_json([plan.env, options, episodes, MOST_STEPS, provenance.versions()])
     return cache.folder(CACHE) / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"

@@ -186,7 +186,9 @@ def sweep(
     programs.check(planned, engine)
     if search is not None:
         if recording.hours:
-            raise PurerlError("--hours does not go with --sampler or --rungs: a run that ended early is no result to learn from")
+            raise PurerlError(
+                "--hours does not go with --sampler or --rungs: a run that ended early is no result to learn from"
+            )
         for one in planned:
             adaptive.rung_iterations(one, recording, search.rungs)
     first = planned[0]
