@@ -211,6 +211,11 @@ def reading(draw: Any) -> list[str]:
 @example(["plot", "DIR", "--labels", ",", "--title", " "])
 @example(["report", "DIR", "--labels", "\x00", "--title", "\ud800"])
 @example(["figure", "\ud800"])
+@example(["eval", "x" * 5000])
+@example(["video", "x" * 5000])
+@example(["plot", "x" * 5000])
+@example(["report", "x" * 5000])
+@example(["list", "runs", "x" * 5000])
 def test_any_flag_of_commands_that_read(folders, tmp_path, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
     words = [str(folders / "bare") if word == "DIR" else word for word in words]

@@ -177,6 +177,7 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        _raise_for_length(path, error)
         raise PurerlError(f"cannot write {path}: {_fix(error)}") from error
     except ValueError as error:
         _raise_for_name(path, error)
@@ -190,6 +191,7 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
     except FileNotFoundError as error:
         raise PurerlError(f"cannot read {path}: there is no such file; check the run folder's name") from error
     except OSError as error:
+        _raise_for_length(path, error)
         raise PurerlError(f"cannot read {path}: {error.strerror}; check the path and its permissions") from error
     except ValueError as error:
         _raise_for_name(path, error)
@@ -200,6 +202,12 @@ def _raise_for_name(path: str | os.PathLike, error: ValueError) -> NoReturn:
     if "embedded null" not in str(error) and not isinstance(error, UnicodeError):
         raise error
     raise PurerlError(f"{shown(str(path))} cannot be the name of a file: choose another one") from error
+
+
+def _raise_for_length(path: str | os.PathLike, error: OSError) -> None:
+    """Raises PurerlError, without the whole name, for a name that the file system finds too long."""
+    if error.errno == errno.ENAMETOOLONG:
+        raise PurerlError(f"{shown(str(path))} is too long for the name of a file: choose another one") from error
 
 
 def _fix(error: OSError) -> str:
