@@ -50,7 +50,7 @@ class Config:
     network: torsos.TorsoName = static("auto", help="torso network; auto chooses by the observation shape")
     hidden: tuple[int, ...] = static((512,), low=1, help="hidden sizes of the MLP")
     activation: layers.ActivationName = static("relu", help="activation of the dense layers")
-    initializer: initializers.ValueInitializerName = static("glorot", help="weight initialization")
+    initializer: initializers.InitializerName = static("glorot", help="weight initialization")
     dtype: layers.DTypeName = static("float32", help="compute dtype of the torso; parameters stay float32")
     matmul_precision: MatmulPrecision = static(
         "default", help="precision of float32 products; default: JAX's own, TF32 on recent GPUs; highest: float32"

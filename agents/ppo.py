@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from purerl.nn import heads, initializers, layers, recurrent, torsos
-from purerl.ops import advantages, distributions, losses, minibatches, normalizers, optimizers
+from purerl.errors import PurerlError
+from purerl.nn import heads, initializers, layers, network_inputs, recurrent, torsos
+from purerl.ops import advantages, distributions, episode_memory, losses, minibatches, normalizers, optimizers
 from purerl.types import Agent, Array, Clock, EnvSpec, Inputs, MatmulPrecision, Metric, Rollout, static, traced
 
 
@@ -28,7 +29,7 @@ class Config:
     rollout_length: int = static(256, low=1, help="steps per environment between updates")
     num_epochs: int = static(3, low=1, help="epochs: passes over each rollout")
     num_minibatches: int = static(8, low=1, help="minibatches (gradient steps) per epoch")
-    shuffle: Literal["transitions", "environments"] = static(
+    shuffle: minibatches.ShuffleName = static(
         "transitions", help="a minibatch is a random subset of transitions, or of whole environments"
     )
     normalize_advantages: Literal["minibatch", "rollout", "none"] = static(
@@ -38,11 +39,16 @@ class Config:
     scale_rewards: advantages.RewardScaling = static(
         "per-step", help="divide rewards by the running standard deviation of the return"
     )
+    reward_groups: int = static(
+        1, low=1, help="with scale_rewards per-fragment: groups of environments that have statistics of their own"
+    )
     normalize_observations: bool = static(
         False, help="subtract the running mean of observations and divide by their running standard deviation"
     )
     time_limit_is_terminal: bool = static(True, help="treat a time-out as terminal instead of bootstrapping")
-    anneal_learning_rate: bool = static(False, help="anneal the learning rate linearly to 0 over the run")
+    anneal_learning_rate: bool = static(
+        False, help="anneal the learning rate linearly to final_learning_rate over the run"
+    )
     optimizer: optimizers.AdamName = static(
         "adam", help="adam, or adam-tensorflow (epsilon placed as in TensorFlow 1, which Baselines uses)"
     )
@@ -54,11 +60,19 @@ class Config:
     )
     recurrent_size: int = static(128, low=1, help="hidden units of each GRU")
     channels: tuple[int, ...] = static((16, 32, 32), low=1, help="channels of the IMPALA network's blocks")
+    features: int = static(0, low=0, help="width of the layer that ends an image network; 0: the published one")
     hidden: tuple[int, ...] = static((64, 64), low=1, help="hidden sizes of the MLP")
     activation: Literal["tanh", "relu"] = static("tanh", help="activation of the MLP")
     initializer: initializers.InitializerName = static("glorot", help="weight initialization")
     pooling: layers.PoolingName = static(
         "tensorflow", help="padding of IMPALA's max pooling: as TensorFlow (SAME) or as PyTorch"
+    )
+    stacked_frames: int = static(1, low=1, help="how many of the last observations the network sees")
+    frame_differences: bool = static(False, help="the network also sees what changes between stacked frames")
+    previous_action: bool = static(False, help="the network also sees the previous action")
+    penalize_repetition: bool = static(False, help="add repetition_penalty to rewards of steps that change nothing")
+    adaptive_entropy: bool = static(
+        False, help="weight the entropy by raised_entropy_coefficient where agents go round in circles"
     )
     dtype: Literal["float32", "bfloat16"] = static(
         "float32", help="compute dtype of the networks; parameters stay float32"
@@ -67,15 +81,21 @@ class Config:
         "default", help="precision of float32 products; default: JAX's own, TF32 on recent GPUs; highest: float32"
     )
     learning_rate: float = traced(5e-4, low=0.0, help="Adam learning rate")
+    final_learning_rate: float = traced(0.0, low=0.0, help="the learning rate at the end, if it is annealed")
     adam_epsilon: float = traced(1e-5, low=0.0, help="Adam epsilon")
     max_grad_norm: float = traced(
         0.5, above=0.0, high=float("inf"), help="clip gradients to this global norm; inf: no clipping"
+    )
+    max_grad_value: float = traced(
+        float("inf"), above=0.0, high=float("inf"), help="clip each number of a gradient to +-this before; inf: none"
     )
     discount: float = traced(0.999, low=0.0, high=1.0, help="discount factor gamma")
     gae_lambda: float = traced(0.95, low=0.0, high=1.0, help="lambda of generalized advantage estimation (GAE)")
     clip: float = traced(0.2, low=0.0, high=float("inf"), help="clip range of the policy ratio")
     value_clip: float = traced(0.2, low=0.0, high=float("inf"), help="clip range of the value loss, if clip_values")
     entropy_coefficient: float = traced(0.01, help="weight of the entropy bonus")
+    raised_entropy_coefficient: float = traced(0.02, help="weight of the entropy bonus, see adaptive_entropy")
+    repetition_penalty: float = traced(-0.1, help="added to raw rewards, see penalize_repetition")
     value_coefficient: float = traced(0.5, low=0.0, help="weight of the value loss (half the squared error)")
     reward_discount: float = traced(
         0.99, low=0.0, high=1.0, help="discount of the return that scales rewards; 0.99 in the released code, not gamma"
@@ -92,7 +112,7 @@ class State:
 
     params: Any
     optimizer: Any
-    reward_normalizer: normalizers.RewardNormalizer
+    reward_normalizer: advantages.RewardStatistics
     observation_normalizer: normalizers.ObservationNormalizer | tuple[()] = ()
 
 
@@ -107,14 +127,15 @@ def make_torso(config: Config, spec: EnvSpec) -> Callable[..., nn.Module]:
         hidden=config.hidden,
         activation=config.activation,
         dtype=config.dtype,
+        features=config.features,
     )
 
 
 class Network(nn.Module):
     """The actor-critic: policy parameters [..., A], values [...] and memories.
 
-    Its input is observations [..., *shape]. A recurrent network takes Inputs [T, N, ...] and the memory [N, size] of
-    each core before them.
+    Its input is the result of `network_inputs.choose`: observations [..., *shape], or Inputs with the previous action.
+    A recurrent network takes Inputs [T, N, ...] and the memory [N, size] of each core before them.
     """
 
     config: Config
@@ -124,11 +145,12 @@ class Network(nn.Module):
     def __call__(self, inputs: Any, memory: tuple[Array, ...] = ()) -> tuple[Any, Array, tuple[Array, ...]]:
         config = self.config
         torso = make_torso(config, self.spec)
-        observation = inputs if config.recurrent == "none" else inputs.observation
+        observation, context = network_inputs.of(config, self.spec, inputs)
         if config.share_torso:
-            features = (torso(name="torso")(observation),)
+            features = (torso(name="torso")(observation, context),)
         else:
-            features = torsos.TorsoPair(torso, ("policy", "value"), name="torsos")(observation)
+            features = torsos.TorsoPair(torso, ("policy", "value"), name="torsos")(observation, context)
+        features = tuple(network_inputs.join(x, context) for x in features)
         if config.recurrent == "gru":
             cores = [recurrent.GRU(config.recurrent_size, name=f"core{i}") for i in range(len(features))]
             features = memory = tuple(
@@ -151,29 +173,51 @@ def by_environment(config: Config) -> bool:
 
 def check(config: Config, spec: EnvSpec) -> None:
     """Raises PurerlError for invalid sizes, before anything is built."""
-    items = config.num_envs * (1 if by_environment(config) else config.rollout_length)
-    what = "num_envs" if by_environment(config) else "num_envs x rollout_length"
+    shuffle = "environments" if by_environment(config) else "transitions"
+    items, what = minibatches.shuffled(shuffle, config.num_envs, config.rollout_length)
     minibatches.check_division(what, items, "num_minibatches", config.num_minibatches)
+    minibatches.check_division("num_envs", config.num_envs, "reward_groups", config.reward_groups)
+    if config.normalize_observations and config.stacked_frames > 1:
+        raise PurerlError("normalize_observations has no statistics of stacked frames: use stacked_frames = 1")
+    episode_memory.check(config, spec)
     make_torso(config, spec)
 
 
-def init_memory(config: Config, spec: EnvSpec) -> tuple[Array, ...]:
-    """The memory of each recurrent core at an episode's start, [size]; () without recurrent cores."""
-    cores = {"none": 0, "gru": 1 if config.share_torso else 2}[config.recurrent]
-    return (jnp.zeros(config.recurrent_size, jnp.float32),) * cores
+def num_cores(config: Config) -> int:
+    """The number of recurrent cores."""
+    return {"none": 0, "gru": 1 if config.share_torso else 2}[config.recurrent]
+
+
+def init_memory(config: Config, spec: EnvSpec) -> tuple[Any, ...]:
+    """The memory at an episode's start: [size] of each recurrent core, then the EpisodeMemory if there is one."""
+    episode = episode_memory.init(config, spec)
+    return (jnp.zeros(config.recurrent_size, jnp.float32),) * num_cores(config) + ((episode,) if episode else ())
+
+
+def split_memory(config: Config, memory: tuple[Any, ...]) -> tuple[tuple[Array, ...], Any]:
+    """(memories of the recurrent cores, EpisodeMemory or ())."""
+    cores = num_cores(config)
+    return memory[:cores], (memory[cores] if len(memory) > cores else ())
+
+
+def network_input(config: Config, inputs: Inputs) -> Any:
+    """What the network takes of the Inputs."""
+    return network_inputs.choose(config, inputs) if config.recurrent == "none" else inputs
 
 
 def init(config: Config, spec: EnvSpec, key: Array) -> State:
     """State at the start of training."""
-    observation = jnp.zeros((1, *spec.observation_shape), spec.observation_dtype)
+    observation = jnp.zeros((1, *episode_memory.shape(config, spec)), spec.observation_dtype)
+    inputs = network_input(config, Inputs.at_start(spec, observation))
     if config.recurrent == "none":
-        params = network(config, spec).init(key, observation)
+        params = network(config, spec).init(key, inputs)
     else:
-        inputs = jax.tree.map(lambda x: x[None], Inputs.at_start(spec, observation))
-        memory = jax.tree.map(lambda x: x[None], init_memory(config, spec))
-        params = network(config, spec).init(key, inputs, memory)
+        cores, _ = split_memory(config, init_memory(config, spec))
+        inputs, cores = jax.tree.map(lambda x: x[None], (inputs, cores))
+        params = network(config, spec).init(key, inputs, cores)
     seen = normalizers.init_observation_normalizer(spec.observation_shape) if config.normalize_observations else ()
-    return State(params, adam(config).init(params), normalizers.init_reward_normalizer(config.num_envs), seen)
+    statistics = advantages.init_reward_statistics(config.scale_rewards, config.num_envs, config.reward_groups)
+    return State(params, adam(config).init(params), statistics, seen)
 
 
 def normalized(config: Config, state: State, observation: Array | None) -> Array | None:
@@ -185,11 +229,14 @@ def normalized(config: Config, state: State, observation: Array | None) -> Array
 
 def adam(config: Config, clock: Clock | None = None) -> optax.GradientTransformation:
     """The optimizer, with the step size at `clock`."""
-    anneals = config.anneal_learning_rate and clock is not None
+    learning_rate = config.learning_rate
+    if config.anneal_learning_rate and clock is not None:
+        learning_rate = optimizers.annealed(learning_rate, clock, config.final_learning_rate)
     return optimizers.adam(
-        optimizers.annealed(config.learning_rate, clock) if anneals else config.learning_rate,
+        learning_rate,
         epsilon=config.adam_epsilon,
         max_grad_norm=config.max_grad_norm,
+        max_grad_value=config.max_grad_value,
         form=config.optimizer,
     )
 
@@ -198,22 +245,26 @@ def act(
     config: Config,
     spec: EnvSpec,
     state: State,
-    memory: tuple[Array, ...],
+    memory: tuple[Any, ...],
     inputs: Inputs,
     keys: Array,
     clock: Clock,
     explore: bool,
-) -> tuple[Array, tuple[Array, ...], advantages.ActorCriticExtras]:
+) -> tuple[Array, tuple[Any, ...], advantages.ActorCriticExtras]:
     """Samples actions [N] (or takes the most likely ones, if not `explore`)."""
-    inputs = inputs.replace(observation=normalized(config, state, inputs.observation))
+    cores, episode = split_memory(config, memory)
+    inputs, episode, distinct_share = episode_memory.see(config, episode, inputs)
+    inputs = network_input(config, inputs.replace(observation=normalized(config, state, inputs.observation)))
     if config.recurrent == "none":
-        parameters, value, _ = network(config, spec).apply(state.params, inputs.observation)
+        parameters, value, _ = network(config, spec).apply(state.params, inputs)
     else:  # one step of time
-        out = network(config, spec).apply(state.params, jax.tree.map(lambda x: x[None], inputs), memory)
-        parameters, value, memory = jax.tree.map(lambda x: x[0], out)
+        out = network(config, spec).apply(state.params, jax.tree.map(lambda x: x[None], inputs), cores)
+        parameters, value, cores = jax.tree.map(lambda x: x[0], out)
+    memory = cores + ((episode,) if episode else ())
     policy = distributions.for_spec(spec)
     action = jax.vmap(policy.sample)(keys, parameters) if explore else policy.mode(parameters)
-    return action, memory, advantages.ActorCriticExtras(policy.log_prob(parameters, action), value)
+    log_prob = policy.log_prob(parameters, action)
+    return action, memory, advantages.ActorCriticExtras(log_prob, value, distinct_share)
 
 
 def bootstrap_values(config: Config, spec: EnvSpec, params: Any, rollout: Rollout) -> tuple[Array, Array | None]:
@@ -221,13 +272,14 @@ def bootstrap_values(config: Config, spec: EnvSpec, params: Any, rollout: Rollou
     apply = network(config, spec).apply
     time_outs = advantages.bootstraps_time_outs(rollout, config.time_limit_is_terminal)
     if config.recurrent == "none":
-        final_value = apply(params, rollout.final_observation)[1] if time_outs else None
-        return apply(params, rollout.last.observation)[1], final_value
-    last_value = apply(params, jax.tree.map(lambda x: x[None], rollout.last), rollout.last_memory)[1][0]
+        final_value = apply(params, network_input(config, rollout.final_inputs()))[1] if time_outs else None
+        return apply(params, network_input(config, rollout.last))[1], final_value
+    last_cores, _ = split_memory(config, rollout.last_memory)
+    last_value = apply(params, jax.tree.map(lambda x: x[None], rollout.last), last_cores)[1][0]
     if not time_outs:
         return last_value, None
     # Each final observation is one step, after the memory of its row.
-    memories = apply(params, rollout.inputs(), rollout.memory)[2]
+    memories = apply(params, rollout.inputs(), split_memory(config, rollout.memory)[0])[2]
     memories = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), memories)
     final_inputs = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), rollout.final_inputs())
     return last_value, apply(params, final_inputs, memories)[1].reshape(rollout.reward.shape)
@@ -253,7 +305,8 @@ def loss(
     value_loss = losses.mean(value_error)
     # S[pi]
     entropy = losses.mean(policy.entropy(parameters))
-    total = policy_loss + config.value_coefficient * value_loss - config.entropy_coefficient * entropy
+    weight = episode_memory.entropy_coefficient(config, batch.distinct_share)
+    total = policy_loss + config.value_coefficient * value_loss - weight * entropy
     return total, {
         "policy_loss": policy_loss,
         "value_loss": value_loss,
@@ -270,6 +323,8 @@ def update(
     seen = state.observation_normalizer
     if config.normalize_observations:  # the next rollout is acted on with the statistics of this one
         seen = normalizers.update_observation_normalizer(seen, rollout.observation)
+    cores, episode = split_memory(config, rollout.memory)
+    rollout = episode_memory.rows(config, rollout, episode)
     rollout = rollout.replace(
         observation=normalized(config, state, rollout.observation),
         final_observation=normalized(config, state, rollout.final_observation),
@@ -278,7 +333,7 @@ def update(
     last_value, final_value = bootstrap_values(config, spec, state.params, rollout)
     normalizer, batch, metrics = advantages.actor_critic_batch(
         rollout,
-        rollout.observation if config.recurrent == "none" else rollout.inputs(),
+        network_input(config, rollout.inputs()),
         state.reward_normalizer,
         last_value=last_value,
         final_value=final_value,
@@ -299,7 +354,7 @@ def update(
     def gradient_step(carry, indices):
         params, optimizer_state = carry
         minibatch = minibatches.take(batch, indices, axis)
-        memory = minibatches.take(rollout.memory, indices)
+        memory = minibatches.take(cores, indices)
         gradients, terms = jax.grad(loss, argnums=2, has_aux=True)(config, spec, params, minibatch, memory)
         updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
         return (optax.apply_updates(params, updates), optimizer_state), terms

@@ -17,7 +17,7 @@ import jinja2
 from purerl import registry
 from purerl.envs import procgen_scores
 from purerl.experiments import results_tables as tables
-from purerl.experiments.figures import commands, dqn_pro, ppg, published
+from purerl.experiments.figures import commands, dqn_pro, ppg, published, pull_or_step_size
 from purerl.experiments.presets import value_based
 from purerl.runs import files
 
@@ -28,7 +28,8 @@ SCALE = "small"
 DESCRIBED = (
     *("ppg/sample-efficiency", "ppg/single-network", "ppg/sample-reuse", "procgen/generalization"),
     *("dqn-pro/learning-curves", "dqn-pro/bars", "dqn-pro/target-distance", "dqn-pro/radar"),
-    *("dqn-pro/median-human-normalized", "dqn-pro/planning-with-noise", "performance/seeds"),
+    *("dqn-pro/median-human-normalized", "dqn-pro/planning-with-noise", "dqn-pro/pull-or-step-size"),
+    "performance/seeds",
 )
 Interval = tuple[float, float, float]
 
@@ -79,6 +80,7 @@ def _names(results: Path) -> dict[str, Any]:
         "infinity": math.inf,
         "ppg": ppg,
         "dqn_pro": dqn_pro,
+        "pull": pull_or_step_size,
         "published": published,
         "scores": procgen_scores,
         "value_based": value_based,

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from purerl.nn.initializers import InitializerName, head_init
+from purerl.nn.initializers import InitializerName, bias_init, head_init
 from purerl.types import Array, EnvSpec, GaussianParameters
 
 
@@ -25,7 +25,7 @@ class PolicyHead(nn.Module):
     @nn.compact
     def __call__(self, features: Array) -> Array | GaussianParameters:
         size = self.spec.num_actions or math.prod(self.spec.action_shape)
-        out = nn.Dense(size, dtype=jnp.float32, kernel_init=head_init(self.initializer, 0.01), name="dense")(features)
+        out = _dense(features, size, self.initializer, 0.01)
         if self.spec.num_actions:
             return out
         log_std = self.param("log_std", initializers.zeros, (size,), jnp.float32)
@@ -39,5 +39,10 @@ class ValueHead(nn.Module):
 
     @nn.compact
     def __call__(self, features: Array) -> Array:
-        dense = nn.Dense(1, dtype=jnp.float32, kernel_init=head_init(self.initializer, 1.0), name="dense")
-        return jnp.squeeze(dense(features), axis=-1)
+        return jnp.squeeze(_dense(features, 1, self.initializer, 1.0), axis=-1)
+
+
+def _dense(features: Array, size: int, initializer: InitializerName, gain: float) -> Array:
+    """A head's layer, called inside of a module, which has it: [..., F] to [..., size] in float32."""
+    kernel, bias = head_init(initializer, gain), bias_init(initializer, features.shape[-1])
+    return nn.Dense(size, dtype=jnp.float32, kernel_init=kernel, bias_init=bias, name="dense")(features)

@@ -13,9 +13,7 @@ from jax.nn import initializers
 
 from purerl.types import Array
 
-InitializerName = Literal["glorot", "orthogonal", "normed", "fan_in"]
-# The DQN family's networks also know how to start their biases as the first DQN did.
-ValueInitializerName = Literal["glorot", "orthogonal", "normed", "fan_in", "torch"]
+InitializerName = Literal["glorot", "orthogonal", "normed", "fan_in", "torch"]
 
 # (1 / sqrt(3) / sqrt(2)) ** (1 / 2): 3 stacks, 2 residual blocks in each, 2 convolutions in each block.
 RESIDUAL_SCALE = math.sqrt(1 / math.sqrt(3) / math.sqrt(2))
@@ -50,7 +48,7 @@ def orthogonal(gain: float) -> Callable[..., Array]:
     return init
 
 
-def kernel_init(initializer: ValueInitializerName, scale: float) -> Callable[..., Array]:
+def kernel_init(initializer: InitializerName, scale: float) -> Callable[..., Array]:
     """A hidden layer's initializer: "normed" to `scale`, "glorot" uniform, "orthogonal" with gain sqrt(2), "fan_in",
     uniform with a variance of 1 / sqrt(3) / inputs (Dopamine's Rainbow), or "torch", uniform within +- 1 / sqrt(inputs)
     (Torch's, so that of Mnih et al. 2015 and Hessel et al. 2018; `_dqn_default_initializer` of DQN Zoo).
@@ -64,7 +62,7 @@ def kernel_init(initializer: ValueInitializerName, scale: float) -> Callable[...
     }[initializer]
 
 
-def bias_init(initializer: ValueInitializerName, inputs: int) -> Callable[..., Array]:
+def bias_init(initializer: InitializerName, inputs: int) -> Callable[..., Array]:
     """A layer's initializer of biases: zeros, or for "torch" uniform within +- 1 / sqrt(inputs), as its weights.
 
     Args:
@@ -82,5 +80,9 @@ def bias_init(initializer: ValueInitializerName, inputs: int) -> Callable[..., A
 
 
 def head_init(initializer: InitializerName, gain: float) -> Callable[..., Array]:
-    """A head's initializer: "normed" to 0.1 as in the PPG code, else orthogonal with a gain as in Baselines."""
+    """A head's initializer: "normed" to 0.1 as in the PPG code, "torch" as in other layers, else orthogonal with a gain
+    as in Baselines.
+    """
+    if initializer == "torch":
+        return kernel_init(initializer, gain)
     return normed(0.1) if initializer == "normed" else orthogonal(gain)

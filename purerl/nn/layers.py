@@ -32,13 +32,13 @@ def images(observation: Array, dtype: Any, frames_first: bool) -> Array:
     return jnp.moveaxis(x, -3, -1) if frames_first else x
 
 
-def with_differences(x: Array) -> Array:
-    """Float images of K stacked frames [..., 3 K], and each frame minus the next one: [..., 3 K + 3 (K - 1)].
+def with_differences(x: Array, channels: int = 3) -> Array:
+    """Floats of K stacked frames of C channels [..., K C], and each frame minus the next one: [..., (2 K - 1) C].
 
     The oldest frame is first. With images of 0 .. 1 a difference has -1 .. 1. As in the network of the generalization
     track's winner of the NeurIPS 2020 Procgen challenge (the repository Dipamc77/procgen-competition, K = 2).
     """
-    return jnp.concatenate([x, x[..., :-3] - x[..., 3:]], axis=-1)
+    return jnp.concatenate([x, x[..., :-channels] - x[..., channels:]], axis=-1)
 
 
 def flat_batch(x: Array, event_rank: int) -> tuple[Array, tuple[int, ...]]:

@@ -85,7 +85,7 @@ class QNetwork(nn.Module):
     network: torsos.TorsoName
     hidden: tuple[int, ...] = (64, 64)
     activation: layers.ActivationName = "relu"
-    initializer: initializers.ValueInitializerName = "glorot"
+    initializer: initializers.InitializerName = "glorot"
     atoms: int = 0
     dueling: bool = False
     noisy: bool = False

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from purerl.errors import PurerlError, nearest
 from purerl.nn.convolution import for_linen
-from purerl.nn.initializers import RESIDUAL_SCALE, InitializerName, ValueInitializerName, bias_init, kernel_init
+from purerl.nn.initializers import RESIDUAL_SCALE, InitializerName, bias_init, kernel_init
 from purerl.nn.layers import ActivationName, DTypeName, PoolingName, flat_batch, images, max_pool, to_float
 from purerl.types import Array, EnvSpec
 
@@ -26,11 +26,22 @@ TorsoName = Literal["auto", "impala", "impoola", "nature", "dopamine", "minatar"
 # --- Torsos ----------------------------------------------------------------------------------------------------------
 
 
-def _features(x: Array, batch: tuple[int, ...], hidden: int, initializer: ValueInitializerName, dtype: Any) -> Array:
-    """The end of an image torso: images [B, H, W, C] flattened (or their means [B, C]), then a dense layer with a ReLU,
-    [*batch, hidden]; without that layer if `hidden` is 0. It is called inside of a module, which has the layer.
+def _features(
+    x: Array,
+    batch: tuple[int, ...],
+    hidden: int,
+    initializer: InitializerName,
+    dtype: Any,
+    context: Array | None = None,
+    dropout: float = 0.0,
+) -> Array:
+    """The end of an image torso: images [B, H, W, C] flattened (or their means [B, C]) and the context after them, then
+    a dense layer with a ReLU and dropout, [*batch, hidden]; without that layer if `hidden` is 0. It is called inside of
+    a module, which has the layer.
     """
     x = x.reshape(x.shape[0], -1)
+    if context is not None:
+        x = jnp.concatenate([x, context.reshape(x.shape[0], -1).astype(x.dtype)], axis=-1)
     if not hidden:
         return x.reshape(*batch, -1)
     x = nn.Dense(
@@ -40,7 +51,14 @@ def _features(x: Array, batch: tuple[int, ...], hidden: int, initializer: ValueI
         bias_init=bias_init(initializer, x.shape[-1]),
         name="dense",
     )(x)
-    return nn.relu(x).reshape(*batch, hidden)
+    return _dropped(nn.relu(x), dropout).reshape(*batch, hidden)
+
+
+def _dropped(x: Array, rate: float, whole_channels: bool = False) -> Array:
+    """Dropout of features [B, F], or of whole channels of images [B, H, W, C]; with rate 0 it needs no random key."""
+    if not rate:
+        return x
+    return nn.Dropout(rate, broadcast_dims=(1, 2) if whole_channels else (), deterministic=False)(x)
 
 
 class ImpalaCNN(nn.Module):
@@ -59,18 +77,20 @@ class ImpalaCNN(nn.Module):
       dtype: of the arithmetic.
       mean_pool: the dense layer sees the mean of each channel instead of the flattened images, as in "Impoola" by
         Trumpp et al. 2025 (https://arxiv.org/abs/2503.05546). The mean follows the last ReLU, as in their code.
+      dropout: share of the channels dropped after the pooling of each stack, and of the features.
     """
 
     channels: tuple[int, ...] = (16, 32, 32)
     hidden: int = 256
-    initializer: ValueInitializerName = "normed"
+    initializer: InitializerName = "normed"
     pooling: PoolingName = "torch"
     dtype: Any = jnp.float32
     frames_first: bool = False
     mean_pool: bool = False
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, observation: Array) -> Array:
+    def __call__(self, observation: Array, context: Array | None = None) -> Array:
         def convolution(x: Array, channels: int, scale: float, name: str) -> Array:
             return nn.Conv(
                 channels,
@@ -85,7 +105,7 @@ class ImpalaCNN(nn.Module):
         x, batch = flat_batch(images(observation, self.dtype, self.frames_first), 3)
         for s, channels in enumerate(self.channels):
             x = convolution(x, channels, 1.0, f"stack{s}")
-            x = max_pool(x, self.pooling)
+            x = _dropped(max_pool(x, self.pooling), self.dropout, whole_channels=True)
             for b in range(2):
                 y = convolution(nn.relu(x), channels, RESIDUAL_SCALE, f"stack{s}_block{b}_0")
                 y = convolution(nn.relu(y), channels, RESIDUAL_SCALE, f"stack{s}_block{b}_1")
@@ -93,7 +113,7 @@ class ImpalaCNN(nn.Module):
         x = nn.relu(x)
         if self.mean_pool:
             x = jnp.mean(x, axis=(1, 2))
-        return _features(x, batch, self.hidden, self.initializer, self.dtype)
+        return _features(x, batch, self.hidden, self.initializer, self.dtype, context, self.dropout)
 
 
 # IMPALA's network whose last images are averaged: features do not depend on where something is, and most of the weights
@@ -111,17 +131,19 @@ class PlainCNN(nn.Module):
       frames_first: whether observations are stacked frames [..., K, H, W].
       initializer: "normed" is 1.0 for convolutions, 1.4 dense; see `kernel_init` for the others.
       dtype: of the arithmetic.
+      dropout: share of the channels dropped after each convolution, and of the features.
     """
 
     layers: tuple[tuple[int, int, int], ...]
     hidden: int
-    initializer: ValueInitializerName = "orthogonal"
+    initializer: InitializerName = "orthogonal"
     dtype: Any = jnp.float32
     padding: Literal["VALID", "SAME"] = "VALID"
     frames_first: bool = False
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, observation: Array) -> Array:
+    def __call__(self, observation: Array, context: Array | None = None) -> Array:
         x, batch = flat_batch(images(observation, self.dtype, self.frames_first), 3)
         for i, (channels, size, stride) in enumerate(self.layers):
             x = nn.relu(
@@ -137,7 +159,8 @@ class PlainCNN(nn.Module):
                     name=f"convolution{i}",
                 )(x)
             )
-        return _features(x, batch, self.hidden, self.initializer, self.dtype)
+            x = _dropped(x, self.dropout, whole_channels=True)
+        return _features(x, batch, self.hidden, self.initializer, self.dtype, context, self.dropout)
 
 
 # The network of "Human-level control through deep reinforcement learning" (Mnih et al. 2015), fast on large images.
@@ -160,6 +183,7 @@ class MLP(nn.Module):
       observation_rank: number of axes to flatten.
       initializer: "orthogonal", "glorot" or "normed" (1.4).
       dtype: of the arithmetic.
+      dropout: share of each layer's units dropped.
     """
 
     hidden: tuple[int, ...] = (64, 64)
@@ -167,20 +191,25 @@ class MLP(nn.Module):
     observation_rank: int = 1
     initializer: InitializerName = "orthogonal"
     dtype: Any = jnp.float32
+    dropout: float = 0.0
 
     def setup(self) -> None:
         for i, width in enumerate(self.hidden):
             dense = nn.Dense(width, dtype=self.dtype, kernel_init=kernel_init(self.initializer, 1.4))
             setattr(self, f"dense{i}", dense)
+            setattr(self, f"dropout{i}", nn.Dropout(self.dropout, deterministic=not self.dropout))
 
-    def __call__(self, observation: Array) -> Array:
-        x, batch = self.flatten(observation)
-        return self.rest(self.activate(self.dense0(x))).reshape(*batch, self.hidden[-1])
+    def __call__(self, observation: Array, context: Array | None = None) -> Array:
+        x, batch = self.flatten(observation, context)
+        return self.rest(self.dropout0(self.activate(self.dense0(x)))).reshape(*batch, self.hidden[-1])
 
-    def flatten(self, observation: Array) -> tuple[Array, tuple[int, ...]]:
-        """Observations [..., *shape] as vectors [B, size], and their leading axes."""
+    def flatten(self, observation: Array, context: Array | None = None) -> tuple[Array, tuple[int, ...]]:
+        """Observations [..., *shape], followed by a context [..., D], as vectors [B, size]; and their leading axes."""
         x, batch = flat_batch(to_float(observation, self.dtype), self.observation_rank)
-        return x.reshape(x.shape[0], -1), batch
+        x = x.reshape(x.shape[0], -1)
+        if context is not None:
+            x = jnp.concatenate([x, context.reshape(x.shape[0], -1).astype(x.dtype)], axis=-1)
+        return x, batch
 
     def activate(self, x: Array) -> Array:
         """The activation function."""
@@ -189,7 +218,7 @@ class MLP(nn.Module):
     def rest(self, x: Array) -> Array:
         """All layers after the first."""
         for i in range(1, len(self.hidden)):
-            x = self.activate(getattr(self, f"dense{i}")(x))
+            x = getattr(self, f"dropout{i}")(self.activate(getattr(self, f"dense{i}")(x)))
         return x
 
 
@@ -208,13 +237,13 @@ class TorsoPair(nn.Module):
     names: tuple[str, str]
 
     @nn.compact
-    def __call__(self, observation: Array) -> tuple[Array, Array]:
+    def __call__(self, observation: Array, context: Array | None = None) -> tuple[Array, Array]:
         first, second = (self.make(name=name) for name in self.names)
-        if self.is_initializing() or not isinstance(first, MLP):
-            return first(observation), second(observation)
+        if self.is_initializing() or not isinstance(first, MLP) or first.dropout:
+            return first(observation, context), second(observation, context)
         weights = [module.variables["params"] for module in (first, second)]
         kernel, bias = (jnp.concatenate([w["dense0"][part] for w in weights], axis=-1) for part in ("kernel", "bias"))
-        x, batch = first.flatten(observation)
+        x, batch = first.flatten(observation, context)
         both = first.activate(x @ kernel.astype(first.dtype) + bias.astype(first.dtype)[None])
         halves = first.rest(both[:, : first.hidden[0]]), second.rest(both[:, first.hidden[0] :])
         return tuple(x.reshape(*batch, x.shape[-1]) for x in halves)
@@ -227,12 +256,14 @@ def make_torso(
     name: TorsoName,
     spec: EnvSpec,
     *,
-    initializer: ValueInitializerName = "orthogonal",
+    initializer: InitializerName = "orthogonal",
     pooling: PoolingName = "torch",
     channels: tuple[int, ...] = (16, 32, 32),
     hidden: tuple[int, ...] = (64, 64),
     activation: ActivationName = "tanh",
     dtype: DTypeName = "float32",
+    features: int = 0,
+    dropout: float = 0.0,
 ) -> Callable[..., nn.Module]:
     """Chooses the torso for an environment; the result is a function that creates the module.
 
@@ -242,26 +273,32 @@ def make_torso(
       initializer: for all layers; "torch" is not for "mlp".
       pooling: for "impala" and "impoola".
       channels: of the stacks of "impala" and "impoola".
-      hidden: widths of "mlp". The other torsos end with a dense layer of the published width.
+      hidden: widths of "mlp".
       activation: of "mlp".
       dtype: of the arithmetic.
+      features: width of the dense layer that ends the other torsos; 0 for the published one.
+      dropout: share of channels, units and features that are dropped; 0 for none. The module needs the random keys
+        "dropout" then.
 
     Returns:
-      a function (name=None) -> flax module.
+      a function (name=None) -> flax module, which takes observations [..., *shape] and, if wanted, a context [..., D]
+      (such as the previous action) that joins the input of the first dense layer.
 
     Raises:
       PurerlError: unknown names, or a torso that does not fit the observations.
     """
     _check_name("network", name, TorsoName)
     name = resolve_torso(name, spec)
-    _check_name("initializer", initializer, InitializerName if name == "mlp" else ValueInitializerName)
+    _check_name("initializer", initializer, InitializerName)
+    if name == "mlp" and initializer == "torch":
+        raise PurerlError("network 'mlp' does not know initializer 'torch': use orthogonal, glorot or normed")
     _check_name("pooling", pooling, PoolingName)
     _check_name("activation", activation, ActivationName)
     _check_name("dtype", dtype, DTypeName)
     if not all(width > 0 for width in (*hidden, *channels)) or not channels or not hidden:
         raise PurerlError(f"layers need at least one unit, not hidden {hidden} or channels {channels}")
-    common = {"initializer": initializer, "dtype": jnp.dtype(dtype)}
-    images = common | {"frames_first": spec.stacked_frames > 1}
+    common = {"initializer": initializer, "dtype": jnp.dtype(dtype), "dropout": dropout}
+    images = common | {"frames_first": spec.stacked_frames > 1} | ({"hidden": features} if features else {})
     if name in ("impala", "impoola"):
         make = ImpalaCNN if name == "impala" else ImpoolaCNN
         return functools.partial(make, channels=channels, pooling=pooling, **images)

@@ -10,22 +10,26 @@ from flax import struct
 from purerl.ops import losses, normalizers, returns
 from purerl.types import Array, Metric, PyTree, Rollout
 
-RewardScaling = Literal["none", "per-step", "per-rollout"]
+RewardScaling = Literal["none", "per-step", "per-rollout", "per-fragment"]
+RewardStatistics = normalizers.RewardNormalizer | normalizers.FragmentNormalizer
 
 
 @struct.dataclass
 class ActorCriticExtras:
-    """What acting stores for learning, [N]: log-probability of the action and value of the observation."""
+    """What acting stores for learning, [N]: log-probability of the action, value of the observation, and the share of
+    the episode's frames that were new, where the agent follows them (see `ops.episode_memory`).
+    """
 
     log_prob: Array
     value: Array
+    distinct_share: Array | None = None
 
 
 @struct.dataclass
 class ActorCriticBatch:
     """The data of actor-critic gradient steps, [T, N, ...].
 
-    `inputs` is the input of the network: observations, or the Inputs of a recurrent network.
+    `inputs` is the input of the network: observations, or Inputs. `distinct_share` is as in ActorCriticExtras.
     """
 
     inputs: PyTree
@@ -34,6 +38,7 @@ class ActorCriticBatch:
     value: Array
     advantage: Array
     value_target: Array
+    distinct_share: Array | None = None
 
 
 def episode_ends(
@@ -75,18 +80,29 @@ def bootstraps_time_outs(rollout: Rollout, time_limit_is_terminal: bool) -> bool
     return not time_limit_is_terminal and rollout.final_observation is not None
 
 
+def init_reward_statistics(scaling: RewardScaling, num_envs: int, groups: int = 1) -> RewardStatistics:
+    """The statistics of a scaling before the first step; `groups` have their own ones "per-fragment"."""
+    if scaling == "per-fragment":
+        return normalizers.init_fragment_normalizer(groups)
+    return normalizers.init_reward_normalizer(num_envs)
+
+
 def scale_rewards(
     scaling: RewardScaling,
-    state: normalizers.RewardNormalizer,
+    state: RewardStatistics,
     rollout: Rollout,
     done: Array,
     *,
     discount: Array | float,
     clip: Array | float,
-) -> tuple[normalizers.RewardNormalizer, Array]:
-    """(normalizer, rewards [T, N]) after scaling: "none", "per-step" (Baselines) or "per-rollout" (PPG code)."""
+) -> tuple[RewardStatistics, Array]:
+    """(statistics, rewards [T, N]) after scaling: "none", "per-step" (Baselines), "per-rollout" (PPG code) or
+    "per-fragment", which uses neither the discount nor the clip.
+    """
     if scaling == "none":
         return state, rollout.reward
+    if scaling == "per-fragment":
+        return normalizers.normalize_rewards_per_fragment(state, rollout.reward, done)
     normalize = {
         "per-step": normalizers.normalize_rewards_per_step,
         "per-rollout": normalizers.normalize_rewards_per_rollout,
@@ -97,7 +113,7 @@ def scale_rewards(
 def actor_critic_batch(
     rollout: Rollout,
     inputs: PyTree,
-    normalizer: normalizers.RewardNormalizer,
+    normalizer: RewardStatistics,
     *,
     last_value: Array,
     final_value: Array | None,
@@ -108,7 +124,7 @@ def actor_critic_batch(
     reward_discount: Array | float = 0.99,
     reward_clip: Array | float = 10.0,
     normalize: bool = False,
-) -> tuple[normalizers.RewardNormalizer, ActorCriticBatch, dict[str, Metric]]:
+) -> tuple[RewardStatistics, ActorCriticBatch, dict[str, Metric]]:
     """Scaled rewards, bootstrapped values, advantages and value targets of a rollout.
 
     Args:
@@ -136,5 +152,6 @@ def actor_critic_batch(
     value_target = advantage + value
     if normalize:
         advantage = losses.normalize_advantages(advantage)
-    batch = ActorCriticBatch(inputs, rollout.action, log_prob, value, advantage, value_target)
+    share = rollout.extras.distinct_share
+    batch = ActorCriticBatch(inputs, rollout.action, log_prob, value, advantage, value_target, share)
     return normalizer, batch, {"value_target": Metric.of(value_target)}

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from purerl.errors import PurerlError
 from purerl.types import Array
+
+ShuffleName = Literal["environments", "transitions"]
+
+
+def shuffled(shuffle: ShuffleName, num_envs: int, rollout_length: int) -> tuple[int, str]:
+    """How many items of a rollout are shuffled, and their name in errors."""
+    if shuffle == "environments":
+        return num_envs, "num_envs"
+    return num_envs * rollout_length, "num_envs x rollout_length"
 
 
 def check_division(what: str, items: int, parts_name: str, parts: int) -> None:

@@ -15,9 +15,9 @@ AdamName = Literal["adam", "adam-tensorflow"]
 ValueOptimizerName = Literal["adam", "adam-tensorflow", "rmsprop"]
 
 
-def annealed(learning_rate: Array | float, clock: Clock) -> Array:
-    """A learning rate that decreases linearly to 0 over the run."""
-    return learning_rate * (1 - clock.fraction_done())
+def annealed(learning_rate: Array | float, clock: Clock, final: Array | float = 0.0) -> Array:
+    """A learning rate that goes linearly to `final` over the run."""
+    return final + (learning_rate - final) * (1 - clock.fraction_done())
 
 
 def adam(
@@ -25,20 +25,26 @@ def adam(
     *,
     epsilon: Array | float = 1e-8,
     max_grad_norm: Array | float = float("inf"),
+    max_grad_value: Array | float | None = None,
     form: AdamName = "adam",
 ) -> optax.GradientTransformation:
     """Adam on gradients clipped to a global norm (inf for none), in optax's form or in TensorFlow 1's."""
-    return optax.chain(clip_by_global_norm(max_grad_norm), _ADAMS[form](learning_rate, epsilon))
+    return optax.chain(clip_by_global_norm(max_grad_norm, max_grad_value), _ADAMS[form](learning_rate, epsilon))
 
 
-def clip_by_global_norm(max_norm: Array | float) -> optax.GradientTransformation:
+def clip_by_global_norm(
+    max_norm: Array | float, max_value: Array | float | None = None
+) -> optax.GradientTransformation:
     """Scales gradients whose global norm is larger than `max_norm` down to it; inf for no clipping.
 
-    It gives the same results as `optax.clip_by_global_norm`. But the derivatives of optax's function are NaN if the
-    norm is 0 or `max_norm` is inf, and here they are finite.
+    With a `max_value` each number is clipped to +-max_value before that. Without it, the results are those of
+    `optax.clip_by_global_norm`. But the derivatives of optax's function are NaN if the norm is 0 or `max_norm` is inf,
+    and here they are finite.
     """
 
     def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
+        if max_value is not None:
+            updates = jax.tree.map(lambda x: jnp.clip(x, -max_value, max_value), updates)
         squares = sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(updates))
         within = jnp.sqrt(squares) < max_norm
         norm, limit = jnp.sqrt(jnp.where(within, 1.0, squares)), jnp.where(within, 1.0, max_norm)
@@ -94,6 +100,29 @@ def tensorflow_adam(learning_rate: Array | float, epsilon: Array | float) -> opt
 
 
 _ADAMS = {"adam": optax_adam, "adam-tensorflow": tensorflow_adam}
+
+
+def for_parts(optimizer: optax.GradientTransformation, part: str) -> optax.GradientTransformation:
+    """An optimizer with one state for the parameters under params[part] and one for all others.
+
+    Each state has its own moments, count and gradient norm. A state is {"part": ..., "rest": ...}.
+    """
+
+    def split(tree: PyTree) -> tuple[PyTree, PyTree]:
+        inner = tree["params"]
+        return {part: inner[part]}, {name: x for name, x in inner.items() if name != part}
+
+    def init(params: PyTree) -> dict[str, Any]:
+        of_part, rest = split(params)
+        return {"part": optimizer.init(of_part), "rest": optimizer.init(rest)}
+
+    def update(updates: PyTree, state: dict[str, Any], params: PyTree = None) -> tuple[PyTree, dict[str, Any]]:
+        (part_updates, rest_updates), (of_part, rest) = split(updates), split(params)
+        part_updates, part_state = optimizer.update(part_updates, state["part"], of_part)
+        rest_updates, rest_state = optimizer.update(rest_updates, state["rest"], rest)
+        return {"params": {**rest_updates, **part_updates}}, {"part": part_state, "rest": rest_state}
+
+    return optax.GradientTransformation(init, update)
 
 
 def proximal_pull(fraction: Array | float) -> optax.GradientTransformationExtraArgs:

@@ -48,8 +48,8 @@ def repetition_penalty(
     It is added to the raw rewards, before they are scaled.
 
     Args:
-      observation: [T, N, H, W, C], what was acted on. Only the last `channels` of a stack of frames are compared.
-      next_observation: [N, H, W, C], what follows the last row.
+      observation: [T, N, ..., C], what was acted on. Only the last `channels` of a stack of frames are compared.
+      next_observation: [N, ..., C], what follows the last row.
       done: [T, N] bool, the episode ended with this step: no penalty, because what follows is of another episode.
       steps: int32 [T, N], see `episode_steps`.
       penalty: added, negative.
@@ -61,7 +61,7 @@ def repetition_penalty(
     """
     frames = observation[..., -channels:]
     following = jnp.concatenate([frames[1:], next_observation[None, ..., -channels:]])
-    same = jnp.all(frames == following, axis=(-3, -2, -1))
+    same = jnp.all(frames == following, axis=tuple(range(2, frames.ndim)))
     return jnp.where(same & ~done & (steps > free_steps), jnp.float32(penalty), jnp.float32(0))
 
 
@@ -89,8 +89,11 @@ def init_seen_frames(longest: int = 1000) -> SeenFrames:
 
 
 def frame_hash(frame: Array) -> Array:
-    """A hash of a uint8 frame [H, W, C], uint32 []. Those of two different frames are equal once in 2^32 times."""
-    x = frame.reshape(-1).astype(jnp.uint32)
+    """A hash of an observation [...], uint32 []. Those of two different frames are equal once in 2^32 times."""
+    x = frame.reshape(-1)
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        x = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32) * jnp.uint32(0x9E3779B1)
+    x = x.astype(jnp.uint32)
     x = 256 * jnp.arange(x.size, dtype=jnp.uint32) + x  # each value at each place is a number of its own,
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)  # which the finalizer of MurmurHash3 makes look random
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
@@ -98,7 +101,7 @@ def frame_hash(frame: Array) -> Array:
 
 
 def see(memory: SeenFrames, frame: Array) -> SeenFrames:
-    """The memory of one environment after another frame [H, W, C]."""
+    """The memory of one environment after another frame [...]."""
     hashed, place = frame_hash(frame), jnp.arange(memory.hashes.shape[0], dtype=jnp.int32)
     known = jnp.any((memory.hashes == hashed) & (place < memory.seen))
     return SeenFrames(
