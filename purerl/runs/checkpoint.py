@@ -160,12 +160,16 @@ class Checkpoints:
             raise PurerlError(self._damage_message(path, damage))
         stored = {n: leaf for n, leaf in enumerate(index["leaves"]) if leaf[0].startswith(prefix)}
         templates, treedef = _flatten(template)
-        _check_fit(path, list(stored.values()), [_record(prefix + name, leaf) for name, leaf in templates])
+        # A field that is newer than the checkpoint, and holds nothing here, is no difference.
+        names = {name for name, _, _ in stored.values()}
+        is_new = [leaf is None and prefix + name not in names for name, leaf in templates]
+        known = [pair for pair, new in zip(templates, is_new, strict=True) if not new]
+        _check_fit(path, list(stored.values()), [_record(prefix + name, leaf) for name, leaf in known])
         arrays = self._read_arrays(path, stored)
         # Popped one by one, so that a leaf that moves to a device does not stay in host memory as well.
-        pairs = zip(stored.items(), templates, strict=True)
-        leaves = [_rebuild(arrays.pop(n, None), shape, leaf) for (n, (_, _, shape)), (_, leaf) in pairs]
-        return jax.tree.unflatten(treedef, leaves)
+        pairs = zip(stored.items(), known, strict=True)
+        leaves = iter([_rebuild(arrays.pop(n, None), shape, leaf) for (n, (_, _, shape)), (_, leaf) in pairs])
+        return jax.tree.unflatten(treedef, [None if new else next(leaves) for new in is_new])
 
     def read_arrays(self, iteration: int | None = None) -> dict[str, np.ndarray]:
         """Returns {path such as "run.agent.params.kernel": values} of the newest checkpoint, or of the given one.

@@ -68,32 +68,37 @@ MUTATIONS = [
         "ppg-pi-old-in-every-step",
         PPG,
         "batch, old = take(indices), minibatches.take(old_policy, indices)",
-        "batch = take(indices)\n        old = apply(params, batch.observation).policy",
+        "batch = take(indices)\n        old = plain.apply(params, batch.inputs).policy",
     ),
     Mutation(
         "ppg-clone-without-gradient",
         PPG,
-        "return config.clone_coefficient * kl + value",
-        "return config.clone_coefficient * jax.lax.stop_gradient(kl) + value",
+        "total = config.clone_coefficient * kl + value",
+        "total = config.clone_coefficient * jax.lax.stop_gradient(kl) + value",
     ),
     Mutation(
         "ppg-true-value-without-gradient",
         PPG,
-        "return config.clone_coefficient * kl + value",
-        "return config.clone_coefficient * kl + jax.lax.stop_gradient(value)",
+        "total = config.clone_coefficient * kl + value",
+        "total = config.clone_coefficient * kl + jax.lax.stop_gradient(value)",
     ),
     Mutation(
         "ppg-minibatches-over-time",
         PPG,
-        "minibatch = minibatches.take(batch, environments, axis=1)",
-        "minibatch = minibatches.take(batch, environments, axis=0)",
+        "items, axis = (batch, 1) if whole",
+        "items, axis = (batch, 0) if whole",
     ),
-    Mutation("ppg-wrong-divmod", PPG, "jnp.divmod(indices, num_envs)", "jnp.divmod(indices, num_rollouts)"),
+    Mutation(
+        "ppg-wrong-divmod",
+        PPG,
+        "jnp.unravel_index(indices, items)",
+        "jnp.divmod(indices, segments.value_target.shape[0])",
+    ),
     Mutation(
         "ppg-entropy-sign",
         PPG,
-        "return surrogate - config.entropy_coefficient * entropy",
-        "return surrogate + config.entropy_coefficient * entropy",
+        "return surrogate - weight * entropy",
+        "return surrogate + weight * entropy",
     ),
     Mutation(
         "ppg-kl-coefficient-ignored",
@@ -129,8 +134,8 @@ MUTATIONS = [
     Mutation(
         "ppg-auxiliary-learning-rate-ignored",
         PPG,
-        "learning_rate = config.auxiliary_learning_rate",
-        "learning_rate = config.learning_rate",
+        "_adam(config, config.auxiliary_learning_rate,",
+        "_adam(config, config.learning_rate,",
     ),
     Mutation(
         "ppg-detached-value-reaches-the-torso",
@@ -141,13 +146,11 @@ MUTATIONS = [
     Mutation(
         "ppg-one-slot-of-the-buffer",
         PPG,
-        "batch, clock.iteration % config.policy_iterations)",
-        "batch, clock.iteration * 0)",
+        "clock.iteration % cycle - config.skip_iterations",
+        "clock.iteration * 0 - config.skip_iterations",
     ),
     # --- PPO ---
-    Mutation(
-        "ppo-entropy-sign", PPO, "value_loss - config.entropy_coefficient", "value_loss + config.entropy_coefficient"
-    ),
+    Mutation("ppo-entropy-sign", PPO, "value_loss - weight * entropy", "value_loss + weight * entropy"),
     Mutation(
         "ppo-value-clip-is-clip", PPO, "batch.value_target, config.value_clip)", "batch.value_target, config.clip)"
     ),

@@ -380,6 +380,17 @@ def test_a_foreign_checkpoint_names_the_first_leaf_that_differs(tmp_path, change
     assert str(caught.value) == expected
 
 
+def test_a_field_that_is_newer_than_the_checkpoint_and_holds_nothing(tmp_path):
+    """Code that gained an optional part resumes runs that were written before it, whose values all stay."""
+    Checkpoints(tmp_path).save(1, {"a": jnp.arange(3), "z": jnp.ones(2)}, {})
+    _, found, _ = Checkpoints(tmp_path).restore({"a": jnp.zeros(3, int), "new": None, "z": jnp.zeros(2)})
+    assert found["new"] is None
+    np.testing.assert_array_equal(found["a"], [0, 1, 2])
+    np.testing.assert_array_equal(found["z"], [1, 1])
+    with pytest.raises(PurerlError, match="it has no leaf 'new'"):
+        Checkpoints(tmp_path).restore({"a": jnp.zeros(3, int), "new": jnp.zeros(1), "z": jnp.zeros(2)})
+
+
 def test_leaves_in_another_order_and_missing_last_leaf(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, SMALL, {})
