@@ -1,8 +1,8 @@
 """The winner of the generalization track of the NeurIPS 2020 Procgen challenge (D. Chakraborty and N. Q. Tran), as PPG.
 
 Source: the repository Dipamc77/procgen-competition at its commit "submit oct 29" (19f6ab2). Which commit was finally
-scored is not known. Its later commits are one flag away: weight on 8 auxiliary phases (`--policy-iterations 32
---skip-iterations 0 --max-auxiliary-phases 8 --auxiliary-epochs 6`).
+scored is not known. A later one (f473f51) is four flags away: `--policy-iterations 32 --skip-iterations 0
+--max-auxiliary-phases 8 --auxiliary-epochs 6`, and it plays with a softmax temperature of 0.5, which is not here.
 
 It differs from PPG in this: two stacked frames with their signed difference, a wider network, minibatches of shuffled
 transitions in both phases, a discount of 0.996, a step size that decreases to a tenth, two of every 18 rollouts that no

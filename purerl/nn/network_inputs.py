@@ -23,8 +23,7 @@ def choose(config: Any, inputs: Inputs) -> Any:
 def of(config: Any, spec: EnvSpec, inputs: Any) -> tuple[Array, Array | None]:
     """(observation [..., *shape], context [..., A] or None) from the result of `choose`.
 
-    The context is the previous action, one-hot if it is discrete. At an episode's start a discrete one is action 0, as
-    the environments of Procgen begin, and a continuous one is 0.
+    The context is the previous action, one-hot if it is discrete. At an episode's start it is action 0, or zeros.
     """
     observation, context = (inputs.observation, inputs.last_action) if isinstance(inputs, Inputs) else (inputs, None)
     if not config.previous_action:

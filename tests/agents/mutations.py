@@ -85,8 +85,8 @@ MUTATIONS = [
     Mutation(
         "ppg-minibatches-over-time",
         PPG,
-        "items, axis = (batch, 1) if whole",
-        "items, axis = (batch, 0) if whole",
+        "minibatches.take(items, indices, axis)",
+        "minibatches.take(items, indices, 0)",
     ),
     Mutation(
         "ppg-wrong-divmod",

@@ -196,7 +196,7 @@ def test_summary_has_what_it_promises(tmp_path, run):
     assert summary["compile_seconds"] > 0.1
     header = json.loads((tmp_path / "run" / "config.json").read_text())
     assert header["protocol"]["time_limit_is_terminal"] is False
-    assert Plan.from_dict(header).config == configs.build(registry.agent("ppo").Config, header["config"], "ppo")
+    assert Plan.from_dict(header).config == configs.from_dict(registry.agent("ppo").Config, header["config"], "ppo")
     assert not (tmp_path / "run" / "figures").exists()  # the command line draws
 
 
