@@ -177,7 +177,7 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        _raise_for_length(path, error)
+        _raise_for_length(path, error, "choose another one (--out)")
         raise PurerlError(f"cannot write {path}: {_fix(error)}") from error
     except ValueError as error:
         _raise_for_name(path, error)
@@ -191,7 +191,7 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
     except FileNotFoundError as error:
         raise PurerlError(f"cannot read {path}: there is no such file; check the run folder's name") from error
     except OSError as error:
-        _raise_for_length(path, error)
+        _raise_for_length(path, error, "check it")
         raise PurerlError(f"cannot read {path}: {error.strerror}; check the path and its permissions") from error
     except ValueError as error:
         _raise_for_name(path, error)
@@ -204,10 +204,10 @@ def _raise_for_name(path: str | os.PathLike, error: ValueError) -> NoReturn:
     raise PurerlError(f"{shown(str(path))} cannot be the name of a file: choose another one") from error
 
 
-def _raise_for_length(path: str | os.PathLike, error: OSError) -> None:
+def _raise_for_length(path: str | os.PathLike, error: OSError, fix: str) -> None:
     """Raises PurerlError, without the whole name, for a name that the file system finds too long."""
     if error.errno == errno.ENAMETOOLONG:
-        raise PurerlError(f"{shown(str(path))} is too long for the name of a file: choose another one") from error
+        raise PurerlError(f"{shown(str(path))} is too long for the name of a file: {fix}") from error
 
 
 def _fix(error: OSError) -> str:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from purerl import configs, registry, rng
-from purerl.agents import ppg, ppg_generalization, ppg_sample_efficiency, ppo
+from purerl.agents import ppg, ppo
 from purerl.errors import PurerlError
+from purerl.experiments.challenge import ppg_generalization, ppg_sample_efficiency
 from purerl.loops import collect
 from purerl.nn import network_inputs
 from purerl.ops import advantages, distributions, episode_memory, optimizers, repetition
