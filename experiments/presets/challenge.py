@@ -14,6 +14,8 @@ _NO_IMAGES: dict[str, Any] = {
     "policy_iterations": 8,
     "skip_iterations": 0,
     "auxiliary_epochs": 2,
+    "auxiliary_minibatches": 8,
+    "reward_groups": 1,
 }
 
 
@@ -28,26 +30,20 @@ def _presets(source: str) -> dict[str, Preset]:
         "procgen-symbolic": Preset(
             steps=8_000_000,
             source="purerl's own, not tuned: the agent's parts with the sizes of ppg's preset, on planes of cells",
-            config={**PROCGEN_SYMBOLIC, **_NO_IMAGES, "reward_groups": 1, "auxiliary_minibatches": 8},
+            config={**PROCGEN_SYMBOLIC, **_NO_IMAGES},
             env={"distribution_mode": "easy", "observation": "symbolic"},
         ),
         "minatar": Preset(
             steps=2_000_000,
             default_for=("*-MinAtar",),
             source="purerl's own, not tuned: the agent's parts with the sizes of ppg's preset",
-            config={**MINATAR, **_NO_IMAGES, "reward_groups": 1, "auxiliary_minibatches": 8},
+            config={**MINATAR, **_NO_IMAGES},
         ),
         "classic": Preset(
             steps=500_000,
             default_for=("*",),
             source="purerl's own, not tuned: the agent's parts with the sizes of ppg's preset",
-            config={
-                **CLASSIC,
-                **_NO_IMAGES,
-                "reward_groups": 1,
-                "num_minibatches": 4,
-                "auxiliary_minibatches": 4,
-            },
+            config={**CLASSIC, **_NO_IMAGES, "num_minibatches": 4, "auxiliary_minibatches": 4},
         ),
         "quick": Preset(
             steps=100_000,
