@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from purerl import rng
+from purerl import data_parallel, rng
 from purerl.buffers import offload
 from purerl.errors import PurerlError
 from purerl.nn import heads, initializers, layers, network_inputs, torsos
@@ -479,7 +479,8 @@ def auxiliary_phase(
     def take(indices: Array) -> Segments:
         slots = jnp.stack(jnp.unravel_index(indices, items), axis=-1)
         others = jax.tree.map(lambda x: offload.read("device", x, slots), segments.replace(observation=None))
-        return others.replace(observation=offload.read(config.auxiliary_memory, segments.observation, slots))
+        taken = others.replace(observation=offload.read(config.auxiliary_memory, segments.observation, slots))
+        return data_parallel.spread(taken)
 
     # Line 9: pi_old is the policy at the start of the auxiliary phase, not the policy that acted.
     grouped = jnp.arange(num_items).reshape(num_groups, -1)
@@ -562,4 +563,4 @@ def update(
     return state, metrics | terms
 
 
-AGENT = Agent("ppg", Config, check, init, act, update, init_memory)
+AGENT = Agent("ppg", Config, check, init, act, update, init_memory, environment_axes={"segments": 1})

@@ -371,4 +371,8 @@ def update(
     return State(params, optimizer_state, normalizer, seen), metrics
 
 
-AGENT = Agent("ppo", Config, check, init, act, update, init_memory, acting=("params", "observation_normalizer"))
+AGENT = Agent(
+    *("ppo", Config, check, init, act, update, init_memory),
+    acting=("params", "observation_normalizer"),
+    environment_axes={},
+)

@@ -409,6 +409,9 @@ class Agent(NamedTuple):
       plays_greedily: whether a trained agent always plays with `explore` off (the DQN family, with its own epsilon),
         and not only on request.
       defaults: config fields with another default under this name (for a variant of an agent).
+      environment_axes: {field of State: the axis of its arrays that counts environments}, of fields that are to be
+        spread over the devices where a seed has several; the others are then on each of them. None if the agent was
+        not tried so: it gets several devices only where a user asks for them.
     """
 
     name: str
@@ -423,3 +426,4 @@ class Agent(NamedTuple):
     on_env_restart: Callable[[Any, PyTree, Array], PyTree] | None = None
     plays_greedily: bool = False
     defaults: Mapping[str, Any] = types.MappingProxyType({})
+    environment_axes: Mapping[str, int] | None = None

@@ -113,8 +113,7 @@ def _import(imports: list[str], words: list[str]) -> None:
     """Imports the modules of --import, after the settings that must be made before JAX starts."""
     from purerl.runs import user_modules
 
-    many = words[0] not in ("train", "challenge") or flags.value_of(words, "seeds") not in (None, "1")
-    if imports and words[0] in ("train", "sweep", "figure", "challenge", "bench") and many:
+    if imports and words[0] in ("train", "sweep", "figure", "challenge", "bench"):
         from purerl.loops import sharding
 
         sharding.one_cpu_device_per_core()  # before a module of the user's starts JAX

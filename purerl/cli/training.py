@@ -38,6 +38,12 @@ class Which:
         "{auto,vmap,map}",
         "(default: auto, map on CPUs and vmap on accelerators)",
     )
+    devices_per_seed: int | Literal["auto"] = flag(
+        "auto",
+        "over how many devices (on a CPU: cores) each seed is spread: the same results but for rounding",
+        "{auto,N}",
+        "(default: auto, all of them for a network on images whose seeds do not have a device each)",
+    )
 
 
 @dataclasses.dataclass
@@ -61,10 +67,9 @@ class TrainFlags:
 
 def train(words: list[str]) -> int:
     """Runs `purerl train` with these words after it."""
-    if flags.value_of(words, "seeds") not in (None, "1"):
-        from purerl.loops import sharding
+    from purerl.loops import sharding
 
-        sharding.one_cpu_device_per_core()  # before the environment is imported: gymnax starts JAX
+    sharding.one_cpu_device_per_core()  # before the environment is imported: gymnax starts JAX
     asked = _training_command(words, "train", Group(TrainFlags, TrainFlags()), "Trains an agent.")
     from purerl.runs import train
 
@@ -72,7 +77,14 @@ def train(words: list[str]) -> int:
     the_plan = asked.settings.plan(**which, config=asked.config, env_options=asked.env_options)
     filming = {name: asked.own.pop(name) for name in _FILMING if name in asked.own}
     recording = dataclasses.replace(asked.recording, **filming)
-    run = train.train_plan(the_plan, recording, asked.logging, **asked.own, new_length="steps" in asked.which)
+    run = train.train_plan(
+        the_plan,
+        recording,
+        asked.logging,
+        **asked.own,
+        new_length="steps" in asked.which,
+        new_devices="devices_per_seed" in asked.which,
+    )
     _draw_run(run, asked.own.get("quiet", False))
     return 0
 

@@ -7,12 +7,13 @@ sees does not depend on who steps it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from purerl import rng
+from purerl import data_parallel, rng
 from purerl.types import Agent, Array, Clock, Environment, EnvSpec, Inputs, PyTree, Rollout, RunState
 
 
@@ -24,6 +25,13 @@ def products(config: Any) -> contextlib.AbstractContextManager[Any]:
     """
     precision = getattr(config, "matmul_precision", "default")
     return contextlib.nullcontext() if precision == "default" else jax.default_matmul_precision(precision)
+
+
+def acting_part(agent: Agent, state: PyTree) -> PyTree:
+    """The fields of an agent's State that acting reads, the others None: no replay is copied to play a game."""
+    if not dataclasses.is_dataclass(state):
+        return state
+    return state.replace(**{f.name: None for f in dataclasses.fields(state) if f.name not in agent.acting})
 
 
 def first_memory(agent: Agent, config: Any, spec: EnvSpec, num_envs: int) -> PyTree:
@@ -116,7 +124,7 @@ def collect(
     keys_step = jax.vmap(lambda t: rng.step_keys(key, iteration * length + t, num_envs))(steps)
 
     def step(carry, keys):
-        environment_state, memory, inputs = carry
+        environment_state, memory, inputs = data_parallel.spread(carry)
         acted_in = environment_state if states else None
         key_act, key_step = keys
         action, memory, extras = act(agent, spec, config, run_state.agent, memory, inputs, key_act, clock, explore)

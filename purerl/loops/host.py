@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from purerl import rng
-from purerl.loops import collect, episodes, sums
+from purerl import data_parallel, rng
+from purerl.loops import collect, episodes, sharding, sums
 from purerl.loops import lanes as lane_ways
 from purerl.loops.lanes import Lanes
 from purerl.loops.train import learn
@@ -91,11 +91,18 @@ class Buffer:
 
 @dataclasses.dataclass
 class Part:
-    """Lanes that are computed together: all of a run's (`vmap`), or a single one, as its solo run would be (`map`)."""
+    """Lanes that are computed together: all of a run's (`vmap`), or a single one, as its solo run would be (`map`).
+
+    Attributes:
+      lanes: which of the run's.
+      config, run_state: theirs.
+      acting, memory: the state and the memory with which a rollout is collected, on the devices that act.
+    """
 
     lanes: slice
     config: Any
     run_state: RunState
+    acting: RunState | None = None
     memory: PyTree = None
 
 
@@ -106,7 +113,8 @@ def split(config: Any, tree: PyTree, num_lanes: int, lanes: Lanes) -> list[tuple
     slices = [slice(lane, lane + 1) for lane in range(num_lanes)]
 
     def part(x: Any, lanes: slice) -> Any:
-        return x[lanes] if jnp.ndim(x) else x
+        # Indexing would be a gather, which arrays in the host's memory do not have.
+        return jax.lax.slice_in_dim(x, lanes.start, lanes.stop) if jnp.ndim(x) else x
 
     return [(s, *(jax.tree.map(lambda x: part(x, s), y) for y in (config, tree))) for s in slices]  # noqa: B023
 
@@ -140,10 +148,6 @@ class Feedback:
                 whole = self.arrays[name] = np.zeros((*shape, *value.shape[2:]), value.dtype)
             whole[:, t, columns] = value
 
-    def of(self, lanes: slice) -> dict[str, np.ndarray | None]:
-        """The arrays of some lanes."""
-        return {name: None if x is None else x[lanes] for name, x in self.arrays.items()}
-
 
 def beside(run_state: RunState, tree: PyTree) -> PyTree:
     """A tree on the device of a run, committed to it as the run is (see `HostLoop.placed`)."""
@@ -155,20 +159,26 @@ class HostLoop:
 
     Args:
       lanes: "vmap" learns for all seeds in one batch; "map" for one after the other, each by the program of a solo run.
+      devices_per_seed: how many devices a seed learns on, see `data_parallel`. The first of them acts.
 
     Attributes:
       seconds: where the wall time of `advance` went, so far: "environment" (waiting for games), "device" (waiting for
         actions and updates), and the rest, "host" (Python, dispatch, bookkeeping).
     """
 
-    def __init__(self, agent: Agent, pool: Pool, lanes: Lanes = "auto"):
+    def __init__(self, agent: Agent, pool: Pool, lanes: Lanes = "auto", devices_per_seed: int = 1):
         self.agent, self.pool, self.spec, self.lanes = agent, pool, pool.spec, lane_ways.resolve(lanes)
+        # All devices share each seed; or each has its own seeds, if they are one batch; or one has all.
+        self._shares_seeds = devices_per_seed > 1
+        spreads_seeds = self.lanes == "vmap" and not self._shares_seeds
+        self._mesh = sharding.seed_mesh(pool.num_seeds if spreads_seeds else 1, devices_per_seed)
         self.seconds = {"environment": 0.0, "device": 0.0, "host": 0.0}
         self._walk = Walk(pool)
         self._buffers: dict[int, Buffer] = {}
         self._make = lane_ways.in_turn(self._init_run_state)
         self._act = jax.jit(self._act_and_store, donate_argnums=4)
-        self._learn = jax.jit(self._learn_from, donate_argnums=1)
+        options = sharding.compiler_options(devices_per_seed)
+        self._learn = jax.jit(self._learn_from, donate_argnums=1, compiler_options=options)
         self._add = jax.jit(sums.add, donate_argnums=0)
         size = pool.num_envs // pool.num_groups
         self._slice = jax.jit(
@@ -180,13 +190,17 @@ class HostLoop:
         return num_seeds
 
     def placed(self, run_state: RunState) -> RunState:
-        """A RunState [S, ...] committed to where it is: JAX compiles once more for arrays that it may move."""
-        return jax.tree.map(lambda x: jax.device_put(x, x.sharding), run_state)
+        """A RunState [S, ...] spread over the devices."""
+        return jax.device_put(run_state, sharding.placements(run_state, self._mesh, self.agent.environment_axes))
 
     def init(self, config: Any, keys: Array) -> RunState:
         """RunState [S, ...] of a fresh run; resets the pool."""
-        run_state = self.placed(self._make(config, keys))
-        return run_state.replace(inputs=beside(run_state, self._first_inputs()))
+        return self._with_inputs(self.placed(self._make(config, keys)), self._first_inputs())
+
+    def _with_inputs(self, run_state: RunState, inputs: Inputs) -> RunState:
+        """The state with other inputs, where its own are."""
+        places = jax.tree.map(lambda x: x.sharding, run_state.inputs)
+        return run_state.replace(inputs=jax.device_put(inputs, places))
 
     def _init_run_state(self, config: Any, key: Array) -> RunState:
         """The state of one seed before its first iteration; its inputs are placeholders until the pool is reset."""
@@ -209,7 +223,8 @@ class HostLoop:
         if self.agent.on_env_restart is not None:
             state = jax.vmap(lambda s: self.agent.on_env_restart(config, s, jnp.int32(iteration)))(state)
         tracker = jax.tree.map(lambda x: jnp.stack([x] * self.pool.num_seeds), episodes.init_tracker(num_envs))
-        return run_state.replace(agent=state, inputs=beside(run_state, self._first_inputs()), episodes=tracker)
+        run_state = run_state.replace(agent=state, episodes=beside(run_state, tracker))
+        return self.placed(self._with_inputs(run_state, self._first_inputs()))
 
     def _first_inputs(self) -> Inputs:
         first = [jax.tree.map(np.copy, self._walk.first_inputs(group)) for group in range(self.pool.num_groups)]
@@ -227,6 +242,8 @@ class HostLoop:
         """As `InGraphLoop.advance_on`."""
         total = jnp.int32(total_iterations)
         parts = [Part(*part) for part in split(config, run_state, self.pool.num_seeds, self.lanes)]
+        if found is not None and len(parts) == 1:  # as a checkpoint holds them, they are on one device
+            found = sharding.place(jax.tree.map(jnp.asarray, found), self._mesh)
         of_parts: list[Any] = [jax.tree.map(lambda x, p=part: x[p.lanes], found) for part in parts]
         for i in range(iteration, iteration + num_iterations):
             metrics = self._iterate(parts, jnp.int32(i), total)
@@ -266,7 +283,7 @@ class HostLoop:
             feedback.put(t, walk.columns[group], timestep)
 
         for part in parts:
-            part.memory = part.run_state.memory
+            part.acting, part.memory = self._acting(part.run_state)
         for t in range(length):
             for group in groups:
                 if t:
@@ -280,15 +297,11 @@ class HostLoop:
             receive(group, length - 1)
         metrics = []
         for part in parts:
-            last = [jax.tree.map(lambda x: x[part.lanes], of_group) for of_group in inputs]  # noqa: B023
+            part.acting = None
+            buffer, part.memory = self._to_learn_from(self._buffers[part.lanes.start], part.memory)
+            last, of_rollout = self._cross(part, (inputs, feedback.arrays))
             part.run_state, found = self._learn(
-                part.config,
-                part.run_state,
-                self._buffers[part.lanes.start],
-                feedback.of(part.lanes),
-                last,
-                part.memory,
-                clock,
+                part.config, part.run_state, buffer, of_rollout, last, part.memory, clock
             )
             metrics.append(found)
         for what, seconds in waited.items():
@@ -296,20 +309,58 @@ class HostLoop:
         self.seconds["host"] += time.perf_counter() - began - sum(waited.values())
         return metrics
 
+    def _acting(self, run_state: RunState) -> tuple[RunState, PyTree]:
+        """(state, memory) on the device that acts: the very ones, or of several devices the first, without a copy of
+        what is not split, and without what acting does not read.
+        """
+        if not self._shares_seeds:
+            return run_state, run_state.memory
+        state = run_state.replace(agent=collect.acting_part(self.agent, run_state.agent), episodes=None)
+        state = sharding.on_one_device(state)
+        return state, state.memory
+
+    def _cross(self, part: Part, tree: PyTree) -> PyTree:
+        """Numpy arrays [S, ...]: a part's lanes of them, each on its way to its own device."""
+        own = jax.tree.map(lambda x: x[part.lanes], tree)
+        if self._mesh.shape[sharding.AXIS] == 1:
+            return own
+        return jax.device_put(own, sharding.of_seeds(self._mesh))
+
+    def _to_learn_from(self, buffer: Buffer, memory: PyTree) -> tuple[Buffer, PyTree]:
+        """(buffer, memory) of a finished rollout where the devices learn from them."""
+        if not self._shares_seeds:
+            return buffer, memory
+
+        def spread(x: Array, axis: int) -> Array:
+            even = x.shape[axis] % self._mesh.size == 0
+            axes = [None] * (axis - 1) + [data_parallel.AXIS] if even else []
+            return jax.device_put(x, sharding.of_seeds(self._mesh, *axes))
+
+        return jax.tree.map(lambda x: spread(x, 2), buffer), jax.tree.map(lambda x: spread(x, 1), memory)
+
     def _act_for(self, part: Part, inputs: Inputs | None, group: int, t: int, clock: Clock) -> Array:
         """Actions [s, N / G, ...] of a part's lanes, on their way; what they saw and did goes into their buffer."""
-        first, state, place = np.int32(self._walk.columns[group].start), part.run_state, part.lanes.start
+        first, state, place = np.int32(self._walk.columns[group].start), part.acting, part.lanes.start
         # The rollout's first row is on the device already: it crossed as the last one of the rollout before.
         on_device = inputs is None
-        inputs = self._slice(state.inputs, first) if on_device else jax.tree.map(lambda x: x[part.lanes], inputs)
+        inputs = self._slice(state.inputs, first) if on_device else self._cross(part, inputs)
         if place not in self._buffers:
             self._buffers[place] = self._empty_buffer(part.config, state, part.memory, inputs)
         self._buffers[place], part.memory, action = self._act(
-            part.config, state.agent, state.key, part.memory, self._buffers[place], inputs, np.int32(t), first, clock
+            part.config,
+            state.agent,
+            state.key,
+            part.memory,
+            self._buffers[place],
+            inputs,
+            np.int32(t),
+            first,
+            clock,
         )
         return action
 
     def _act_on(self, config, agent_state, key, memory, inputs, t, first, clock):
+        """(action, memory, extras) of all seeds that the arguments hold."""
         act = make_act(self.agent, self.spec, explore=True)
         axes = (lane_ways.config_axes(config), 0, 0, 0, 0, None, None, None, None)
         return jax.vmap(act, in_axes=axes)(config, agent_state, key, memory, inputs, clock.iteration, t, first, clock)
@@ -326,19 +377,25 @@ class HostLoop:
 
     def _act_and_store(self, config, agent_state, key, memory, buffer, inputs, t, first, clock):
         """Acts for one group [S, n] at step t and writes what it saw and did into the buffer's columns from `first`."""
-        action, memory, extras = self._act_on(config, agent_state, key, memory, inputs, t, first, clock)
-        zero = jnp.int32(0)
 
-        def write(whole, part):
-            corner = (zero, t, first, *[zero] * (part.ndim - 2))
-            return jax.lax.dynamic_update_slice(whole, part[:, None], corner)
+        def seeds(config, agent_state, key, memory, buffer, inputs, t, first, clock):
+            action, memory, extras = self._act_on(config, agent_state, key, memory, inputs, t, first, clock)
+            zero = jnp.int32(0)
 
-        return jax.tree.map(write, buffer, Buffer(inputs.observation, action, extras)), memory, action
+            def write(whole, part):
+                corner = (zero, t, first, *[zero] * (part.ndim - 2))
+                return jax.lax.dynamic_update_slice(whole, part[:, None], corner)
+
+            return jax.tree.map(write, buffer, Buffer(inputs.observation, action, extras)), memory, action
+
+        if not self._shares_seeds:
+            seeds = sharding.shard_seeds(seeds, self._mesh, config, num_seed_trees=5)
+        return seeds(config, agent_state, key, memory, buffer, inputs, t, first, clock)
 
     def _learn_from(self, config, run_state, buffer, feedback, last, last_memory, clock):
         last = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *last)
 
-        def one(config, state, buffer, feedback, last, last_memory):
+        def one(config, state, buffer, feedback, last, last_memory, clock):
             rollout = Rollout(
                 observation=buffer.observation,
                 action=buffer.action,
@@ -352,5 +409,12 @@ class HostLoop:
             state = state.replace(inputs=last, memory=last_memory)
             return learn(self.agent, self.spec, config, state, rollout, clock)
 
-        in_axes = (lane_ways.config_axes(config), 0, 0, 0, 0, 0)
-        return jax.vmap(one, in_axes=in_axes)(config, run_state, buffer, feedback, last, last_memory)
+        def seeds(config, *args):
+            in_axes = (lane_ways.config_axes(config), 0, 0, 0, 0, 0, None)
+            return jax.vmap(one, in_axes=in_axes)(config, *args)
+
+        seeds = sharding.shard_seeds(seeds, self._mesh, config, num_seed_trees=5)
+        run_state, metrics = seeds(config, run_state, buffer, feedback, last, last_memory, clock)
+        # As it came, so that the next call finds the same program.
+        places = sharding.placements(run_state, self._mesh, self.agent.environment_axes)
+        return jax.lax.with_sharding_constraint(run_state, places), metrics

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from purerl.loops import lanes as lane_ways
 from purerl.loops import sharding, sums
@@ -28,7 +28,7 @@ def make_init(agent: Agent, environment: Environment) -> Callable[[Any, Array], 
 
 
 def make_chunk(
-    agent: Agent, environment: Environment, lanes: Lanes = "auto"
+    agent: Agent, environment: Environment, lanes: Lanes = "auto", devices_per_seed: int = 1
 ) -> Callable[..., tuple[RunState, sums.Sums]]:
     """(config, run_state [S, ...], found, iteration, total_iterations, num_iterations) -> the same run after
     num_iterations more, and the Sums [S, ...] `found`, with those of its metrics added. The counters are int32 []. With
@@ -70,8 +70,14 @@ def make_chunk(
     local_chunk = {"vmap": side_by_side, "map": one_by_one}[lane_ways.resolve(lanes)]
 
     def chunk(config: Any, run_state: RunState, found: sums.Sums | None, *counters: Array):
-        mesh = sharding.seed_mesh(run_state.key.shape[0])
-        return sharding.shard_seeds(local_chunk, mesh, config, num_seed_trees=1)(config, (run_state, found), *counters)
+        mesh = sharding.seed_mesh(run_state.key.shape[0], devices_per_seed)
+        sharded = sharding.shard_seeds(local_chunk, mesh, config, num_seed_trees=1)
+        run_state, found = sharded(config, (run_state, found), *counters)
+        if devices_per_seed > 1:  # as they came, so that the next call finds the same program
+            places = sharding.placements(run_state, mesh, agent.environment_axes)
+            run_state = jax.lax.with_sharding_constraint(run_state, places)
+            found = jax.lax.with_sharding_constraint(found, sharding.of_seeds(mesh))
+        return run_state, found
 
     return chunk
 
@@ -81,27 +87,36 @@ def _program_of(config: Any, run_state: RunState) -> tuple[int, Any]:
     return run_state.key.shape[0], jax.tree.structure(config)
 
 
-def _spread(num_lanes: int) -> NamedSharding:
-    return NamedSharding(sharding.seed_mesh(num_lanes), PartitionSpec(sharding.AXIS))
-
-
 class InGraphLoop:
     """Advances a run on environments in the graph: the interface that `host.HostLoop` has too.
 
     Args:
       lanes: how lanes run on their device, see `lanes`.
+      devices_per_seed: how many devices each seed is spread over, see `data_parallel`.
     """
 
-    def __init__(self, agent: Agent, environment: Environment, lanes: Lanes = "auto"):
+    def __init__(self, agent: Agent, environment: Environment, lanes: Lanes = "auto", devices_per_seed: int = 1):
         self.agent, self.spec, self.lanes = agent, environment.spec, lane_ways.resolve(lanes)
-        self._init, self._from_zero = make_init(agent, environment), make_chunk(agent, environment, lanes)
-        self._chunk = jax.jit(self._from_zero, donate_argnums=(1, 2))
+        self.devices_per_seed = devices_per_seed
+        self._init, self._from_zero = (
+            make_init(agent, environment),
+            make_chunk(agent, environment, lanes, devices_per_seed),
+        )
+        self._chunk = jax.jit(
+            self._from_zero, donate_argnums=(1, 2), compiler_options=sharding.compiler_options(devices_per_seed)
+        )
         self._sums: dict[tuple[int, Any], sums.Sums] = {}
         self._zeros: dict[tuple[int, Any], Callable[[], sums.Sums]] = {}
 
     def num_lanes(self, num_seeds: int) -> int:
         """Lanes for so many seeds: a few more where they can then be spread over all devices evenly."""
-        return sharding.spread_evenly(num_seeds)
+        return sharding.spread_evenly(num_seeds, self.devices_per_seed)
+
+    def _mesh(self, num_lanes: int) -> Mesh:
+        return sharding.seed_mesh(num_lanes, self.devices_per_seed)
+
+    def _spread(self, num_lanes: int) -> NamedSharding:
+        return sharding.of_seeds(self._mesh(num_lanes))
 
     def init(self, config: Any, keys: Array) -> RunState:
         """RunState [S, ...] of a fresh run, its seeds spread over the devices."""
@@ -109,17 +124,20 @@ class InGraphLoop:
 
     def placed(self, run_state: RunState) -> RunState:
         """A RunState [S, ...] with its seeds spread over the devices."""
-        return sharding.place(run_state, sharding.seed_mesh(run_state.key.shape[0]))
+        mesh = self._mesh(run_state.key.shape[0])
+        return jax.device_put(run_state, sharding.placements(run_state, mesh, self.agent.environment_axes))
 
     def program_bytes(self, config: Any, keys: Array) -> int:
         """Memory that training takes on all devices together: state, rollouts and temporaries of the compiled program.
 
         Compiles it; the persistent cache then has it for `advance`.
         """
-        mesh = sharding.seed_mesh(keys.shape[0])
-        spread = _spread(keys.shape[0])
+        mesh, spread = self._mesh(keys.shape[0]), self._spread(keys.shape[0])
+        state = jax.eval_shape(self._init, config, keys)
         state = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spread), jax.eval_shape(self._init, config, keys)
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+            state,
+            sharding.placements(state, mesh, self.agent.environment_axes),
         )
         counter = jnp.int32(0)
         nothing = jax.tree.map(
@@ -141,7 +159,7 @@ class InGraphLoop:
         """Zeros, spread over the devices as the seeds are. Each row of metrics begins with them: one small program."""
         key = _program_of(config, run_state)
         if key not in self._zeros:
-            shapes, spread = self._shapes_of_sums(config, run_state), _spread(run_state.key.shape[0])
+            shapes, spread = self._shapes_of_sums(config, run_state), self._spread(run_state.key.shape[0])
             zeros = functools.partial(jax.tree.map, lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             self._zeros[key] = jax.jit(zeros, out_shardings=spread)
         return self._zeros[key]()
@@ -165,7 +183,7 @@ class InGraphLoop:
             found = self._sums_of_nothing(config, run_state)
         elif not isinstance(found, sums.Sums):
             found = self._shapes_of_sums(config, run_state).replace(**found)
-            found = sharding.place(jax.tree.map(jnp.asarray, found), sharding.seed_mesh(run_state.key.shape[0]))
+            found = sharding.place(jax.tree.map(jnp.asarray, found), self._mesh(run_state.key.shape[0]))
         counters = np.int32(iteration), np.int32(total_iterations), np.int32(num_iterations)
         return jax.block_until_ready(self._chunk(config, run_state, found, *counters))
 

@@ -37,13 +37,6 @@ class Block:
     done: np.ndarray
 
 
-def acting_part(agent: Agent, state: PyTree) -> PyTree:
-    """The fields of an agent's State that acting reads, the others None: no replay is copied to play a game."""
-    if not dataclasses.is_dataclass(state):
-        return state
-    return state.replace(**{f.name: None for f in dataclasses.fields(state) if f.name not in agent.acting})
-
-
 def _words(x: Array) -> Array:
     """An array that numpy can hold too: the words of random keys."""
     return jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
@@ -127,7 +120,7 @@ class GraphPlayer:
         Yields:
           Blocks without end; those of the same columns are consecutive in time.
         """
-        first = acting_part(self._agent, agent_state), keys, jnp.asarray(seeds, jnp.uint32)
+        first = collect.acting_part(self._agent, agent_state), keys, jnp.asarray(seeds, jnp.uint32)
         first = sharding.place(first, sharding.seed_mesh(len(seeds)))
         run_state, start = self._begin(self._config, *first), 0
         while True:
@@ -181,7 +174,8 @@ class PoolPlayer:
           Blocks of one step, group after group.
         """
         groups = 2 if self._num_envs % 2 == 0 else 1
-        state = acting_part(self._agent, agent_state), keys, self._memory(self._config, keys)
+        agent_state = sharding.on_one_device(collect.acting_part(self._agent, agent_state))
+        state = agent_state, keys, self._memory(self._config, keys)
         parts = [[*part] for part in host.split(self._config, state, keys.shape[0], self._lanes)]
         with self._make_pool(seeds, self._num_envs, groups) as pool:
             walk = host.Walk(pool)

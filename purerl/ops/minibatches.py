@@ -8,6 +8,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from purerl import data_parallel
 from purerl.errors import PurerlError
 from purerl.types import Array
 
@@ -76,5 +77,8 @@ def shuffled_epochs(
 
 
 def take(batch: Any, indices: Array, axis: int = 0) -> Any:
-    """The minibatch `indices` [B] of a pytree along an axis. The indices must be in range (they are not checked)."""
-    return jax.tree.map(lambda x: jnp.take(x, indices, axis=axis, mode="clip"), batch)
+    """The minibatch `indices` [B] of a pytree along an axis, spread over the devices of the seed if it has several. The
+    indices must be in range (they are not checked).
+    """
+    taken = jax.tree.map(lambda x: jnp.take(x, indices, axis=axis, mode="clip"), batch)
+    return data_parallel.spread(taken, axis)

@@ -13,7 +13,7 @@ import numpy as np
 
 from purerl import arguments, registry
 from purerl.errors import PurerlError
-from purerl.loops import compilation, play, sharding
+from purerl.loops import collect, compilation, play, sharding
 from purerl.runs import estimates, files, ownership, run_folder, videos
 from purerl.runs.evaluation import Player, open_for_evaluation
 from purerl.runs.plan import Plan
@@ -159,7 +159,7 @@ class Videos:
         """
         if now // self._every == before // self._every:
             return
-        agent_state = sharding.take(play.acting_part(self._agent, state.agent), slice(1))
+        agent_state = sharding.take(collect.acting_part(self._agent, state.agent), slice(1))
         pictures, _ = self._camera.film(agent_state)
         videos.write_episode(pictures, path_of(self._folder, now), FRAMES_PER_SECOND)
 

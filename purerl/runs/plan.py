@@ -12,7 +12,9 @@ import jax
 
 from purerl import arguments, configs, registry, rng
 from purerl.errors import PurerlError, nearest
+from purerl.loops import sharding
 from purerl.loops.lanes import Lanes, resolve
+from purerl.loops.sharding import DevicesPerSeed
 from purerl.runs import files, progress, provenance, run_folder, schemas, user_modules
 from purerl.runs.user_modules import Import
 
@@ -29,6 +31,7 @@ class Plan:
         with another setting.
       steps: environment steps of each seed, a whole number of iterations.
       lanes: how the seeds run on their device, see `loops.lanes`.
+      devices_per_seed: over how many devices each seed is spread.
       imports: the user's own modules that the run needs.
       asked_steps: the steps before they were rounded up; None if they were whole iterations.
     """
@@ -41,6 +44,7 @@ class Plan:
     seeds: tuple[int, ...]
     steps: int
     lanes: Lanes = "auto"
+    devices_per_seed: int = 1
     imports: tuple[Import, ...] = ()
     asked_steps: int | None = None
 
@@ -89,6 +93,7 @@ class Plan:
             "seeds": list(self.seeds),
             "steps": self.steps,
             "lanes": self.lanes,
+            "devices_per_seed": self.devices_per_seed,
             "config": configs.to_dict(self.config),
             "env_options": configs.to_dict(self.options),
             "imports": [one.to_dict() for one in self.imports],
@@ -114,6 +119,7 @@ class Plan:
                 seeds=tuple(values["seeds"]),
                 steps=values["steps"],
                 lanes=values.get("lanes", "vmap"),
+                devices_per_seed=values.get("devices_per_seed", 1),
                 imports=imports,
                 asked_steps=None if values.get("asked_steps") is None else int(values["asked_steps"]),
             )
@@ -136,6 +142,7 @@ def make_plan(
     config: dict[str, Any] | None = None,
     env_options: dict[str, Any] | None = None,
     lanes: Lanes = "auto",
+    devices_per_seed: DevicesPerSeed = "auto",
 ) -> Plan:
     """Resolves names, preset and overrides, and checks them.
 
@@ -151,12 +158,20 @@ def make_plan(
       lanes: how seeds share a device. "map": one after the other, each with the program of a run with one seed, and so
         with bit-identical results. "vmap": in one batch. "auto": map on CPUs, where it is faster, and vmap on
         accelerators.
+      devices_per_seed: over how many devices (on a CPU: cores) each seed is spread; its results are then those of one
+        device but for rounding. "auto": all of them for a network on images whose seeds do not have a device each.
 
     Raises:
       PurerlError: an unknown name or field, or sizes that do not fit together.
     """
     return settings(agent, env, preset).plan(
-        seeds=seeds, seed=seed, steps=steps, config=config, env_options=env_options, lanes=lanes
+        seeds=seeds,
+        seed=seed,
+        steps=steps,
+        config=config,
+        env_options=env_options,
+        lanes=lanes,
+        devices_per_seed=devices_per_seed,
     )
 
 
@@ -199,6 +214,7 @@ class Settings:
         config: dict[str, Any] | None = None,
         env_options: dict[str, Any] | None = None,
         lanes: Lanes = "auto",
+        devices_per_seed: DevicesPerSeed = "auto",
     ) -> Plan:
         """The Plan with a user's values. Arguments and errors as in `make_plan`."""
         arguments.in_range("seeds", seeds, high=2**20)
@@ -216,7 +232,13 @@ class Settings:
         if lanes not in typing.get_args(Lanes):
             known = typing.get_args(Lanes)
             raise PurerlError(f"unknown lanes '{lanes}'.{nearest(str(lanes), known)} Known: {', '.join(known)}")
-        registry.agent(self.agent).check(built, registry.env_spec(self.env, options))
+        found, spec = registry.agent(self.agent), registry.env_spec(self.env, options)
+        found.check(built, spec)
+        if devices_per_seed != "auto":
+            arguments.in_range("devices_per_seed", devices_per_seed, 1)
+        devices = sharding.resolve(
+            devices_per_seed, found, spec, built.num_envs, seeds, lanes, registry.is_host(family)
+        )
         parts = [
             ("agent", self.agent),
             ("environment", self.env.partition("/")[0]),
@@ -231,6 +253,7 @@ class Settings:
             seeds=tuple(range(seed, seed + seeds)),
             steps=steps,
             lanes=lanes,
+            devices_per_seed=devices,
             imports=user_modules.needed(parts),
         ).with_steps(steps)
 

@@ -272,7 +272,18 @@ def _program_of(cell: Cell) -> str:
     plan, traced = cell.plan, set(configs.traced_fields(type(cell.plan.config)))
     static = {name: value for name, value in configs.to_dict(plan.config).items() if name not in traced}
     recording = cell.recording.to_dict()
-    return json.dumps([plan.agent, plan.env, plan.steps, plan.lanes, static, configs.to_dict(plan.options), recording])
+    return json.dumps(
+        [
+            plan.agent,
+            plan.env,
+            plan.steps,
+            plan.lanes,
+            plan.devices_per_seed,
+            static,
+            configs.to_dict(plan.options),
+            recording,
+        ]
+    )
 
 
 def _varying(plans: Sequence[Plan]) -> list[str]:
@@ -291,7 +302,7 @@ def _lanes(plan: Plan, needed: int) -> int:
     """The number of lanes of a program, rounded up so that it can be sharded evenly over all devices."""
     if registry.is_host(registry.environment(plan.env)[0]):
         return needed
-    return sharding.spread_evenly(needed)
+    return sharding.spread_evenly(needed, plan.devices_per_seed)
 
 
 def together(plans: Sequence[Plan], lanes: int, varying: Sequence[str]) -> Plan:

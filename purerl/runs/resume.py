@@ -39,8 +39,7 @@ def resume(folder: str | Path, *, steps: int | None = None, quiet: bool = False)
     user_modules.refuse_while_importing("purerl.resume")
     user_modules.restore_from(folder / run_folder.CONFIG)
     stored = run_folder.load(folder)["config"]
-    if isinstance(stored["seeds"], list) and len(stored["seeds"]) > 1:
-        sharding.one_cpu_device_per_core()
+    sharding.one_cpu_device_per_core()
     the_plan = Plan.from_dict(stored)
     if steps is not None:
         the_plan = the_plan.with_steps(steps)

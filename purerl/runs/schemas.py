@@ -21,6 +21,7 @@ PLAN = {
     "config": Mapping,
     "env_options": Mapping,
     "lanes?": str,
+    "devices_per_seed?": int,
     "imports?": Sequence[Mapping],
     "asked_steps?": int,
     "random_return?": Mapping,
@@ -74,6 +75,7 @@ HOW = {
     "cells_per_program": int | None,
     "engine": str,
     "lanes": str,
+    "devices_per_seed?": int,
     "recording": Mapping,
     "logged?": Mapping,
 }
@@ -129,6 +131,8 @@ def check_plan(values: Any) -> None:
             wrong = f"'steps' = {shown(values['steps'])}"
         elif lanes not in ("auto", "vmap", "map"):
             wrong = f"'lanes' = {shown(lanes)}"
+        elif not 0 < (values.get("devices_per_seed") or 1) < 2**16:
+            wrong = f"'devices_per_seed' = {shown(values['devices_per_seed'])}"
     if wrong:
         raise PurerlError(f"the run's config.json is damaged or of another purerl version ({wrong}): train again")
 

@@ -27,11 +27,12 @@ from typing import Any
 
 import numpy as np
 
-from purerl import arguments, configs
+from purerl import arguments, configs, registry
 from purerl import statistics as stats
 from purerl.errors import PurerlError
 from purerl.loops import sharding
 from purerl.loops.lanes import Lanes
+from purerl.loops.sharding import DevicesPerSeed
 from purerl.runs import (
     adaptive,
     estimates,
@@ -104,6 +105,7 @@ def sweep(
     config: dict[str, Any] | None = None,
     env_options: dict[str, Any] | None = None,
     lanes: Lanes = "auto",
+    devices_per_seed: DevicesPerSeed = "auto",
     max_memory: int | str | None = None,
     cells_per_program: int | None = None,
     engine: programs.Engine = "local",
@@ -128,8 +130,9 @@ def sweep(
     float rounding.
 
     Args:
-      agent, env, preset, seeds, seed, steps, config, env_options, lanes: as in `purerl.train`; the swept fields replace
-        their values.
+      agent, env, preset, seeds, seed, steps, config, env_options, lanes, devices_per_seed: as in `purerl.train`; the
+        swept fields replace their values. In the graph the default is one device for each seed, of which a sweep has
+        enough.
       grid: {field: values}, or text as on the command line, "learning_rate=1e-4,5e-4;gamma=.99,.999". Environment
         options are named "env.num_levels".
       random: {field: (kind, *arguments)}, or text, "learning_rate=log(1e-5,1e-2);clip=uniform(.1,.3);
@@ -177,7 +180,9 @@ def sweep(
     else:
         tried = adaptive.propose(search, agent, env, [], [])
     memory = estimates.parse_bytes(max_memory) if isinstance(max_memory, str) else max_memory
-    which = {"seeds": seeds, "seed": seed, "steps": steps, "lanes": lanes}
+    if devices_per_seed == "auto" and not registry.is_host(registry.environment(env)[0]):
+        devices_per_seed = 1
+    which = {"seeds": seeds, "seed": seed, "steps": steps, "lanes": lanes, "devices_per_seed": devices_per_seed}
     plans_of = functools.partial(
         _planned, settings(agent, env, preset), config=config or {}, env_options=env_options or {}, which=which
     )
@@ -226,7 +231,13 @@ def sweep(
             imports = [one.to_dict() for one in first.imports]
             also = {
                 "imports": imports,
-                "how": how | {"lanes": lanes, "recording": recording.to_dict(), "logged": logged.to_dict()},
+                "how": how
+                | {
+                    "lanes": lanes,
+                    "devices_per_seed": first.devices_per_seed,
+                    "recording": recording.to_dict(),
+                    "logged": logged.to_dict(),
+                },
             }
             also["laws"] = laws_of(agent, env, grid, random)
             _begin(folder, {"cells": cells} | asked | also, overwrite)
@@ -248,7 +259,8 @@ def resume(folder: str | Path, *, quiet: bool = False) -> Sweep:
         how = dict(how)
         recording = Recording.from_dict(how.pop("recording"))
         logged = Logged.from_dict(how.pop("logged", None) or {}, folder / SWEEP)
-        which = {"seeds": len(seeds), "seed": seeds[0], "steps": stored["steps"], "lanes": how.pop("lanes")}
+        which = {"seeds": len(seeds), "seed": seeds[0], "steps": stored["steps"]}
+        which |= {"lanes": how.pop("lanes"), "devices_per_seed": how.pop("devices_per_seed", None) or 1}
         plans_of = functools.partial(_planned, base, config=config, env_options=stored["env_options"], which=which)
         planned = plans_of(stored["cells"])
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:

@@ -14,6 +14,7 @@ from purerl import arguments
 from purerl.errors import PurerlError
 from purerl.loops import compilation, sharding
 from purerl.loops.lanes import Lanes
+from purerl.loops.sharding import DevicesPerSeed
 from purerl.runs import agent_checks, estimates, logs, ownership, progress, run_folder, sinks, user_modules
 from purerl.runs.checkpoint import Checkpoints
 from purerl.runs.evaluation import make_evaluations
@@ -51,6 +52,7 @@ def train(
     config: dict[str, Any] | None = None,
     env_options: dict[str, Any] | None = None,
     lanes: Lanes = "auto",
+    devices_per_seed: DevicesPerSeed = "auto",
     log: Sequence[str] = (),
     wandb_project: str | None = None,
     wandb_entity: str | None = None,
@@ -70,7 +72,8 @@ def train(
     """Trains an agent and writes a run folder: config.json, metrics.jsonl, summary.json, checkpoints/.
 
     Args:
-      agent, env, preset, seeds, seed, steps, config, env_options, lanes: as in `make_plan`.
+      agent, env, preset, seeds, seed, steps, config, env_options, lanes, devices_per_seed: as in
+        `make_plan`.
       out: run folder; None for runs/<agent>-<env>-<preset>-<changes>-seed<k>, see `names`.
       resume: continue the run in `out` from its last checkpoint, with the same results as without a stop.
       overwrite: replace the run in `out`.
@@ -103,8 +106,7 @@ def train(
       KeyboardInterrupt: Ctrl-C, after the run has been saved.
     """
     user_modules.refuse_while_importing("purerl.train")
-    if seeds > 1:
-        sharding.one_cpu_device_per_core()
+    sharding.one_cpu_device_per_core()
     if resume and out is not None:
         user_modules.restore_from(Path(out) / run_folder.CONFIG)
     the_plan = make_plan(
@@ -117,6 +119,7 @@ def train(
         config=config,
         env_options=env_options,
         lanes=lanes,
+        devices_per_seed=devices_per_seed,
     )
     recording = Recording(
         log_every=log_every,
@@ -132,7 +135,9 @@ def train(
     )
     logging = Logging.of(log, wandb_project, wandb_entity, wandb_name)
     how = {"out": out, "resume": resume, "overwrite": overwrite, "quiet": quiet}
-    return train_plan(the_plan, recording, logging, **how, new_length=steps is not None)
+    return train_plan(
+        the_plan, recording, logging, **how, new_length=steps is not None, new_devices=devices_per_seed != "auto"
+    )
 
 
 def train_plan(
@@ -145,6 +150,7 @@ def train_plan(
     overwrite: bool = False,
     quiet: bool = False,
     new_length: bool = False,
+    new_devices: bool = False,
 ) -> Run:
     """Trains a plan, as `train` does.
 
@@ -154,11 +160,12 @@ def train_plan(
       logging: where its metrics go in addition to metrics.jsonl; None for nowhere.
       out, resume, overwrite, quiet: as in `train`.
       new_length: whether a resumed run takes its length from the plan instead of keeping its own.
+      new_devices: the same of its devices for each seed.
     """
     recording, logging = recording or Recording(), logging or Logging()
     folder = Path(out) if out is not None else default_folder(the_plan)
     run_folder.check(folder, resume=resume, overwrite=overwrite)
-    the_plan = _resumed_plan(the_plan, folder, new_length) if resume else with_lanes(the_plan)
+    the_plan = _resumed_plan(the_plan, folder, new_length, new_devices) if resume else with_lanes(the_plan)
     sinks.check_sinks(logging.log)
     logged = logging.resume(logs.stored_in(folder), folder) if resume else logging.begin(folder)
     estimates.check_training(the_plan)
@@ -210,9 +217,13 @@ def train_plan(
     return Run(folder, summary, state)
 
 
-def _resumed_plan(asked: Plan, folder: Path, new_length: bool) -> Plan:
-    """The stored plan, after a check that `asked` equals it; only the length may differ, down to what is done."""
+def _resumed_plan(asked: Plan, folder: Path, new_length: bool, new_devices: bool) -> Plan:
+    """The stored plan, after a check that `asked` equals it; only the length may differ, down to what is done, and the
+    devices, which change no more than the rounding.
+    """
     stored = Plan.from_dict(run_folder.load(folder)["config"])
+    if new_devices:
+        stored = dataclasses.replace(stored, devices_per_seed=asked.devices_per_seed)
     differs = difference(stored, dataclasses.replace(asked, steps=stored.steps))
     if asked.lanes not in ("auto", stored.lanes):
         differs = "lanes", f"was {stored.lanes}, is {asked.lanes}"

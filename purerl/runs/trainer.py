@@ -43,14 +43,14 @@ class Member:
 
 def make_loop(the_plan: Plan) -> in_graph.InGraphLoop | host.HostLoop:
     """The loop that suits the environment: in the graph, or on a pool on the host."""
-    agent = registry.agent(the_plan.agent)
+    agent, devices = registry.agent(the_plan.agent), the_plan.devices_per_seed
     family, env_id = registry.environment(the_plan.env)
     if not registry.is_host(family):
-        return in_graph.InGraphLoop(agent, family.make(env_id, the_plan.options), the_plan.lanes)
+        return in_graph.InGraphLoop(agent, family.make(env_id, the_plan.options), the_plan.lanes, devices)
     num_envs = the_plan.config.num_envs
     groups = 2 if num_envs % 2 == 0 else 1
     pool = family.make_pool(env_id, the_plan.options, the_plan.seeds, num_envs, groups)
-    return host.HostLoop(agent, pool, the_plan.lanes)
+    return host.HostLoop(agent, pool, the_plan.lanes, devices)
 
 
 # The last loop of `shared_loop`, and what it is for.
@@ -58,7 +58,7 @@ _shared: tuple[Any, tuple[Any, ...], in_graph.InGraphLoop] | None = None
 
 
 def shared_loop(the_plan: Plan) -> in_graph.InGraphLoop | host.HostLoop:
-    """As `make_loop`; the last loop again if it is for the same functions, game, options and lanes.
+    """As `make_loop`; the last loop again if it is for the same functions, game, options, lanes and devices.
 
     A run then neither traces nor loads its program again if one with the same static fields came before it. Variants of
     an agent have the same functions.
@@ -68,7 +68,7 @@ def shared_loop(the_plan: Plan) -> in_graph.InGraphLoop | host.HostLoop:
     if registry.is_host(family):
         return make_loop(the_plan)
     functions = agent._replace(name="", defaults={})
-    kind = (functions, id(family), env_id, the_plan.options, the_plan.lanes)
+    kind = (functions, id(family), env_id, the_plan.options, the_plan.lanes, the_plan.devices_per_seed)
     if _shared is None or _shared[1] != kind:
         _shared = family, kind, make_loop(the_plan)  # the family is held, so that no other gets its id
     return _shared[2]

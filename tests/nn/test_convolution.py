@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from purerl.nn import convolution as module
 from purerl.nn.convolution import convolution
 
 CASES = [
@@ -17,13 +18,15 @@ CASES = [
     (11, 4, 3, 4, 2, "VALID"),
     (10, 4, 3, 4, 3, "VALID"),
     (7, 2, 2, 2, 1, ((1, 2), (0, 1))),
+    (17, 20, 4, 3, 1, "SAME"),  # pairs of columns, also of the images' gradient (20 to 4 channels, not 4 to 20)
+    (19, 2, 3, 5, 1, ((2, 1), (2, 2))),
 ]
 
 
-def inputs(size, channels, out, kernel, seeds=2):
+def inputs(size, channels, out, kernel, seeds=2, batch=5):
     keys = jax.random.split(jax.random.key(0), 2)
     return (
-        jax.random.normal(keys[0], (seeds, 5, size, size + 1, channels)),
+        jax.random.normal(keys[0], (seeds, batch, size, size + 1, channels)),
         jax.random.normal(keys[1], (seeds, kernel, kernel, channels, out)),
     )
 
@@ -49,3 +52,18 @@ def test_values_and_gradients(size, channels, out, kernel, stride, padding):
         xs, kernels
     )
     compare(looped, batched)
+
+
+def test_gradient_in_parts_of_the_batch(monkeypatch):
+    """48 images in parts of 16, and 37 in one part, since no part of at least 8 images divides them."""
+    monkeypatch.setattr(module, "_PART", 16 * 17 * 18 * 4)
+    for batch, parts in ((48, 3), (37, 1)):
+        xs, kernels = inputs(17, 3, 4, 3, seeds=1, batch=batch)
+        ours = jax.grad(lambda k, x=xs[0]: (convolution(x, k, (1, 1), "SAME") ** 2).sum())
+        theirs = jax.grad(
+            lambda k, x=xs[0]: (
+                lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")) ** 2
+            ).sum()
+        )
+        np.testing.assert_allclose(ours(kernels[0]), theirs(kernels[0]), rtol=1e-4, atol=1e-3)
+        assert ("length=3" in str(jax.make_jaxpr(ours)(kernels[0]))) == (parts == 3)
