@@ -6,7 +6,7 @@
     score.json          the scores
 
 A game is a cell, trained by `programs.run` as a sweep's are. Of each run the best parameters by the training return are
-scored (see `runs.best`), or the newest ones where none are kept.
+scored (see `runs.best`), or the newest ones where a seed has none.
 """
 
 from __future__ import annotations
@@ -238,14 +238,15 @@ def resume_folder(folder: Path, *, constants: str = "", quiet: bool = False) -> 
 
 def _evaluate(asked: Challenge, cell: Path, quiet: bool) -> None:
     """Evaluates a trained game on all levels, unless its eval.json says so already."""
-    from purerl.runs import checkpoint, evaluation
+    from purerl.runs import evaluation, policy
 
     trained = run_folder.load(cell)["summary"]
     if trained is None or _evaluation(asked, cell, trained) is not None:
         return
     if not quiet:
         progress.note(f"{cell.name}: evaluating on all levels")
-    best = checkpoint.Checkpoints(cell / run_folder.BEST).latest() is not None
+    marks = policy.best_marks(cell)
+    best = bool(marks) and all(mark.get("step") is not None for mark in marks)
     evaluation.evaluate(
         cell, episodes=asked.episodes, num_envs=asked.num_envs, env_options=protocol.scoring_options(), best=best
     )

@@ -42,7 +42,9 @@ class Recording:
     random_episodes: int = flag(
         32, "episodes of random play, measured before training and drawn beside the curve", "N", low=0, high=2**20
     )
-    keep_best: bool = flag(False, "keep the parameters with the best smoothed training return, for purerl eval --best")
+    keep_best: bool = flag(
+        False, "keep the parameters with the best smoothed training return, for purerl eval and video --best"
+    )
     hours: float = flag(0.0, "end in time for this many hours of wall time; 0 for no limit", "H", low=0.0)
     eval_env_options: dict[str, Any] | None = dataclasses.field(default=None, metadata={"flag": False})
     video_every: int = dataclasses.field(default=0, metadata={"flag": False})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -13,8 +14,10 @@ from purerl.cli import main
 from purerl.errors import PurerlError
 from purerl.runs import checkpoint, run_folder, timing
 from purerl.runs.best import Best
-from purerl.runs.evaluation import best_marks, evaluate
-from purerl.runs.policy import open_run
+from purerl.runs.evaluation import evaluate
+from purerl.runs.filming import film
+from purerl.runs.functions import load_policy
+from purerl.runs.policy import best_marks, open_run
 from purerl.runs.resume import resume
 from purerl.runs.train import train
 from purerl.runs.trainer import Trainer
@@ -97,10 +100,32 @@ def test_a_run_is_cut_resumed_and_evaluated_at_its_best(tmp_path, tiny, monkeypa
     mine, other = (open_run(tmp_path / name, best=True)[4]().params for name in ("whole", "cut"))
     jax.tree.map(np.testing.assert_array_equal, mine, other)
     assert main.main(["eval", str(tmp_path / "cut"), "--best", "--episodes", "1", "--quiet"]) == 0
-    with pytest.raises(PurerlError, match="has no best parameters: train with --keep-best"):
-        again = train(**how | {"keep_best": False, "overwrite": True}, out=tmp_path / "cut")
-        assert not (again.folder / run_folder.BEST).exists()
-        evaluate(again.folder, best=True)
+    again = train(**how | {"keep_best": False, "overwrite": True}, out=tmp_path / "cut")
+    assert not (again.folder / run_folder.BEST).exists()
+    for use in (evaluate, load_policy, partial(film, steps=1)):
+        with pytest.raises(PurerlError, match="has no best parameters: train with --keep-best"):
+            use(again.folder, best=True)
+
+
+def test_videos_and_policies_can_be_of_the_best(tmp_path, tiny, capsys):
+    """The best parameters are set to others than the newest: zeros, which let the agent act as at random."""
+    fields = tiny("ppo", network="mlp", hidden=(8,))
+    run = train(**RUN | {"env": "gymnax/Catch-bsuite"}, config=fields, seeds=2, keep_best=True, out=tmp_path / "run")
+    newest = load_policy(run.folder, seed=1)
+    acting = {"params": jax.tree.map(np.zeros_like, run.state.agent.params)}
+    for number, marks in enumerate(([(0, None), (1, 700)], [(0, 600), (1, 700)]), 10_000):
+        content = [{"seed": seed, "step": step, "return": step and 1.0} for seed, step in marks]
+        with checkpoint.Checkpoints(run.folder / run_folder.BEST, keep=1) as saved:
+            saved.save(number, {"run": {"agent": acting}}, {"best": content})
+        best = load_policy(run.folder, seed=1, best=True)  # seed 1 has one, whether seed 0 has one or not
+        assert all((leaf == 0).all() for leaf in jax.tree.leaves(best.state.params))
+        words = ["video", str(run.folder), "--best", "--steps", "40", "--out", str(tmp_path / f"{number}.gif")]
+        assert main.main(words) == (2 if number == 10_000 else 0)  # of the first seed
+    assert any((leaf != 0).any() for leaf in jax.tree.leaves(newest.state.params))
+    error = capsys.readouterr().err
+    assert "has no best parameters of seed 0: train with --keep-best" in error and len(error.splitlines()) == 1
+    shown = [film(run.folder, steps=40, greedy=True, best=best)[0] for best in (True, False)]
+    assert any((one != other).any() for one, other in zip(*shown, strict=True))
 
 
 def test_a_run_ends_in_time_and_can_be_given_more(tmp_path, tiny):
