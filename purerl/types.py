@@ -409,6 +409,8 @@ class Agent(NamedTuple):
       plays_greedily: whether a trained agent always plays with `explore` off (the DQN family, with its own epsilon),
         and not only on request.
       defaults: config fields with another default under this name (for a variant of an agent).
+      passes: (config, iteration, total_iterations), integers, -> the passes over one rollout's data that the update of
+        that iteration makes, for `hours`, which leaves room for long ones. None if all iterations take as long.
     """
 
     name: str
@@ -423,3 +425,4 @@ class Agent(NamedTuple):
     on_env_restart: Callable[[Any, PyTree, Array], PyTree] | None = None
     plays_greedily: bool = False
     defaults: Mapping[str, Any] = types.MappingProxyType({})
+    passes: Callable[[Any, int, int], float] | None = None

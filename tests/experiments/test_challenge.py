@@ -86,7 +86,7 @@ def test_the_table_names_the_hidden_games_and_the_published_returns():
 def test_every_stage_of_a_game_is_shown(tmp_path, write_run):
     asked = running.Challenge("sample-efficiency", "ppo", "procgen-easy", ("coinrun", "heist", "maze", "miner"))
     ownership.mark(tmp_path, ownership.CHALLENGE)
-    files.write_json(tmp_path / running.RECORD, asked.to_dict() | {"engine": "local"})
+    files.write_json(tmp_path / running.RECORD, asked.to_dict() | {"engine": "local", "by_game": None})
     cells = {game: tmp_path / running.CELLS / game for game in asked.games}
     for game, final in (("coinrun", 9.0), ("maze", 7.0), ("heist", None)):
         write_run(cells[game], [[final or 3.0]] * 20, None if final is None else [final], env=f"procgen/{game}")
