@@ -532,6 +532,26 @@ def with_auxiliary_moments(config: Config, state: State, moments: Any) -> State:
     return state.replace(auxiliary_optimizer=moments)
 
 
+def auxiliary_phase_is_due(config: Config, iteration: Array | int, total_iterations: Array | int) -> Any:
+    """Whether an iteration ends with an auxiliary phase: bool, or bool [] of a traced iteration."""
+    cycle = config.skip_iterations + config.policy_iterations
+    due = (iteration + 1) % cycle == 0
+    if config.max_auxiliary_phases:
+        due &= iteration + 1 <= cycle * config.max_auxiliary_phases
+    if not config.final_auxiliary_phase:
+        due &= iteration + 1 < total_iterations
+    return due
+
+
+def passes(config: Config, iteration: int, total_iterations: int) -> float:
+    """How many passes over a rollout's data an iteration makes; one more in an auxiliary phase, for the old policy."""
+    joint = config.policy_epochs == config.value_epochs
+    count = config.policy_epochs + (0 if joint else config.value_epochs)
+    if config.auxiliary_epochs and auxiliary_phase_is_due(config, iteration, total_iterations):
+        count += config.policy_iterations * (config.auxiliary_epochs + 1)
+    return count
+
+
 def update(
     config: Config, spec: EnvSpec, state: State, rollout: Rollout, key: Array, clock: Clock
 ) -> tuple[State, dict[str, Metric]]:
@@ -552,15 +572,11 @@ def update(
         return params, optimizer_state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     # The clock is never batched, so this stays a branch under vmap. The buffer is no output, so it is not copied.
-    due = (clock.iteration + 1) % cycle == 0
-    if config.max_auxiliary_phases:
-        due &= clock.iteration + 1 <= cycle * config.max_auxiliary_phases
-    if not config.final_auxiliary_phase:
-        due &= clock.iteration + 1 < clock.total_iterations
+    due = auxiliary_phase_is_due(config, clock.iteration, clock.total_iterations)
     moments = auxiliary_moments(config, state)
     params, moments, terms = jax.lax.cond(due, run_phase, skip_phase, state.params, moments)
     state = with_auxiliary_moments(config, state.replace(params=params, segments=segments), moments)
     return state, metrics | terms
 
 
-AGENT = Agent("ppg", Config, check, init, act, update, init_memory, environment_axes={"segments": 1})
+AGENT = Agent(*("ppg", Config, check, init, act, update, init_memory), environment_axes={"segments": 1}, passes=passes)

@@ -412,6 +412,8 @@ class Agent(NamedTuple):
       environment_axes: {field of State: the axis of its arrays that counts environments}, of fields that are to be
         spread over the devices where a seed has several; the others are then on each of them. None if the agent was
         not tried so: it gets several devices only where a user asks for them.
+      passes: (config, iteration, total_iterations), integers, -> the passes over one rollout's data that the update of
+        that iteration makes, for `hours`, which leaves room for long ones. None if all iterations take as long.
     """
 
     name: str
@@ -427,3 +429,4 @@ class Agent(NamedTuple):
     plays_greedily: bool = False
     defaults: Mapping[str, Any] = types.MappingProxyType({})
     environment_axes: Mapping[str, int] | None = None
+    passes: Callable[[Any, int, int], float] | None = None

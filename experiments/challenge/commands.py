@@ -70,10 +70,9 @@ def run(words: list[str]) -> int:
     """Runs `purerl challenge run` with these words after it."""
     command = "purerl challenge run"
     general = [Group(RunFlags, RunFlags()), Group(ScoreFlags, ScoreFlags()), Group(QuietFlags, QuietFlags())]
-    if flags.value_of(words, "seeds") not in (None, "1"):
-        from purerl.loops import sharding
+    from purerl.loops import sharding
 
-        sharding.one_cpu_device_per_core()
+    sharding.one_cpu_device_per_core()
     found, rest = flags.positionals(words, ("AGENT",), general, command)
     flags.require(found, ("AGENT",), words, command)
     if not found:
@@ -90,7 +89,10 @@ def run(words: list[str]) -> int:
     from purerl.runs.plan import settings
 
     base = settings(agent, f"{protocol.FAMILY}/{protocol.GAMES[0]}", flags.value_of(rest, "preset"))
-    fields = Group(type(base.config()), base.config(), agent, about=f"Any field of the agent; preset {base.preset}.")
+    about = f"Any field of the agent; preset {base.preset}."
+    if agent in protocol.BY_GAME:
+        about += f" Without its flag, {', '.join(protocol.BY_GAME[agent])} is set for each game."
+    fields = Group(type(base.config()), base.config(), agent, about=about)
     given, scored, quiet, config = flags.parse([*general, fields], rest, f"{command} {agent}", _ABOUT)
     asked = _asked(agent, base.preset, given, base.named(config))
     constants = _constants(scored)
@@ -111,8 +113,9 @@ def _asked(agent: str, preset: str, given: dict[str, Any], config: dict[str, Any
     names = {"steps": "steps", "hours": "hours", "seeds": "seeds", "seed": "seed"}
     names |= {"eval_episodes": "episodes", "eval_envs": "num_envs"}
     values = {name: given[field] for field, name in names.items() if field in given}
-    track = protocol.check_track(given["track"])
-    return Challenge(track, agent, preset, protocol.check_games(games), config=config, **values)
+    track, games = protocol.check_track(given["track"]), protocol.check_games(games)
+    by_game = protocol.settings_by_game(agent, games, given=config)
+    return Challenge(track, agent, preset, games, config=config, by_game=by_game, **values)
 
 
 def _default_folder(asked: Challenge) -> Path:
@@ -120,7 +123,7 @@ def _default_folder(asked: Challenge) -> Path:
     from purerl.runs.names import default_folder
     from purerl.runs.plan import settings
 
-    game, plan = next(iter(asked.plans().items()))
+    game, plan = next(iter(dataclasses.replace(asked, by_game={}).plans().items()))
     usual = settings(plan.agent, plan.env, plan.preset).options()  # the track's own options are in its name
     name = default_folder(dataclasses.replace(plan, options=usual)).name.replace(f"-{protocol.FAMILY}-{game}", "", 1)
     return Path("runs") / f"challenge-{asked.track}-{name}"
@@ -132,8 +135,7 @@ def resume(words: list[str]) -> int:
     from purerl.experiments.challenge import running
     from purerl.loops import sharding
 
-    if running.load(folder)[0].seeds > 1:
-        sharding.one_cpu_device_per_core()
+    sharding.one_cpu_device_per_core()
     running.resume_folder(folder, constants=_constants(scored), **quiet)
     _print(folder, _constants(scored), **quiet)
     return 0

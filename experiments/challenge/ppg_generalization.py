@@ -13,8 +13,9 @@ Quirks of the code, and what became of them:
 
 - Its frame stack begins an episode with the last frame of the one before. Here it begins with a copy of the first one.
 - Its boxes lie further from the corner the larger they are. Kept (`ops.augmentations`).
-- It clips rewards to the game's largest return, which is a constant of each game. Here `reward_clip` is 10, as in PPG;
-  set it to that constant for the original (coinrun 10, starpilot 64; `envs/procgen_scores.py` has the others).
+- It clips rewards to the game's largest return, which is a constant of each game. `purerl challenge run` sets
+  `reward_clip` to it (`protocol.BY_GAME`). An agent does not know its game: elsewhere `reward_clip` is 10, as in PPG.
+  `--reward-clip 64` on starpilot is then the original; `envs/procgen_scores.py` has the other games' constants.
 - It keeps the weights with the best training return. That is `--keep-best`, which `purerl challenge run` sets. The
   original chooses from the first step on, where maze and heist have only successes; see docs/procgen-challenge.md.
 - Its auxiliary phase computes in float16. Here it has the `dtype` of the rest.

@@ -6,7 +6,7 @@
     score.json          the scores
 
 A game is a cell, trained by `programs.run` as a sweep's are. Of each run the best parameters by the training return are
-scored (see `runs.best`), or the newest ones where none are kept.
+scored (see `runs.best`), or the newest ones where a seed has none.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ _SCHEMA = {
     "episodes": int,
     "num_envs": int,
     "config": Mapping,
+    "by_game?": Mapping[str, Mapping[str, float]],
     "engine?": str,
 }
 
@@ -66,6 +67,7 @@ class Challenge:
       seeds, seed: how many seeds, and the first.
       steps: environment steps of each seed in each game.
       hours: wall time for the training of each game; 0 for no limit.
+      by_game: {field: {game: value}}, fields of the config that are set for each game.
       episodes, num_envs: of the evaluation: episodes of each environment, and environments of each seed.
     """
 
@@ -80,6 +82,7 @@ class Challenge:
     episodes: int = 2
     num_envs: int = 50
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    by_game: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         protocol.check_track(self.track)
@@ -99,7 +102,7 @@ class Challenge:
                 seeds=self.seeds,
                 seed=self.seed,
                 steps=self.steps,
-                config=self.config,
+                config=self.config | {name: of[game] for name, of in self.by_game.items() if game in of},
                 env_options=protocol.training_options(self.track),
             )
             for game in self.games
@@ -118,6 +121,7 @@ def load(folder: Path) -> tuple[Challenge, str]:
         raise PurerlError(f"{folder} is not a challenge's folder: it has no {RECORD} (purerl challenge run --help)")
     fix = "start the challenge again"
     found = schemas.check(files.read_json(folder / RECORD), _SCHEMA, folder / RECORD, fix)
+    found |= {"by_game": found.get("by_game") or {}}  # challenges of earlier versions set nothing for each game
     values = {field.name: found[field.name] for field in dataclasses.fields(Challenge)}
     config = configs.from_plain(registry.agent(found["agent"]).Config, found["config"])
     return Challenge(**values | {"games": tuple(found["games"]), "config": config}), found.get("engine") or "local"
@@ -238,14 +242,15 @@ def resume_folder(folder: Path, *, constants: str = "", quiet: bool = False) -> 
 
 def _evaluate(asked: Challenge, cell: Path, quiet: bool) -> None:
     """Evaluates a trained game on all levels, unless its eval.json says so already."""
-    from purerl.runs import checkpoint, evaluation
+    from purerl.runs import evaluation, policy
 
     trained = run_folder.load(cell)["summary"]
     if trained is None or _evaluation(asked, cell, trained) is not None:
         return
     if not quiet:
         progress.note(f"{cell.name}: evaluating on all levels")
-    best = checkpoint.Checkpoints(cell / run_folder.BEST).latest() is not None
+    marks = policy.best_marks(cell)
+    best = bool(marks) and all(mark.get("step") is not None for mark in marks)
     evaluation.evaluate(
         cell, episodes=asked.episodes, num_envs=asked.num_envs, env_options=protocol.scoring_options(), best=best
     )
@@ -320,6 +325,8 @@ def notes(asked: Challenge, found: list[Result]) -> list[str]:
         "sampled actions, the best parameters by the training return (how many episodes the organisers played is not "
         "published)"
     ]
+    if asked.by_game:
+        lines.append(f"set for each game, to its largest return, as the original does: {', '.join(asked.by_game)}")
     last = [one.game for one in found if one.status == "scored" and not one.of_best]
     if last:
         lines.append(f"differs: the last parameters in {', '.join(last)}: too few episodes to choose by")

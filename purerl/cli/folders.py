@@ -16,6 +16,7 @@ from purerl.errors import PurerlError
 # --- eval and video --------------------------------------------------------------------------------------------------
 
 ANOTHER_ENV = "another environment of the same observations and actions"
+BEST = "the best parameters by the training return, of a run with --keep-best, instead of the newest ones"
 
 
 @dataclasses.dataclass
@@ -26,7 +27,7 @@ class EvalFlags:
     num_envs: int | None = flag(None, "environments of each seed", "N", "(default: as in training)")
     env: str | None = flag(None, ANOTHER_ENV, "ENV", "(default: that of training)")
     greedy: bool = flag(False, "take the most likely action instead of sampling, as in training")
-    best: bool = flag(False, "the best parameters by the training return, of a run with --keep-best")
+    best: bool = flag(False, BEST)
     seed: int = flag(0, "seed of the evaluation's random numbers", "K")
     max_steps: int | None = flag(
         None, "stop with an error if an environment needs more steps than this", "N", "(default: 30000 per episode)"
@@ -45,6 +46,7 @@ class VideoFlags:
     frames_per_second: float = flag(15.0, "speed of the video", "F")
     env: str | None = flag(None, ANOTHER_ENV, "ENV", "(default: that of training)")
     greedy: bool = flag(False, "take the most likely action instead of sampling, as in training")
+    best: bool = flag(False, BEST)
     seed: int = flag(0, "seed of the video's random numbers", "K")
 
 

@@ -28,7 +28,7 @@ usage: purerl COMMAND ...      (purerl COMMAND --help: details; purerl --version
 
   train AGENT ENV   train an agent; writes a run folder under runs/
   sweep AGENT ENV   train many settings together; writes a table, a ranking and a plot
-  resume DIR        continue a stopped run or sweep as it was begun
+  resume DIR        continue a stopped run, sweep or challenge as it was begun
   eval DIR          play a fixed number of episodes per environment with a trained agent; writes DIR/eval.json
   video DIR         a GIF or MP4 of a trained agent
   plot DIR...       learning curves of runs and sweeps in one figure
@@ -179,6 +179,10 @@ def _challenge(words: list[str]) -> int:
     return importlib.import_module("purerl.experiments.challenge.commands").main(words)
 
 
+def _resume(words: list[str]) -> int:
+    return training.resume(words, _challenge)
+
+
 def _bench(words: list[str]) -> int:
     import importlib
 
@@ -188,7 +192,7 @@ def _bench(words: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": training.train,
     "sweep": training.sweep,
-    "resume": training.resume,
+    "resume": _resume,
     "eval": folders.evaluate,
     "video": folders.make_video,
     "plot": folders.plot,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -319,14 +320,23 @@ class ResumeFlags:
     quiet: bool = flag(False, "no progress bar and no final table")
 
 
-def resume(words: list[str]) -> int:
-    """Runs `purerl resume` with these words after it."""
-    about = "Continues the run or the sweep in a folder exactly from its last checkpoint, with the flags that began it."
-    found, given = flags.folders(words, "resume", "DIR", Group(ResumeFlags, ResumeFlags()), about)
+def resume(words: list[str], of_challenge: Callable[[list[str]], int]) -> int:
+    """Runs `purerl resume` with these words after it; `of_challenge` is `purerl challenge`, which continues its own."""
+    about = (
+        "Continues the run, the sweep or the challenge in a folder exactly from its last checkpoint, with the flags "
+        "that began it."
+    )
+    (folder,), given = flags.folders(words, "resume", "DIR", Group(ResumeFlags, ResumeFlags()), about)
+    from purerl.runs import ownership
+
+    if ownership.holds(Path(folder), ownership.CHALLENGE):
+        if "steps" in given:
+            raise PurerlError("--steps: the games of a challenge keep their length; leave it out")
+        return of_challenge(["resume", folder, *(["--quiet"] if given.get("quiet") else [])])
     from purerl.runs import resume
     from purerl.runs.train import Run
 
-    done = resume.resume(found[0], **given)
+    done = resume.resume(folder, **given)
     draw = _draw_run if isinstance(done, Run) else _draw_sweep
     draw(done, given.get("quiet", False))
     return 0

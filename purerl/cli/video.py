@@ -29,6 +29,7 @@ def record(
     seed: int = 0,
     env: str | None = None,
     env_options: dict[str, Any] | None = None,
+    best: bool = False,
 ) -> dict[str, Any]:
     """Writes a video of one environment, played by the agent of a run's first seed.
 
@@ -37,7 +38,7 @@ def record(
       out: the video, .gif or .mp4; None for <folder>/figures/video.gif.
       steps: how many steps to show, one frame each.
       frames_per_second: speed of the video.
-      greedy, seed, env, env_options: as in `evaluate`.
+      greedy, seed, env, env_options, best: as in `evaluate`.
 
     Returns:
       {"path": path of the video, "steps": number of frames, "returns": [returns of the episodes that ended in it]}.
@@ -49,6 +50,7 @@ def record(
     if steps < 1:
         raise PurerlError(f"a video cannot have {steps} steps; use 1 or more")
     videos.check(path, frames_per_second)  # before playing, which takes some time
-    pictures, returns = film(folder, steps=steps, greedy=greedy, seed=seed, env=env, env_options=env_options)
+    which = {"greedy": greedy, "seed": seed, "env": env, "env_options": env_options, "best": best}
+    pictures, returns = film(folder, steps=steps, **which)
     videos.write_episode(pictures, path, frames_per_second)
     return {"path": str(path), "steps": steps, "returns": returns}

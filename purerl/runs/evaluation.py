@@ -22,9 +22,9 @@ from purerl import arguments, configs, registry, rng
 from purerl import statistics as stats
 from purerl.errors import PurerlError, shown
 from purerl.loops import compilation, play
-from purerl.runs import checkpoint, estimates, files, provenance, run_folder, schemas
+from purerl.runs import checkpoint, estimates, files, provenance, run_folder
 from purerl.runs.plan import Plan, seed_keys
-from purerl.runs.policy import open_run
+from purerl.runs.policy import best_marks, open_run
 from purerl.runs.recording import Recording
 from purerl.types import Agent, PyTree, RunState
 
@@ -283,8 +283,8 @@ def evaluate(
         environment, the versions and the device.
 
     Raises:
-      PurerlError: no run or no checkpoint in the folder, an unknown option, an environment of other observations or
-        actions, episodes that do not end, a failed write.
+      PurerlError: no run, no checkpoint or no best parameters in the folder, an unknown option, an environment of other
+        observations or actions, episodes that do not end, a failed write.
     """
     folder = Path(folder)
     check_sizes(episodes, num_envs, max_steps, seed)
@@ -321,10 +321,17 @@ def evaluate(
 
 
 def open_for_evaluation(
-    folder: Path, env: str | None, env_options: dict[str, Any] | None, best: bool = False
+    folder: Path,
+    env: str | None,
+    env_options: dict[str, Any] | None,
+    best: bool = False,
+    needed: slice = slice(None),
 ) -> tuple[Plan, Plan, PyTree, int]:
-    """Opens a run folder: (its plan, the plan in `env` with `env_options`, the agent's State [S, ...], iteration)."""
-    trained, _, spec, _, load = open_run(folder, best)
+    """Opens a run folder: (its plan, the plan in `env` with `env_options`, the agent's State [S, ...], iteration).
+
+    `best` and `needed` as in `open_run`.
+    """
+    trained, _, spec, _, load = open_run(folder, best, needed)
     plan = trained if env is None else trained.with_env(env)
     values = {field.name: getattr(plan.options, field.name) for field in dataclasses.fields(plan.options)}
     options = configs.build(type(plan.options), values | (env_options or {}), plan.env)
@@ -338,13 +345,6 @@ def open_for_evaluation(
     with checkpoint.Checkpoints(folder / run_folder.CHECKPOINTS) as saved:
         iteration, _ = saved.read_metadata()
     return trained, dataclasses.replace(plan, options=options), load(), iteration
-
-
-def best_marks(folder: Path) -> list[dict[str, Any]]:
-    """[{"seed", "step", "return"}] of a run's best parameters. Raises PurerlError if there are none."""
-    seeds = run_folder.load(folder)["config"]["seeds"]
-    with checkpoint.Checkpoints(folder / run_folder.BEST) as saved:
-        return schemas.check_best(saved.read_metadata()[1], len(seeds), saved.folder)
 
 
 def summarize(plan: Plan, played: Episodes) -> dict[str, Any]:

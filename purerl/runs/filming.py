@@ -42,13 +42,14 @@ def film(
     seed: int = 0,
     env: str | None = None,
     env_options: dict[str, Any] | None = None,
+    best: bool = False,
 ) -> tuple[list[np.ndarray], list[float]]:
     """Plays one environment with the agent of a run's first seed.
 
     Args:
       folder: the run folder.
       steps: how many steps to play, at least 1.
-      greedy, seed, env, env_options: as in `evaluate`.
+      greedy, seed, env, env_options, best: as in `evaluate`.
 
     Returns:
       as `Camera.film`.
@@ -59,7 +60,7 @@ def film(
     arguments.in_range("steps", steps, 1, 2**31 - 1)
     arguments.in_range("seed", seed, 0, 2**31 - 1)
     compilation.enable_cache()
-    _, plan, state, _ = open_for_evaluation(Path(folder), env, env_options)
+    _, plan, state, _ = open_for_evaluation(Path(folder), env, env_options, best, slice(1))
     plan, state = first_seed(plan, state)
     return Camera(plan, steps, greedy).film(state, seed)
 

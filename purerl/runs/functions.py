@@ -122,8 +122,8 @@ class Policy:
 
 
 @arguments.checked
-def load_policy(folder: str | Path, seed: int | None = None, *, greedy: bool = False) -> Policy:
-    """The policy of a run folder's newest checkpoint, for a loop of your own.
+def load_policy(folder: str | Path, seed: int | None = None, *, greedy: bool = False, best: bool = False) -> Policy:
+    """The policy of a run folder's newest checkpoint, or its best one, for a loop of your own.
 
         policy = purerl.load_policy("runs/ppo-gymnax-CartPole-v1-classic-seed0")
         action = jax.jit(policy)(observation, key)
@@ -132,14 +132,16 @@ def load_policy(folder: str | Path, seed: int | None = None, *, greedy: bool = F
       folder: of the run.
       seed: which of the run's seeds; None for the first.
       greedy: the most likely action instead of a sampled one.
+      best: the best parameters of the seed by its training return, of a run with `keep_best`, instead of the newest.
 
     Raises:
-      PurerlError: no run or checkpoint there, or a seed that the run does not have.
+      PurerlError: no run, checkpoint or best parameters there, or a seed that the run does not have.
     """
-    plan, agent, spec, config, load = open_run(folder)
-    if seed is not None and seed not in plan.seeds:
-        raise PurerlError(f"{folder} has no seed {seed}: it has {', '.join(map(str, plan.seeds))}")
-    lane = 0 if seed is None else plan.seeds.index(seed)
+    seeds = open_run(folder)[0].seeds
+    if seed is not None and seed not in seeds:
+        raise PurerlError(f"{folder} has no seed {seed}: it has {', '.join(map(str, seeds))}")
+    lane = 0 if seed is None else seeds.index(seed)
+    _, agent, spec, config, load = open_run(folder, best, slice(lane, lane + 1))
     config = jax.tree.map(lambda x: x[lane] if jnp.ndim(x) else x, config)
     state = jax.tree.map(lambda x: x[lane], load())
     explore = not (greedy or agent.plays_greedily)

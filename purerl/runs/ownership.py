@@ -76,6 +76,12 @@ def is_marked(folder: Path, kind: str) -> bool:
     return found is not None and found["purerl"] == kind
 
 
+def holds(folder: Path, kind: str) -> bool:
+    """Whether the record of a folder of that kind (config.json, ...) is in it, as is or without a marker."""
+    with files.reading(folder):
+        return (folder / _RECORD[kind]).is_file()
+
+
 def check(folder: Path, kind: str, names: Iterable[str]) -> None:
     """Raises PurerlError for a folder that must not be overwritten: it has no marker of that kind, or one of `names` in
     it is a link, which purerl does not make.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,26 @@ from purerl.runs.saving import told
 from purerl.types import Agent, EnvSpec
 
 
-def open_run(folder: str | Path, best: bool = False) -> tuple[Plan, Agent, EnvSpec, Any, Callable[[], Any]]:
+def open_run(
+    folder: str | Path, best: bool = False, needed: slice = slice(None)
+) -> tuple[Plan, Agent, EnvSpec, Any, Callable[[], Any]]:
     """Opens a run folder: (plan, agent, spec, traced config, load).
 
     load() reads the fields of the agent's State [S, ...] that `act` needs; the other fields are None. It says on stderr
     which seeds have diverged. With `best` it reads the best ones instead of the newest, which the run must have kept.
 
-    Raises PurerlError for a folder that holds no run or no checkpoint.
+    Args:
+      folder: the run folder.
+      best: whether to read the best parameters (see `best`).
+      needed: the lanes of the seeds that must have best parameters.
+
+    Raises:
+      PurerlError: a folder that holds no run or no checkpoint, or lacks the best parameters of one of these seeds.
     """
     folder = Path(folder)
     the_plan = Plan.from_dict(run_folder.load(folder)["config"])
-    if best and checkpoint.Checkpoints(folder / run_folder.BEST).latest() is None:
-        raise PurerlError(
-            f"{folder} has no best parameters: train with --keep-best, beyond an eighth of its steps and "
-            f"{EPISODES} episodes of a seed; or leave --best out"
-        )
+    if best:
+        _check_best(folder, the_plan.seeds[needed])
     agent = registry.agent(the_plan.agent)
     spec = registry.env_spec(the_plan.env, the_plan.options)
     config = configs.traced(the_plan.config)
@@ -51,3 +56,26 @@ def open_run(folder: str | Path, best: bool = False) -> tuple[Plan, Agent, EnvSp
         return template.replace(**{f.name: parts.get(f.name) for f in dataclasses.fields(template)})
 
     return the_plan, agent, spec, config, load
+
+
+def best_marks(folder: Path) -> list[dict[str, Any]]:
+    """[{"seed", "step", "return"}] of a run's best parameters; None for those of a seed that has none, and [] of a run
+    without any. Raises PurerlError if they are damaged.
+    """
+    seeds = run_folder.load(folder)["config"]["seeds"]
+    with checkpoint.Checkpoints(folder / run_folder.BEST) as saved:
+        if saved.latest() is None:
+            return []
+        return schemas.check_best(saved.read_metadata()[1], len(seeds), saved.folder)
+
+
+def _check_best(folder: Path, seeds: Sequence[int]) -> None:
+    """Raises PurerlError if a run has not kept the best parameters of one of these seeds."""
+    steps = {mark["seed"]: mark.get("step") for mark in best_marks(folder)}
+    missing = [seed for seed in seeds if steps.get(seed) is None]
+    if missing:
+        whose = f" of seed {missing[0]}" if any(step is not None for step in steps.values()) else ""
+        raise PurerlError(
+            f"{folder} has no best parameters{whose}: train with --keep-best, beyond an eighth of its steps and "
+            f"{EPISODES} episodes of a seed; or leave --best out, for the newest ones"
+        )

@@ -24,7 +24,7 @@ class Recording:
       random_episodes: episodes of random play, measured before a run trains: the mark that its curve must rise above.
       keep_best: whether to keep the parameters with the best smoothed training return beside the newest (see `best`).
       hours: wall time after which the run ends, between two rows; 0 for no limit. It counts all sessions of a run, with
-        compilation. The run ends before it if the longest log period so far would not fit any more.
+        compilation. The run ends before it if the next log period would not fit any more (see `timing.Budget`).
       eval_env_options: environment options of the evaluations that replace those of training; the flags `--eval-env.*`.
       video_every: environment steps of each seed between videos of the first seed's agent; 0 for none.
       video_steps: steps that each of these videos shows.
@@ -42,7 +42,9 @@ class Recording:
     random_episodes: int = flag(
         32, "episodes of random play, measured before training and drawn beside the curve", "N", low=0, high=2**20
     )
-    keep_best: bool = flag(False, "keep the parameters with the best smoothed training return, for purerl eval --best")
+    keep_best: bool = flag(
+        False, "keep the parameters with the best smoothed training return, for purerl eval and video --best"
+    )
     hours: float = flag(0.0, "end in time for this many hours of wall time; 0 for no limit", "H", low=0.0)
     eval_env_options: dict[str, Any] | None = dataclasses.field(default=None, metadata={"flag": False})
     video_every: int = dataclasses.field(default=0, metadata={"flag": False})

@@ -7,7 +7,7 @@ from pathlib import Path
 from purerl import arguments
 from purerl.errors import PurerlError
 from purerl.loops import sharding
-from purerl.runs import run_folder, sweeps, user_modules
+from purerl.runs import ownership, run_folder, sweeps, user_modules
 from purerl.runs.logs import Logging
 from purerl.runs.plan import Plan
 from purerl.runs.recording import Recording
@@ -28,10 +28,13 @@ def resume(folder: str | Path, *, steps: int | None = None, quiet: bool = False)
       the finished Run or Sweep.
 
     Raises:
-      PurerlError: a folder without a run or a sweep, and as `train` and `sweep`.
+      PurerlError: a folder without a run or a sweep, one of a challenge (which the command continues), and as `train`
+        and `sweep`.
       KeyboardInterrupt: Ctrl-C, after everything has been saved.
     """
     folder = Path(folder)
+    if ownership.holds(folder, ownership.CHALLENGE):
+        raise PurerlError(f"{folder} holds a challenge: the command line continues it, with purerl resume {folder}")
     if sweeps.holds_sweep(folder):
         if steps is not None:
             raise PurerlError("--steps: the runs of a sweep keep their length; leave it out")

@@ -76,7 +76,7 @@ class Saving:
         return sharding.take(state, slice(self._num_seeds))
 
     def save(
-        self, iteration: int, state: RunState, plan: Plan, spent: dict[str, float], period: Period | None = None
+        self, iteration: int, state: RunState, plan: Plan, spent: dict[str, Any], period: Period | None = None
     ) -> None:
         """Saves the whole program; with `period`, in the middle of that log period.
 
@@ -120,7 +120,7 @@ class Saving:
         return {"diverged": marks} if marks else {}
 
     def save_member(
-        self, folder: Path, iteration: int, state: RunState, lanes: slice, plan: Plan, spent: dict[str, float]
+        self, folder: Path, iteration: int, state: RunState, lanes: slice, plan: Plan, spent: dict[str, Any]
     ) -> None:
         """Saves one run of the program in its own folder, as if it had been trained alone."""
         if folder.absolute() == self.checkpoints.folder:

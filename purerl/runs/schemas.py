@@ -30,7 +30,14 @@ PLAN = {
     "wandb?": Mapping,
 }
 WANDB = {"project": str, "entity?": str, "group": str, "name": str, "id": str, "job_type": str}
-METADATA = {"train_seconds?": float, "compile_seconds?": float, "diverged?": Sequence[Mapping], "period?": Mapping}
+METADATA = {
+    "train_seconds?": float,
+    "compile_seconds?": float,
+    "longest_periods?": Sequence[Mapping],
+    "diverged?": Sequence[Mapping],
+    "period?": Mapping,
+}
+LONGEST = {"passes": float, "seconds": float, "learning": float}
 BEST = {"seed": int, "step?": int, "return?": float}
 DIVERGED = {"lane": int, "seed": int, "leaf": str}
 PERIOD = {"began": int, "seconds": float}
@@ -155,6 +162,8 @@ def check_metadata(values: Any, path: object) -> None:
     check(values, METADATA, path, fix)
     for mark in values.get("diverged") or ():
         check(mark, DIVERGED, path, fix)
+    for one in values.get("longest_periods") or ():
+        check(one, LONGEST, path, fix)
     if values.get("period") is not None:
         check(values["period"], PERIOD, path, fix)
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from purerl.loops import compilation
+
+# How much longer than before a pass over a rollout may take in a log period that makes more of them than any so far.
+MARGIN = 1.5
 
 
 class Timing:
@@ -58,17 +62,61 @@ class Timing:
 class Budget:
     """Wall time that a program may take, in hours: all sessions, compilation and evaluations included.
 
+    A log period begins only if it fits. It is expected to take as long as the longest one so far which made as many
+    passes over rollouts, or a few more. If none did, as before the first of several long phases, the one with the most
+    passes is all there is to judge by: its time without the games' is scaled up by the passes, and by MARGIN.
+
     Args:
       hours: how many.
       timing: of the program.
+      passes: (first, end) -> the passes over rollouts that iterations first to end - 1 make.
+      playing: -> seconds that the session has spent in waiting for games so far.
     """
 
-    def __init__(self, hours: float, timing: Timing):
-        self._seconds, self._timing = 3600 * hours, timing
-        self._longest, self._last = 0.0, timing.wall - timing.watch.seconds
+    def __init__(
+        self,
+        hours: float,
+        timing: Timing,
+        passes: Callable[[int, int], float],
+        playing: Callable[[], float] = float,
+    ):
+        self._seconds, self._timing, self._passes, self._playing = 3600 * hours, timing, passes, playing
+        self._longest: dict[float, tuple[float, float]] = {}  # {passes: (seconds, those without playing)}
+        self._last = (0.0, 0.0)
 
-    def is_spent(self) -> bool:
-        """Whether a log period as long as the longest so far would not fit any more. To be asked after each period."""
-        now = self._timing.wall - self._timing.watch.seconds  # the next period compiles nothing again
-        self._longest, self._last = max(self._longest, now - self._last), now
-        return self._timing.wall + self._longest > self._seconds
+    def begin(self, earlier: Sequence[Mapping[str, float]] = ()) -> None:
+        """Begins a session, with what `longest` gave in the one before. Call it before the first log period."""
+        self._longest = {one["passes"]: (one["seconds"], one["learning"]) for one in earlier}
+        self._last = self._now()
+
+    def _now(self) -> tuple[float, float]:
+        """Seconds so far, and those without playing; both without compilation: the next period needs none again."""
+        seconds = self._timing.wall - self._timing.watch.seconds
+        return seconds, seconds - self._playing()
+
+    def note(self, first: int, end: int) -> None:
+        """Notes that iterations first to end - 1 have been trained since the last call, or since `begin`."""
+        now, passes = self._now(), self._passes(first, end)
+        longest, learning = self._longest.get(passes, (0.0, 0.0))
+        self._longest[passes] = max(longest, now[0] - self._last[0]), max(learning, now[1] - self._last[1])
+        self._last = now
+
+    def fits(self, first: int, end: int) -> bool:
+        """Whether there is time for the iterations first to end - 1."""
+        return self._timing.wall + self._expected(self._passes(first, end)) <= self._seconds
+
+    def _expected(self, passes: float) -> float:
+        """Seconds of a log period with so many passes; 0 if nothing has been trained yet."""
+        if not self._longest:
+            return 0.0
+        most = max(self._longest)
+        seconds, learning = self._longest[min((one for one in self._longest if one >= passes), default=most)]
+        more = passes / most - 1 if most > 0 else 0.0
+        return seconds + MARGIN * learning * max(0.0, more)
+
+    def longest(self) -> list[dict[str, float]]:
+        """The longest log period with each number of passes, for a checkpoint."""
+        return [
+            {"passes": passes, "seconds": seconds, "learning": learning}
+            for passes, (seconds, learning) in self._longest.items()
+        ]

@@ -138,14 +138,14 @@ class Trainer:
         self.config, self.keys = lanes.pad(configs.traced(the_plan.config), seed_keys(the_plan), num_lanes)
         self.saving = Saving(checkpoints, loop, self.config, num_seeds, num_lanes, stop_at_nan=stop_at_nan)
         self.timing = Timing()
-        self.iteration, self.piece, self.period = 0, 1, Period(0, None)
+        self.iteration, self.piece, self.period, self.longest = 0, 1, Period(0, None), []
         ends = np.cumsum([len(member.plan.seeds) for member in self.members])
         self.lanes = [
             slice(int(end) - len(member.plan.seeds), int(end)) for member, end in zip(members, ends, strict=True)
         ]
         runs = [(member.plan, member.folder, own) for member, own in zip(self.members, self.lanes, strict=True)]
         self.best = Best(runs, loop.agent.acting, the_plan.steps) if recording.keep_best else None
-        self.budget = Budget(recording.hours, self.timing) if recording.hours else None
+        self.budget = Budget(recording.hours, self.timing, self._passes, self._playing) if recording.hours else None
 
     def run(self) -> tuple[list[dict[str, Any]], RunState]:
         """Trains to the end: (each member's summary, which its summary.json holds too, last RunState of all seeds).
@@ -174,6 +174,7 @@ class Trainer:
                 self.iteration, state, metadata, period = self.saving.restore(state)
             self.period = period or Period(self.iteration, None)
             self.timing.earlier |= {name: metadata[name] for name in self.timing.earlier if name in metadata}
+            self.longest = metadata.get("longest_periods") or []
         jax.block_until_ready(state)
         if self.resume:
             for member in self.members:
@@ -187,7 +188,9 @@ class Trainer:
 
     def _train(self, state: RunState, stop: interrupts.Stop) -> RunState:
         """All log periods that are left: rows to the sinks, checkpoints when they are due."""
-        saved_at = time.perf_counter()
+        saved_at, began = time.perf_counter(), self.iteration
+        if self.budget is not None:
+            self.budget.begin(self.longest)
         with contextlib.ExitStack() as stack:
             writers = [self._open_sinks(stack, member) for member in self.members]
             bar = stack.enter_context(
@@ -209,13 +212,15 @@ class Trainer:
                             writer.write(rows[own])
                     self._show(bar, rows)
                     self._film(state)
+                    if self.budget is not None:
+                        self.budget.note(max(began, self.period.began), self.iteration)
                 over = whole and self._is_over()
                 due = time.perf_counter() - saved_at >= self.checkpoint_seconds
                 if stop or (whole and (due or over)):
                     if self.best is not None:
                         self.best.save(self.iteration)
                     period = None if whole or self.period.sums is None else self.period  # None: nothing is summed yet
-                    self.saving.save(self.iteration, state, self.plan, self.timing.spent(), period)
+                    self.saving.save(self.iteration, state, self.plan, self._spent(), period)
                     saved_at = time.perf_counter()
                 if stop and not over:
                     saved = f"stopped and saved at iteration {self.iteration}"
@@ -224,8 +229,26 @@ class Trainer:
 
     def _is_over(self) -> bool:
         """Whether the run is as long as asked, or has no time for another log period. Asked between two of them."""
-        in_time = self.budget is None or self.iteration == 0 or not self.budget.is_spent()
-        return self.iteration >= self.until or not in_time
+        if self.iteration >= self.until or self.budget is None or self.iteration == 0:
+            return self.iteration >= self.until
+        under_way = self.iteration < self._end_of_period()  # a log period of an earlier session
+        end = self._end_of_period() if under_way else min(self.iteration + self.log_every, self.until)
+        return not self.budget.fits(self.iteration, end)
+
+    def _passes(self, first: int, end: int) -> float:
+        """How many passes over rollouts the iterations first to end - 1 make, by the agent's own account."""
+        passes = self.loop.agent.passes
+        if passes is None:
+            return end - first
+        return sum(passes(self.plan.config, iteration, self.plan.iterations) for iteration in range(first, end))
+
+    def _playing(self) -> float:
+        """Seconds that the loop has waited for games on the host."""
+        return getattr(self.loop, "seconds", {}).get("environment", 0.0)
+
+    def _spent(self) -> dict[str, Any]:
+        """The times in the metadata of a checkpoint."""
+        return self.timing.spent() | ({} if self.budget is None else {"longest_periods": self.budget.longest()})
 
     def _film(self, state: RunState) -> None:
         """Writes a video if one is due: before the checkpoint, so that a run that continues from it lacks none."""
@@ -256,7 +279,7 @@ class Trainer:
         if self.until < self.plan.iterations:
             for member, own in zip(self.members, self.lanes, strict=True):
                 folder = member.folder / run_folder.CHECKPOINTS
-                self.saving.save_member(folder, self.iteration, state, own, member.plan, self.timing.spent())
+                self.saving.save_member(folder, self.iteration, state, own, member.plan, self._spent())
             return []
         measured = {
             "iterations": self.iteration,
@@ -279,7 +302,7 @@ class Trainer:
         ]
         for member, own, summary in zip(self.members, self.lanes, summaries, strict=True):
             folder = member.folder / run_folder.CHECKPOINTS
-            self.saving.save_member(folder, self.iteration, state, own, member.plan, self.timing.spent())
+            self.saving.save_member(folder, self.iteration, state, own, member.plan, self._spent())
             files.write_json(member.folder / run_folder.SUMMARY, summary)
         return summaries
 

@@ -14,6 +14,7 @@ from purerl.errors import PurerlError
 from purerl.experiments.challenge import commands, protocol, running, scoring
 from purerl.experiments.challenge.scoring import Result
 from purerl.runs import files, ownership, programs, run_folder
+from purerl.runs.resume import resume
 
 CONSTANTS = procgen_scores.DEFAULT_CONSTANTS
 
@@ -85,7 +86,7 @@ def test_the_table_names_the_hidden_games_and_the_published_returns():
 def test_every_stage_of_a_game_is_shown(tmp_path, write_run):
     asked = running.Challenge("sample-efficiency", "ppo", "procgen-easy", ("coinrun", "heist", "maze", "miner"))
     ownership.mark(tmp_path, ownership.CHALLENGE)
-    files.write_json(tmp_path / running.RECORD, asked.to_dict() | {"engine": "local"})
+    files.write_json(tmp_path / running.RECORD, asked.to_dict() | {"engine": "local", "by_game": None})
     cells = {game: tmp_path / running.CELLS / game for game in asked.games}
     for game, final in (("coinrun", 9.0), ("maze", 7.0), ("heist", None)):
         write_run(cells[game], [[final or 3.0]] * 20, None if final is None else [final], env=f"procgen/{game}")
@@ -154,6 +155,11 @@ def test_a_challenge_is_stopped_resumed_and_scored(tmp_path, tiny, monkeypatch, 
     assert "scored" in shown and "not begun" in shown and "2 of the 16 public games" in shown
     assert main.main(["challenge", "run", "ppo", *words, "--resume", "--seed", "1"]) == 2
     assert "--resume: seed differs from the challenge in" in capsys.readouterr().err
+    assert main.main(["resume", str(out), "--steps", "512"]) == 2
+    assert "the games of a challenge keep their length" in capsys.readouterr().err
+    with pytest.raises(PurerlError, match="with purerl resume"):
+        resume(out)
+    assert main.main(["resume", str(out), "--quiet"]) == 0
     assert main.main(["challenge", "resume", str(out), "--quiet"]) == 0
     assert main.main(["challenge", "run", "ppo", *words, "--resume"]) == 0
     assert trained == ["procgen/coinrun", "procgen/maze", "procgen/maze"]
@@ -161,6 +167,20 @@ def test_a_challenge_is_stopped_resumed_and_scored(tmp_path, tiny, monkeypatch, 
     assert [games[game]["status"] for game in ("coinrun", "maze")] == ["scored", "scored"]
     played = json.loads((out / "cells" / "maze" / "eval.json").read_text())
     assert played["env_options"]["num_levels"] == 0 and played["env_options"]["distribution_mode"] == "easy"
+
+
+def test_rewards_of_the_winner_are_clipped_to_the_largest_return_of_each_game():
+    """And only in the challenge, where its game is known; a value of the user's is for all games."""
+    flags = {"track": "generalization", "games": "starpilot,bigfish"}
+
+    def clips(agent, **fields):
+        asked = commands._asked(agent, "procgen-easy", flags, fields)
+        assert ("reward_clip" in commands._default_folder(asked).name) == bool(fields)
+        return [float(plan.config.reward_clip) for plan in asked.plans().values()]
+
+    assert clips("ppg-generalization") == [40.0, 64.0]
+    assert clips("ppg-generalization", reward_clip=5.0) == [5.0, 5.0]
+    assert clips("ppg") == [10.0, 10.0]
 
 
 @pytest.mark.parametrize(
