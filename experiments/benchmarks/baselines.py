@@ -1,7 +1,8 @@
 """The other libraries that `purerl bench` measures beside purerl, each in a virtual environment of its own.
 
-rejax 0.1.3 needs gymnax 0.0.9, purerl a later one, so its side runs in another process, which compiles once and then
-trains whenever it is asked to. That lets a benchmark take turns on a machine whose speed drifts:
+rejax 0.1.3 needs gymnax 0.0.9, purerl a later one, and PyTorch brings its own threads; so their side runs in another
+process, which starts once and then trains whenever it is asked to. That lets a benchmark take turns on a machine whose
+speed drifts:
 
     with Rejax("ppo", num_seeds=8) as rejax:
         for _ in range(5):
@@ -20,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,10 @@ import jax, rejax
 jax.eval_shape(rejax.PPO.create(env="Breakout-MinAtar").train, jax.random.PRNGKey(0))
 """
 _SCRIPT = Path(__file__).with_name("baseline_rejax.py")
+# The version that was measured first; where the index does not have it, the newest one.
+TORCH = (("torch==2.14.1", "numpy"), ("torch", "numpy"))
+_TORCH_SMOKE_TEST = "import torch; torch.zeros(1).sum().item()"
+_TORCH_SCRIPT = Path(__file__).with_name("baseline_torch.py")
 
 
 def cache_folder() -> Path:
@@ -55,32 +61,43 @@ def baseline_environment(folder: str | os.PathLike | None = None) -> Path:
       PurerlError: it cannot be made (no network, no disk space, ...). Nothing half-made is used later.
     """
     ours = version("jax")
-    if folder is not None:
-        return _environment(Path(folder), [ours, KNOWN_JAX])
-    python = f"py{sys.version_info.major}.{sys.version_info.minor}"
-    return _environment(cache_folder() / f"rejax-0.1.3-jax{ours}-{python}", [ours, KNOWN_JAX])
+    folder = cache_folder() / f"rejax-0.1.3-jax{ours}-{_python()}" if folder is None else Path(folder)
+    choices = [(*REJAX, f"jax{_accelerator_extra()}=={jax}") for jax in dict.fromkeys((ours, KNOWN_JAX))]
+    return _environment("rejax", folder, choices, _SMOKE_TEST)
 
 
-def _environment(folder: Path, jax_versions: list[str]) -> Path:
-    """Makes the environment with the first jax that works; a marker file, written last, says that it is complete."""
+def torch_environment() -> Path:
+    """Returns the Python of a virtual environment with PyTorch, made at the first call: some minutes and 6 GB of disk,
+    because the wheel on the package index brings CUDA. Errors as in `baseline_environment`.
+    """
+    return _environment("torch", cache_folder() / f"torch-{_python()}", TORCH, _TORCH_SMOKE_TEST)
+
+
+def _python() -> str:
+    return f"py{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _environment(name: str, folder: Path, choices: Sequence[Sequence[str]], smoke_test: str) -> Path:
+    """Makes the environment with the first requirements that work; a marker file, written last, says that it is
+    complete.
+    """
     python, marker = folder / "bin" / "python", folder / "complete"
     if marker.exists() and python.exists():
         return python
     if folder.exists() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").exists():
-        raise PurerlError(f"{folder} is not a virtual environment: choose a folder that is new or empty for rejax")
+        raise PurerlError(f"{folder} is not a virtual environment: choose a folder that is new or empty for {name}")
     failure = ""
-    for jax_version in dict.fromkeys(jax_versions):
+    for requirements in choices:
         shutil.rmtree(folder, ignore_errors=True)
-        requirements = [*REJAX, f"jax{_accelerator_extra()}=={jax_version}"]
-        print(f"making the environment for rejax in {folder} (once, a minute or so) ...", file=sys.stderr, flush=True)
+        print(f"making the environment for {name} in {folder} (once, minutes) ...", file=sys.stderr, flush=True)
         failure = _run(sys.executable, "-m", "venv", folder)
         failure = failure or _run(python, "-m", "pip", "install", "--quiet", *requirements)
-        failure = failure or _run(python, "-W", "ignore", "-c", _SMOKE_TEST)
+        failure = failure or _run(python, "-W", "ignore", "-c", smoke_test)
         if not failure:
             marker.write_text(" ".join(requirements) + "\n")
             return python
     shutil.rmtree(folder, ignore_errors=True)
-    raise PurerlError(f"cannot make the environment for rejax in {folder}: {failure}. Is the package index in reach?")
+    raise PurerlError(f"cannot make the environment for {name} in {folder}: {failure}. Is the package index in reach?")
 
 
 def _accelerator_extra() -> str:
@@ -114,27 +131,23 @@ def _clean_environment() -> dict[str, str]:
     return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | kept
 
 
-class Rejax:
-    """One of rejax's algorithms in a process of its own: a context manager.
-
-    PPO trains on Breakout-MinAtar with two MLPs of 64-64, actor and critic, on the flattened 10 x 10 x 4 observation;
-    DQN on CartPole with one of 120-84, without double Q-learning. All in float32.
+class Peer:
+    """Another library in a process of its own: a context manager.
 
     Args:
-      algorithm: "ppo" or "dqn".
-      num_seeds: agents trained side by side in one vmapped program.
-      python: of the environment with rejax; by default `baseline_environment()`.
-      options: the sizes, see `baseline_rejax.py --help` (activation is a function of flax.linen: purerl's presets have
-        relu, rejax's own default is swish).
+      name: of the library, for errors.
+      python: of the environment with it.
+      script: what the process runs, one of the `baseline_*.py` here.
+      options: flags of the script.
 
     Attributes:
       info: dict: sizes, versions, compile_seconds, as the process reported them.
     """
 
-    def __init__(self, algorithm: str, num_seeds: int = 1, python: str | os.PathLike | None = None, **options: Any):
-        options = {"algorithm": algorithm, "num_seeds": num_seeds} | options
+    def __init__(self, name: str, python: str | os.PathLike, script: Path, options: Mapping[str, Any]):
+        self._name = name
         options = {name.replace("_", "-"): value for name, value in options.items()}
-        command = [str(python or baseline_environment()), str(_SCRIPT), *(f"--{k}={v}" for k, v in options.items())]
+        command = [str(python), str(script), *(f"--{k}={v}" for k, v in options.items())]
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (`close` closes it)
         self._process = subprocess.Popen(
             command,
@@ -151,8 +164,7 @@ class Rejax:
             raise
 
     def measure(self, seconds: float = 5.0) -> dict:
-        """Trains on for at least `seconds`; returns {steps, train_seconds, steps_per_second, compile_seconds,
-        cpu_seconds}, steps counted over all seeds. PurerlError if the process failed."""
+        """What the process measures in at least `seconds`, see its script. PurerlError if the process failed."""
         with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended: `_answer` finds out why
             self._process.stdin.write(f"{seconds}\n")
             self._process.stdin.flush()
@@ -169,7 +181,7 @@ class Rejax:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
 
-    def __enter__(self) -> Rejax:
+    def __enter__(self) -> Peer:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -181,7 +193,34 @@ class Rejax:
         if line:
             return json.loads(line)
         if self._process.stdout.closed:
-            raise PurerlError("the rejax process is closed: open another")
+            raise PurerlError(f"the {self._name} process is closed: open another")
         code = self._process.wait()
         self._errors.seek(0)
-        raise PurerlError(f"the rejax process ended: {_last_line(self._errors.read(), code)}")
+        raise PurerlError(f"the {self._name} process ended: {_last_line(self._errors.read(), code)}")
+
+
+class Rejax(Peer):
+    """One of rejax's algorithms.
+
+    PPO trains on Breakout-MinAtar with two MLPs of 64-64, actor and critic, on the flattened 10 x 10 x 4 observation;
+    DQN on CartPole with one of 120-84, without double Q-learning. All in float32. It measures {steps, train_seconds,
+    steps_per_second, compile_seconds, cpu_seconds}, steps counted over all seeds.
+
+    Args:
+      algorithm: "ppo" or "dqn".
+      num_seeds: agents trained side by side in one vmapped program.
+      python: of the environment with rejax; by default `baseline_environment()`.
+      options: the sizes, see `baseline_rejax.py --help` (activation is a function of flax.linen: purerl's presets have
+        relu, rejax's own default is swish).
+    """
+
+    def __init__(self, algorithm: str, num_seeds: int = 1, python: str | os.PathLike | None = None, **options: Any):
+        options = {"algorithm": algorithm, "num_seeds": num_seeds} | options
+        super().__init__("rejax", python or baseline_environment(), _SCRIPT, options)
+
+
+class Torch(Peer):
+    """IMPALA's network in PyTorch with PPO's loss, see `baseline_torch.py`, whose flags are the options."""
+
+    def __init__(self, python: str | os.PathLike | None = None, **options: Any):
+        super().__init__("torch", python or torch_environment(), _TORCH_SCRIPT, options)

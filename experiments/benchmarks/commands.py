@@ -6,6 +6,7 @@
 | dqn-cartpole  | DQN on CartPole against rejax 0.1.3, 1 and 8 seeds                                                 |
 | lanes         | 8 seeds, lanes one after the other (map) against one batch (vmap): PPO, PPG, DQN and Rainbow       |
 | minatar-seeds | Rainbow on Breakout-MinAtar: how steps/s grow with 1, 4, 16 and 64 seeds                           |
+| impala        | IMPALA's network on frames, training and acting, against PyTorch (its environment, of 6 GB, first)  |
 | procgen-pool  | the Procgen pool with frames landing on the device, against bare libenv                            |
 | procgen-jax   | Procgen's games in the graph against the library: random play, and PPO end to end, with frames and |
 |               | symbolic (45 minutes; --quick: some minutes)                                                        |
@@ -35,7 +36,7 @@ import jax
 
 from purerl import registry, rng
 from purerl.errors import PurerlError, nearest
-from purerl.experiments.benchmarks import baselines, faults, pools, procgen_in_graph, procgen_ppo, replays
+from purerl.experiments.benchmarks import baselines, faults, impala, pools, procgen_in_graph, procgen_ppo, replays
 from purerl.experiments.benchmarks import memory as memory_of_games
 from purerl.experiments.benchmarks import sweep as sweep_of_64
 from purerl.experiments.benchmarks.measured import Measured
@@ -276,6 +277,7 @@ BENCHMARKS = {
     "dqn-cartpole": dqn_cartpole,
     "lanes": lanes,
     "minatar-seeds": minatar_seeds,
+    "impala": impala.impala,
     "procgen-pool": procgen_pool,
     "procgen-jax": procgen_jax,
     "procgen-jax-exactness": procgen_jax_exactness,
