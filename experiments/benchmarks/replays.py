@@ -119,6 +119,15 @@ class _Side:
         return cycles / (time.perf_counter() - started)
 
 
+def cycles_per_second(capacity: int, looped: bool, *, seconds: float, repeats: int) -> float:
+    """Of purerl's replay alone: the median of some turns; `looped` as the modes of `replay_cycles`."""
+    side = _Side(_ours(capacity), looped)
+    cycles = max(16, int(side.rate(64) * seconds))
+    found = statistics.median(side.rate(cycles) for _ in range(repeats))
+    side.check()
+    return found
+
+
 def replay_cycles(seconds: float, repeats: int) -> dict[str, Any]:
     """Cycles per second of both at 10 thousand and at 1 million items, taking turns; ratios are medians of pairs.
 
