@@ -37,7 +37,7 @@ ELSEWHERE = [
     {"what": "EnvPool with JAX, PPO on Procgen (derived)", "steps_per_second": [25_000]},
 ]
 DONE, FAILED, SKIPPED, CUT_OFF = "done", "failed", "skipped", "cut off"
-_HEADLINE = 3  # numbers of a part that the table shows
+_HEADLINE, _WIDTH = 3, 120  # numbers of a part that the table shows; its least width
 
 Entries = dict[str, dict[str, Any]]
 
@@ -220,7 +220,9 @@ def print_table(entries: Entries) -> None:
     for one in _elsewhere():
         rates = " to ".join(f"{rate:,}" for rate in one["steps_per_second"])
         table.add_row(*map(Text, (one["what"], one["label"], f"steps_per_second {rates}", "")))
-    Console(stderr=True, highlight=False).print(table)
+    console = Console(stderr=True, highlight=False)
+    console.width = max(console.width, _WIDTH)
+    console.print(table)
 
 
 def headline(entry: dict[str, Any]) -> str:

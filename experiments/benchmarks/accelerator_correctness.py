@@ -25,7 +25,7 @@ from purerl.experiments.benchmarks.accelerator_parts import SCALES, Lacking, Par
 from purerl.loops import collect, host, in_graph
 from purerl.loops.train import init_run_state, learn
 from purerl.runs.plan import Plan, make_plan
-from purerl.types import Agent, Clock, PyTree
+from purerl.types import Agent, Clock, Environment, PyTree
 
 ENVIRONMENT = "gymnax/Breakout-MinAtar"
 # Largest relative differences that count as rounding: of parameters, each relative to the largest of its array; of how
@@ -81,17 +81,16 @@ def _moved(after: PyTree, before: PyTree) -> PyTree:
 # --- agents ----------------------------------------------------------------------------------------------------------
 
 
-def plan_of(agent: str, scale: Scale, seeds: int = 1) -> Plan:
+def plan_of(agent: str, scale: Scale) -> Plan:
     """The plan in which an agent is compared."""
-    return make_plan(agent, ENVIRONMENT, seeds=seeds, config=fitting(agent, scale.correctness))
+    return make_plan(agent, ENVIRONMENT, config=fitting(agent, scale.correctness))
 
 
 @functools.cache
 def _programs(init: Any, act: Any, update: Any, init_memory: Any) -> tuple[Any, Any, Any]:
     """Jitted (begin, walk, learn) of an agent's functions, so that variants of an agent share what is compiled."""
     agent = Agent("", object, lambda config, spec: None, init, act, update, init_memory)
-    family, env_id = registry.environment(ENVIRONMENT)
-    environment = family.make(env_id, family.Options())
+    environment = _environment()
 
     def walk(config: Any, state: Any, clock: Clock) -> Any:
         return collect.collect(
@@ -174,15 +173,9 @@ def _metric_difference(found: Any, expected: Any) -> float:
 
 def lanes(scale: Scale) -> dict[str, Any]:
     """PPO: several seeds by vmap, by map, and the last of them alone, after two iterations."""
-    together, keys = plan_of("ppo", scale, scale.lanes), rng.seed_keys(0, scale.lanes)
-    agent, environment = _parts_of(together)
-    config = configs.traced(together.config)
-
-    def trained(way: Any, keys: Any) -> Any:
-        loop = in_graph.InGraphLoop(agent, environment, way)
-        return _last_lane(loop.advance(config, loop.init(config, keys), 0, _TOTAL, 2)[0])
-
-    solo, by_map, by_vmap = trained("map", keys[-1:]), trained("map", keys), trained("vmap", keys)
+    config, keys = configs.traced(plan_of("ppo", scale).config), rng.seed_keys(0, scale.lanes)
+    by_map, by_vmap = (_trained(_loop_in_graph(way), config, keys) for way in ("map", "vmap"))
+    solo = _trained(_loop_in_graph("map"), config, keys[-1:])
     differences = {"map": largest_difference(by_map, solo), "vmap": largest_difference(by_vmap, solo)}
     worst = compared({"parameters": max(differences.values())})
     # On a GPU two programs may be given other kernels: the bits are told, and do not decide.
@@ -191,23 +184,28 @@ def lanes(scale: Scale) -> dict[str, Any]:
 
 def host_loop(scale: Scale) -> dict[str, Any]:
     """PPO on one environment, stepped in the graph and through a pool of the host: the same update, two iterations."""
-    the_plan, keys = plan_of("ppo", scale), rng.seed_keys(0, 1)
-    agent, environment = _parts_of(the_plan)
-    config = configs.traced(the_plan.config)
-    ends = []
-    with HostedPool(environment, keys, the_plan.config.num_envs, num_groups=2) as pool:
-        for loop in (in_graph.InGraphLoop(agent, environment, "vmap"), host.HostLoop(agent, pool, "vmap")):
-            ends.append(_last_lane(loop.advance(config, loop.init(config, keys), 0, _TOTAL, 2)[0]))
-    return compared({"parameters": largest_difference(ends[1], ends[0])})
+    config, keys = configs.traced(plan_of("ppo", scale).config), rng.seed_keys(0, 1)
+    in_the_graph = _trained(_loop_in_graph("map"), config, keys)
+    with HostedPool(_environment(), keys, config.num_envs, num_groups=2) as pool:
+        on_the_host = _trained(host.HostLoop(registry.agent("ppo"), pool, "map"), config, keys)
+    return compared({"parameters": largest_difference(on_the_host, in_the_graph)})
 
 
-def _parts_of(the_plan: Plan) -> tuple[Agent, Any]:
-    family, env_id = registry.environment(the_plan.env)
-    return registry.agent(the_plan.agent), family.make(env_id, the_plan.options)
+@functools.cache
+def _environment() -> Environment:
+    family, env_id = registry.environment(ENVIRONMENT)
+    return family.make(env_id, family.Options())
 
 
-def _last_lane(state: Any) -> PyTree:
-    """The parameters of the last seed, in numpy."""
+@functools.cache
+def _loop_in_graph(way: Any) -> in_graph.InGraphLoop:
+    """Shared, so that a program is compiled once."""
+    return in_graph.InGraphLoop(registry.agent("ppo"), _environment(), way)
+
+
+def _trained(loop: Any, config: Any, keys: Any) -> PyTree:
+    """The parameters of the last seed after two iterations, in numpy."""
+    state, _ = loop.advance(config, loop.init(config, keys), 0, _TOTAL, 2)
     return jax.tree.map(lambda x: np.asarray(x[-1]), state.agent.params)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -50,6 +51,7 @@ class Scale:
       lanes: seeds of the comparison of vmap, map and solo.
       resumed: agents that are stopped and resumed.
       procgen, policy_iterations: config of PPG on Procgen over its preset, and how many policy iterations are timed.
+      networks: (architecture, dtype) of PPG on Procgen.
       seeds, minatar: numbers of seeds on MinAtar, and config over the preset, where the agent has the field.
       atari_preset, atari: of Rainbow on Atari.
       replays: items of the replays.
@@ -66,6 +68,7 @@ class Scale:
     resumed: tuple[str, ...]
     procgen: Mapping[str, Any]
     policy_iterations: int
+    networks: tuple[tuple[str, str], ...]
     seeds: tuple[int, ...]
     minatar: Mapping[str, Any]
     atari_preset: str
@@ -106,6 +109,7 @@ SCALES: dict[str, Scale] = {
         resumed=("ppg", "rainbow"),
         procgen={},
         policy_iterations=4,
+        networks=tuple(itertools.product(("detach", "dual"), ("float32", "bfloat16"))),
         seeds=(1, 4, 16, 64, 256, 1024),
         minatar={},
         atari_preset="dopamine",
@@ -125,7 +129,8 @@ SCALES: dict[str, Scale] = {
         resumed=("ppo",),
         procgen=_TINY | _TINY_PPG,
         policy_iterations=1,
-        seeds=(1, 2),
+        networks=(("dual", "bfloat16"),),
+        seeds=(2,),
         minatar=_TINY | _TINY_REPLAY | _TINY_PPG,
         atari_preset="quick",
         atari=_TINY | _TINY_REPLAY | {"atoms": 5},

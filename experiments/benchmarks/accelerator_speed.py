@@ -21,8 +21,7 @@ def parts(scale: Scale) -> list[Part]:
     """Those of all groups, in their order."""
     found = [
         Part(f"procgen/ppg-{architecture}-{dtype}", 120, functools.partial(ppg_procgen, architecture, dtype))
-        for dtype in ("float32", "bfloat16")
-        for architecture in ("detach", "dual")
+        for architecture, dtype in scale.networks
     ]
     # The larger numbers of seeds come last in each agent, so that what does not fit into memory costs least.
     found += [

@@ -94,7 +94,7 @@ def _as_products(following: Callable[..., Any], arguments: Any, keywords: Any, c
     if not isinstance(module, nn.Conv) or context.method_name != "__call__":
         return following(*arguments, **keywords)
     kernel, bias = (module.get_variable("params", name) for name in ("kernel", "bias"))
-    return product_convolution(arguments[0], kernel) + bias
+    return product_convolution(arguments[0], kernel) + bias.reshape(1, 1, 1, -1)
 
 
 def product_convolution(x: Array, kernel: Array) -> Array:

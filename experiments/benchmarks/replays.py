@@ -50,9 +50,9 @@ def _ours(capacity: int) -> tuple[Any, Callable[..., Any]]:
         values = jnp.abs(batch.observation[:, 0]) + probability
         return ring, prioritized.update(priorities, items, values), iteration
 
-    state = replay.init(_SPEC, _ADDED, length), prioritized.init(capacity), jnp.int32(0)
+    state, fill = (replay.init(_SPEC, _ADDED, length), prioritized.init(capacity), jnp.int32(0)), jax.jit(add)
     for i in range(_DRAWN):  # there is nothing to draw from in an empty one
-        state = add(state, jax.random.key(i))
+        state = fill(state, jax.random.key(i))
     return state, cycle
 
 
