@@ -29,8 +29,9 @@ from purerl.types import Agent, Clock, Environment, PyTree
 
 ENVIRONMENT = "gymnax/Breakout-MinAtar"
 # Largest relative differences that count as rounding: of parameters, each relative to the largest of its array; of how
-# far an update moved them, in the same way; and of metrics.
-TOLERANCE = {"parameters": 1e-4, "change": 1e-2, "metrics": 1e-3}
+# far an update moved them, in the same way; and of metrics. Two compilations of PPO's, DQN's and Rainbow's update for one
+# CPU, with XLA's optimizations and without, differed by 5e-6, 2e-5 and 7e-7. TF32 rounds some thousand times as coarsely.
+TOLERANCE = {"parameters": 1e-3, "change": 1e-2, "metrics": 1e-3}
 # Metrics that are nearly zero are the difference of larger numbers: they are compared with this instead.
 SMALLEST_METRIC = 0.1
 _TOTAL = 1_000_000  # iterations of the whole run, for schedules

@@ -52,7 +52,8 @@ class Scale:
       resumed: agents that are stopped and resumed.
       procgen, policy_iterations: config of PPG on Procgen over its preset, and how many policy iterations are timed.
       networks: (architecture, dtype) of PPG on Procgen.
-      seeds, minatar: numbers of seeds on MinAtar, and config over the preset, where the agent has the field.
+      agents, seeds, minatar: who learns on MinAtar, numbers of seeds, and config over the preset, where the agent has
+        the field.
       atari_preset, atari: of Rainbow on Atari.
       replays: items of the replays.
       convolutions: seeds, batch and side of the images, and the network's channels and features.
@@ -69,6 +70,7 @@ class Scale:
     procgen: Mapping[str, Any]
     policy_iterations: int
     networks: tuple[tuple[str, str], ...]
+    agents: tuple[str, ...]
     seeds: tuple[int, ...]
     minatar: Mapping[str, Any]
     atari_preset: str
@@ -110,6 +112,7 @@ SCALES: dict[str, Scale] = {
         procgen={},
         policy_iterations=4,
         networks=tuple(itertools.product(("detach", "dual"), ("float32", "bfloat16"))),
+        agents=("ppo", "dqn", "rainbow", "ppg"),
         seeds=(1, 4, 16, 64, 256, 1024),
         minatar={},
         atari_preset="dopamine",
@@ -130,6 +133,7 @@ SCALES: dict[str, Scale] = {
         procgen=_TINY | _TINY_PPG,
         policy_iterations=1,
         networks=(("dual", "bfloat16"),),
+        agents=("dqn", "ppg"),
         seeds=(2,),
         minatar=_TINY | _TINY_REPLAY | _TINY_PPG,
         atari_preset="quick",

@@ -26,7 +26,7 @@ def parts(scale: Scale) -> list[Part]:
     # The larger numbers of seeds come last in each agent, so that what does not fit into memory costs least.
     found += [
         Part(f"seeds/{agent}-{seeds}", 20 + seeds / 40, functools.partial(minatar_seeds, agent, seeds))
-        for agent in ("ppo", "dqn", "rainbow", "ppg")
+        for agent in scale.agents
         for seeds in scale.seeds
     ]
     found.append(Part("atari/rainbow-pong", 90, rainbow_atari))
