@@ -29,8 +29,9 @@ from purerl.types import Agent, Clock, Environment, PyTree
 
 ENVIRONMENT = "gymnax/Breakout-MinAtar"
 # Largest relative differences that count as rounding: of parameters, each relative to the largest of its array; of how
-# far an update moved them, in the same way; and of metrics. Two compilations of PPO's, DQN's and Rainbow's update for one
-# CPU, with XLA's optimizations and without, differed by 5e-6, 2e-5 and 7e-7. TF32 rounds some thousand times as coarsely.
+# far an update moved them, in the same way; and of metrics. Two compilations of PPO's, DQN's and Rainbow's update for
+# one CPU, with XLA's optimizations and without, differed by 5e-6, 2e-5 and 7e-7. TF32 rounds some thousand times as
+# coarsely.
 TOLERANCE = {"parameters": 1e-3, "change": 1e-2, "metrics": 1e-3}
 # Metrics that are nearly zero are the difference of larger numbers: they are compared with this instead.
 SMALLEST_METRIC = 0.1
@@ -177,8 +178,8 @@ def lanes(scale: Scale) -> dict[str, Any]:
     config, keys = configs.traced(plan_of("ppo", scale).config), rng.seed_keys(0, scale.lanes)
     by_map, by_vmap = (_trained(_loop_in_graph(way), config, keys) for way in ("map", "vmap"))
     solo = _trained(_loop_in_graph("map"), config, keys[-1:])
-    differences = {"map": largest_difference(by_map, solo), "vmap": largest_difference(by_vmap, solo)}
-    worst = compared({"parameters": max(differences.values())})
+    differences = {"map": _differences(by_map, solo), "vmap": _differences(by_vmap, solo)}
+    worst = compared({name: max(one[name] for one in differences.values()) for name in solo})
     # On a GPU two programs may be given other kernels: the bits are told, and do not decide.
     return worst | {"map_has_the_bits_of_solo": same_bits(by_map, solo), "against_solo": differences}
 
@@ -189,7 +190,7 @@ def host_loop(scale: Scale) -> dict[str, Any]:
     in_the_graph = _trained(_loop_in_graph("map"), config, keys)
     with HostedPool(_environment(), keys, config.num_envs, num_groups=2) as pool:
         on_the_host = _trained(host.HostLoop(registry.agent("ppo"), pool, "map"), config, keys)
-    return compared({"parameters": largest_difference(on_the_host, in_the_graph)})
+    return compared(_differences(on_the_host, in_the_graph))
 
 
 @functools.cache
@@ -204,10 +205,21 @@ def _loop_in_graph(way: Any) -> in_graph.InGraphLoop:
     return in_graph.InGraphLoop(registry.agent("ppo"), _environment(), way)
 
 
-def _trained(loop: Any, config: Any, keys: Any) -> PyTree:
-    """The parameters of the last seed after two iterations, in numpy."""
-    state, _ = loop.advance(config, loop.init(config, keys), 0, _TOTAL, 2)
-    return jax.tree.map(lambda x: np.asarray(x[-1]), state.agent.params)
+def _trained(loop: Any, config: Any, keys: Any) -> dict[str, PyTree]:
+    """{"parameters": of the last seed after two iterations, "change": how far they moved}, in numpy."""
+
+    def last_lane(state: Any) -> PyTree:
+        return jax.tree.map(lambda x: np.array(x[-1]), state.agent.params)
+
+    state = loop.init(config, keys)
+    before = last_lane(state)  # a copy: `advance` takes the state's memory
+    after = last_lane(loop.advance(config, state, 0, _TOTAL, 2)[0])
+    return {"parameters": after, "change": _moved(after, before)}
+
+
+def _differences(found: dict[str, PyTree], expected: dict[str, PyTree]) -> dict[str, float]:
+    """The largest relative difference of each entry of `_trained`."""
+    return {name: largest_difference(found[name], expected[name]) for name in expected}
 
 
 # --- resuming --------------------------------------------------------------------------------------------------------
