@@ -25,6 +25,7 @@ from purerl.experiments.benchmarks.accelerator_parts import SCALES, Lacking, Par
 from purerl.loops import collect, host, in_graph
 from purerl.loops.train import init_run_state, learn
 from purerl.runs.plan import Plan, make_plan
+from purerl.runs.train import train as train_run
 from purerl.types import Agent, Clock, Environment, PyTree
 
 ENVIRONMENT = "gymnax/Breakout-MinAtar"
@@ -244,15 +245,13 @@ def resumed(name: str, scale: Scale) -> dict[str, Any]:
 
 def _resume(folder: Path, name: str, scale: Scale) -> dict[str, Any]:
     """What the process of `resumed` finds."""
-    import purerl
-
     the_plan = plan_of(name, scale)
     half = compared_iteration(the_plan.config) + 1
     how = {"config": fitting(name, scale.correctness), "quiet": True, "random_episodes": 0}
 
     def train(out: str, iterations: int, **more: Any) -> Any:
         steps = iterations * the_plan.steps_per_iteration
-        return purerl.train(name, ENVIRONMENT, steps=steps, out=folder / out, **how, **more).state
+        return train_run(name, ENVIRONMENT, steps=steps, out=folder / out, **how, **more).state
 
     whole = train("whole", 2 * half)
     train("parts", half)
