@@ -80,7 +80,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 # The files that take longest begin first, so that no process is left alone with one of them at the end.
-_LONGEST = ("test_docs", "test_figures", "test_learning", "test_train", "test_lanes", "test_golden", "test_procgen_jax")
+_LONGEST = (
+    "test_docs",
+    "test_figures",
+    "test_bench_accelerator",
+    "test_learning",
+    "test_train",
+    "test_lanes",
+    "test_golden",
+    "test_procgen_jax",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -17,6 +17,8 @@
 | sweep         | 8 learning rates x 8 seeds of PPO in one program, against 64 processes (a quarter of an hour)      |
 | memory        | how the memory of Procgen's games grows, of the library alone and of the pool (a few minutes)      |
 | replay        | prioritized replay, add 8 + draw 32 + change 32, against flashbax, at 10k and 1M items             |
+| accelerator   | all of a GPU within --minutes 25: updates against the CPU, resuming, PPG on Procgen, 1 to 1024     |
+|               | seeds, Rainbow on Atari, replays, variants; alone on the line, with options of its own             |
 | faults        | not a speed: 180 kills and signals, and whether anything is lost or differs (half an hour)         |
 """
 
@@ -36,9 +38,19 @@ import jax
 
 from purerl import registry, rng
 from purerl.errors import PurerlError, nearest
-from purerl.experiments.benchmarks import baselines, faults, impala, pools, procgen_in_graph, procgen_ppo, replays
+from purerl.experiments.benchmarks import (
+    accelerator,
+    baselines,
+    faults,
+    impala,
+    pools,
+    procgen_in_graph,
+    procgen_ppo,
+    replays,
+)
 from purerl.experiments.benchmarks import memory as memory_of_games
 from purerl.experiments.benchmarks import sweep as sweep_of_64
+from purerl.experiments.benchmarks.accelerator_parts import SCALES
 from purerl.experiments.benchmarks.measured import Measured
 from purerl.loops import sharding
 from purerl.runs import files, provenance
@@ -291,6 +303,9 @@ BENCHMARKS = {
 }
 # Benchmarks that have a small size: they take `quick`.
 QUICK = ("procgen-jax",)
+# It has a budget and options of its own, and a file that it goes on with: it is not one of several.
+ALONE = "accelerator"
+_OF_ALONE = ("minutes", "parts", "resume", "scale")
 # Benchmarks of which single games can be run: they take `games`.
 OF_GAMES = ("procgen-jax-exactness",)
 
@@ -303,22 +318,37 @@ def _refuse(message: str) -> None:
     raise PurerlError(f"{message} (purerl bench --help)")
 
 
+def _add_options_of_alone(parser: argparse.ArgumentParser) -> None:
+    """The options of `accelerator`; None where they are not given."""
+    group = parser.add_argument_group(ALONE)
+    about = f"budget; a part that would not fit is skipped (default {accelerator.MINUTES:g})"
+    group.add_argument("--minutes", type=float, help=about)
+    groups = ", ".join(dict.fromkeys(part.group for part in accelerator.all_parts(SCALES["full"])))
+    about = f"PART,PART: these alone, by name, pattern or group ({groups})"
+    group.add_argument("--parts", type=lambda names: names.split(","), help=about)
+    about = f"keep the parts that --out (default {accelerator.OUT}) has from the same commit and device"
+    group.add_argument("--resume", action="store_true", default=None, help=about)
+    group.add_argument("--scale", choices=list(SCALES), help="tiny: a rehearsal on a CPU (default full)")
+
+
 def main(argv: Sequence[str]) -> int:
-    """Runs the named benchmarks (all of them if none is named), prints JSON, and writes it to --out."""
+    """Runs the named benchmarks (all but `accelerator` if none is named), prints JSON, and writes it to --out."""
     parser = argparse.ArgumentParser(
         prog="purerl bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join([*BENCHMARKS, ALONE]))
     parser.add_argument("--repeats", type=int, default=5, help="repeats to take the median of (default 5)")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of one repeat (default 5)")
     parser.add_argument("--quick", action="store_true", help=f"a small size, for {', '.join(QUICK)}")
     parser.add_argument("--games", type=lambda names: names.split(","), help=f"GAME,GAME: for {', '.join(OF_GAMES)}")
+    _add_options_of_alone(parser)
     parser.add_argument("--out", type=Path, help="also write the JSON to this file")
     parser.error = _refuse  # one line and exit code 2, like all commands of purerl
     arguments = parser.parse_args(argv)
+    known = [*BENCHMARKS, ALONE]
     for name in arguments.names:
-        if name not in BENCHMARKS:
-            raise PurerlError(f"unknown benchmark '{name}'.{nearest(name, BENCHMARKS)} Known: {', '.join(BENCHMARKS)}")
+        if name not in known:
+            raise PurerlError(f"unknown benchmark '{name}'.{nearest(name, known)} Known: {', '.join(known)}")
     if arguments.repeats < 1 or not 0 < arguments.seconds < 10**6:
         raise PurerlError("--repeats must be at least 1 and --seconds positive")
     names = arguments.names or list(BENCHMARKS)
@@ -330,8 +360,15 @@ def main(argv: Sequence[str]) -> int:
     for game in arguments.games or ():
         registry.environment(f"procgen-jax/{game}")
     small = {name: value for name, value in options.items() if value}
+    if ALONE in names and len(names) > 1:
+        raise PurerlError(f"{ALONE} has a budget of its own: run it alone, purerl bench {ALONE}")
+    for option in _OF_ALONE:
+        if ALONE not in names and getattr(arguments, option) is not None:
+            raise PurerlError(f"--{option} is for {ALONE} and not for {', '.join(names)}: leave it out")
     sharding.one_cpu_device_per_core()
     report = provenance.environment_report() | {"load_before": os.getloadavg()[0]}
+    if names == [ALONE]:
+        return accelerator.main(arguments, report)
     for name in names:
         report[name] = BENCHMARKS[name](arguments.repeats, arguments.seconds, **small)
         if arguments.out:  # after each one, so that a long bench that is cut short keeps what it has

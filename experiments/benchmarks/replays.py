@@ -50,9 +50,9 @@ def _ours(capacity: int) -> tuple[Any, Callable[..., Any]]:
         values = jnp.abs(batch.observation[:, 0]) + probability
         return ring, prioritized.update(priorities, items, values), iteration
 
-    state = replay.init(_SPEC, _ADDED, length), prioritized.init(capacity), jnp.int32(0)
+    state, fill = (replay.init(_SPEC, _ADDED, length), prioritized.init(capacity), jnp.int32(0)), jax.jit(add)
     for i in range(_DRAWN):  # there is nothing to draw from in an empty one
-        state = add(state, jax.random.key(i))
+        state = fill(state, jax.random.key(i))
     return state, cycle
 
 
@@ -117,6 +117,15 @@ class _Side:
         self._call(cycles)
         jax.block_until_ready(self.state)
         return cycles / (time.perf_counter() - started)
+
+
+def cycles_per_second(capacity: int, looped: bool, *, seconds: float, repeats: int) -> float:
+    """Of purerl's replay alone: the median of some turns; `looped` as the modes of `replay_cycles`."""
+    side = _Side(_ours(capacity), looped)
+    cycles = max(16, int(side.rate(64) * seconds))
+    found = statistics.median(side.rate(cycles) for _ in range(repeats))
+    side.check()
+    return found
 
 
 def replay_cycles(seconds: float, repeats: int) -> dict[str, Any]:
