@@ -120,6 +120,19 @@ def _lanes(found: dict[str, Any]) -> str:
     )
 
 
+def _impala(found: dict[str, Any]) -> str:
+    parts = []
+    for what, words in (("train", "gradient steps"), ("act", "acting")):
+        rates = found[what]
+        ours = [name for name in rates if name.startswith("purerl-")]
+        speeds = ", ".join(f"{rates[name]:,.0f} on {name.split('-')[1]}" for name in ours)
+        parts.append(
+            f"{words} {speeds} devices (samples/s): {rates['ratio_to_torch']:.2f}x of PyTorch, "
+            f"{rates['ratio_to_torch-channels-last']:.2f}x of it with channels_last"
+        )
+    return "; ".join(parts)
+
+
 _SPEEDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "ppo-minatar": ("PPO on Breakout-MinAtar against rejax 0.1.3, same sizes, taking turns", _against_rejax),
     "pure-train": (
@@ -134,6 +147,7 @@ _SPEEDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     ),
     "lanes": ("8 seeds by `--lanes map` (a CPU's default) against `--lanes vmap`, taking turns", _lanes),
     "replay": ("prioritized replay, add 8 + draw 32 + change 32, against flashbax 0.1.3", _replay),
+    "impala": ("IMPALA's network on Procgen's frames, batch 256, float32, against PyTorch, taking turns", _impala),
     "procgen-pool": (
         "Procgen pool, frames landing on the (CPU) device, against bare libenv with as many threads a group",
         _pool,

@@ -247,11 +247,16 @@ class HostLoop:
         of_parts: list[Any] = [jax.tree.map(lambda x, p=part: x[p.lanes], found) for part in parts]
         for i in range(iteration, iteration + num_iterations):
             metrics = self._iterate(parts, jnp.int32(i), total)
+            if self._shares_seeds:
+                self._wait_for(metrics)  # a call on several CPU devices would wait for them, too
             of_parts = [self._added(*pair) for pair in zip(parts, of_parts, metrics, strict=True)]
-        started = time.perf_counter()
-        jax.block_until_ready(of_parts)
-        self.seconds["device"] += time.perf_counter() - started
+        self._wait_for(of_parts)
         return join([part.run_state for part in parts]), join(of_parts)
+
+    def _wait_for(self, tree: PyTree) -> None:
+        started = time.perf_counter()
+        jax.block_until_ready(tree)
+        self.seconds["device"] += time.perf_counter() - started
 
     def _added(self, part: Part, found: Any, metrics: dict[str, Metric]) -> sums.Sums:
         """A part's sums after one more iteration; `found` as in `advance_on`."""
