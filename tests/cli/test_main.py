@@ -186,7 +186,9 @@ def asked(monkeypatch):
 
 def test_nothing_given_is_nothing_overridden(asked):
     assert run(CARTPOLE) == 0
-    assert asked == [(make_plan("ppo", "gymnax/CartPole-v1"), Recording(), Logging(), {"new_length": False})]
+    assert asked == [
+        (make_plan("ppo", "gymnax/CartPole-v1"), Recording(), Logging(), {"new_length": False, "new_devices": False})
+    ]
 
 
 @pytest.mark.parametrize(
@@ -239,9 +241,10 @@ def test_options_of_the_evaluations_environment(asked):
 def test_the_commands_own_flags(asked):
     line = "train --seeds 2 ppo --quiet gymnax/CartPole-v1 --seed 5 --steps 1000 --out x --resume --overwrite"
     line += " --log tensorboard wandb --wandb-project p --wandb-entity e --wandb-name n"
-    assert run(f"{line} --log-every 3 --checkpoint-seconds 1.5 --preset classic") == 0
+    assert run(f"{line} --log-every 3 --checkpoint-seconds 1.5 --preset classic --devices-per-seed 1") == 0
     plan = make_plan("ppo", "gymnax/CartPole-v1", preset="classic", seeds=2, seed=5, steps=1000)
     kwargs = {"quiet": True, "out": "x", "resume": True, "overwrite": True, "new_length": True}
+    kwargs |= {"new_devices": True}
     recording = Recording(log_every=3, checkpoint_seconds=1.5)
     assert asked == [(plan, recording, Logging(("tensorboard", "wandb"), "p", "e", "n"), kwargs)]
 
@@ -249,7 +252,7 @@ def test_the_commands_own_flags(asked):
 def test_flags_before_the_names(asked):
     assert run("train --preset=classic --log tensorboard ppo gymnax/CartPole-v1 --learning-rate 1e-2") == 0
     plan = make_plan("ppo", "gymnax/CartPole-v1", preset="classic", config={"learning_rate": 1e-2})
-    assert asked == [(plan, Recording(), Logging(("tensorboard",)), {"new_length": False})]
+    assert asked == [(plan, Recording(), Logging(("tensorboard",)), {"new_length": False, "new_devices": False})]
 
 
 def test_an_agent_without_help_texts():
