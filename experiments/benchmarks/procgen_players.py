@@ -182,6 +182,7 @@ def _heist(bank: dict[str, Any], level: np.ndarray, mine: Any, theirs: list[Libr
     walls = np.stack([state.grid == heist.WALL for state in theirs])
     rotation = np.array([state.floats(states.ROTATION)[0, 0] for state in theirs])
     x, y = mine.direction // 3 - 1, mine.direction % 3 - 1
+    angle = -np.arctan2(y.astype(float), x.astype(float))  # numpy's own for float32 is off by a digit on some CPUs
     return {
         "position": (_agents(theirs, states.X, states.Y), mine.position),
         "velocity": (_normal(_agents(theirs, states.VX, states.VY)), _normal(mine.velocity)),
@@ -189,7 +190,7 @@ def _heist(bank: dict[str, Any], level: np.ndarray, mine: Any, theirs: list[Libr
         "keys": (keys, (bank["keys"][level][..., 0] >= 0) & ~mine.keys),
         "doors": (doors, mine.doors),
         "keys_in_hand": (held, mine.keys),
-        "rotation": (rotation, -np.arctan2(y.astype(np.float32), x.astype(np.float32))),
+        "rotation": (rotation, angle.astype(np.float32)),
         "own_time": (_numbers(theirs, "cur_time"), mine.time),
     }
 
