@@ -81,8 +81,11 @@ def test_host_cartpole_equals_in_graph_cartpole(agent, lanes, groups, config_of)
         assert metrics[0][name].count.sum() > 0
 
 
-def test_acting_on_the_host_compiles_once_for_each_place_of_its_inputs(config_of):
-    """Once for rows from the pool, and once for the first rows of a rollout, which are on the device already."""
+@pytest.mark.parametrize(("lanes", "times"), [("map", 2), ("vmap", 1)])
+def test_acting_on_the_host_compiles_once_for_each_place_of_its_inputs(config_of, lanes, times):
+    """Once for rows from the pool, and once for the first rows of a rollout, which are on the device already. Where
+    seeds are spread over devices, rows are put there, and there is one place.
+    """
     compiled = []
 
     def listener(event, start, end, fun_name="", **_):
@@ -93,10 +96,10 @@ def test_acting_on_the_host_compiles_once_for_each_place_of_its_inputs(config_of
     with HostedPool(environment(), keys, num_envs=4, num_groups=2) as pool:
         jax.monitoring.register_event_time_span_listener(listener)
         try:
-            run(HostLoop(registry.agent("ppo"), pool, "vmap"), config_of("ppo"), keys, 3, chunk=1)
+            run(HostLoop(registry.agent("ppo"), pool, lanes), config_of("ppo"), keys, 3, chunk=1)
         finally:
             jax.monitoring.unregister_event_time_span_listener(listener)
-    assert len(compiled) == 2, compiled
+    assert len(compiled) == times, compiled
 
 
 def test_a_batched_lane_equals_the_solo_run_of_its_seed(config_of):
