@@ -24,7 +24,7 @@ FOLDERS = {
     "envs": "purerl.envs",
     "experiments": "purerl.experiments",
 }
-TOP = ("types", "errors", "arguments", "rng", "configs", "statistics", "registry", "cache")
+TOP = ("types", "errors", "arguments", "rng", "configs", "statistics", "registry", "cache", "data_parallel")
 ENGINE = ("ops", "nn", "buffers", "loops", "runs", "report", "cli")
 
 # Room: what it may import beside itself and the top files; a room, or a single module of one.

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from purerl import arguments, configs, registry, rng
-from purerl.errors import PurerlError, nearest
+from purerl.errors import PurerlError, nearest, shown
 from purerl.loops import sharding
 from purerl.loops.lanes import Lanes, resolve
 from purerl.loops.sharding import DevicesPerSeed
@@ -234,6 +234,8 @@ class Settings:
             raise PurerlError(f"unknown lanes '{lanes}'.{nearest(str(lanes), known)} Known: {', '.join(known)}")
         found, spec = registry.agent(self.agent), registry.env_spec(self.env, options)
         found.check(built, spec)
+        if isinstance(devices_per_seed, str) and devices_per_seed != "auto":
+            raise PurerlError(f"devices_per_seed = {shown(devices_per_seed)} must be auto or a number")
         if devices_per_seed != "auto":
             arguments.in_range("devices_per_seed", devices_per_seed, 1)
         devices = sharding.resolve(

@@ -296,7 +296,8 @@ def test_ppo_learns_the_same_as_from_the_library():
         theirs, _ = trained(theirs_loop, theirs_plan, 3)
     environment = procgen_jax.make("maze", plan.options)
     with HostedPool(environment, rng.seed_keys(3, 1), SMALL["num_envs"], num_groups=2) as pool:
-        hosted, _ = trained(host.HostLoop(registry.agent("ppo"), pool), plan, 3)
+        loop = host.HostLoop(registry.agent("ppo"), pool, devices_per_seed=theirs_plan.devices_per_seed)
+        hosted, _ = trained(loop, plan, 3)
     jax.tree.map(np.testing.assert_array_equal, theirs, hosted)
 
     first, _ = trained(make_loop(theirs_plan), theirs_plan, 1)
