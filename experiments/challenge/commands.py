@@ -31,7 +31,7 @@ shows the table, published that of published PPO runs. `purerl challenge run AGE
 class RunFlags:
     """Flags of `purerl challenge run`."""
 
-    track: str | None = flag(None, f"one of {', '.join(protocol.TRACKS)}", "TRACK", "(needed)")
+    track: str | None = flag(None, f"one of {', '.join(protocol.TRACKS)}", "TRACK", "(default: the winners' own)")
     games: str | None = flag(None, "some of the 16 public games", "A,B,...", "(default: all 16)")
     steps: int = flag(protocol.STEPS, "environment steps of each seed in each game", "N")
     hours: float = flag(0.0, "end the training of each game in time for this many hours", "H", "(default: no limit)")
@@ -107,13 +107,15 @@ def _asked(agent: str, preset: str, given: dict[str, Any], config: dict[str, Any
     """The challenge that a command line asks for."""
     from purerl.experiments.challenge.running import Challenge
 
-    if "track" not in given:
+    # A winner plays the track that it won and is named after.
+    track = given.get("track") or next((track for track in protocol.TRACKS if agent.endswith(f"-{track}")), None)
+    if track is None:
         raise PurerlError(f"which track? --track {' or --track '.join(protocol.TRACKS)}")
     games = given["games"].replace(" ", "").split(",") if "games" in given else protocol.GAMES
     names = {"steps": "steps", "hours": "hours", "seeds": "seeds", "seed": "seed"}
     names |= {"eval_episodes": "episodes", "eval_envs": "num_envs"}
     values = {name: given[field] for field, name in names.items() if field in given}
-    track, games = protocol.check_track(given["track"]), protocol.check_games(games)
+    track, games = protocol.check_track(track), protocol.check_games(games)
     by_game = protocol.settings_by_game(agent, games, given=config)
     return Challenge(track, agent, preset, games, config=config, by_game=by_game, **values)
 

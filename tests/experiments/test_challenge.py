@@ -183,6 +183,11 @@ def test_rewards_of_the_winner_are_clipped_to_the_largest_return_of_each_game():
     assert clips("ppg") == [10.0, 10.0]
 
 
+@pytest.mark.parametrize("track", ["generalization", "sample-efficiency"])
+def test_a_winner_plays_its_own_track(track):
+    assert commands._asked(f"ppg-{track}", "procgen-easy", {"games": "coinrun"}, {}).track == track
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
