@@ -54,7 +54,6 @@ def resolve(
     agent: Agent,
     spec: EnvSpec,
     num_envs: int,
-    rollout_length: int,
     num_seeds: int,
     lanes: Lanes,
     on_host: bool,
@@ -75,9 +74,7 @@ def resolve(
         return 1
     if num_seeds > 1 and not (on_host and resolve_lanes(lanes) == "map"):
         return 1
-    # On the host only learning is spread: minibatches of transitions may be even where environments are not.
-    items = num_envs * rollout_length if on_host else num_envs
-    return max(n for n in range(1, jax.device_count() + 1) if items % n == 0)
+    return max(n for n in range(1, jax.device_count() + 1) if num_envs % n == 0)
 
 
 def _check_devices(devices_per_seed: int) -> None:

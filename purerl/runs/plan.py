@@ -239,7 +239,7 @@ class Settings:
         if devices_per_seed != "auto":
             arguments.in_range("devices_per_seed", devices_per_seed, 1)
         devices = sharding.resolve(
-            devices_per_seed, found, spec, built.num_envs, built.rollout_length, seeds, lanes, registry.is_host(family)
+            devices_per_seed, found, spec, built.num_envs, seeds, lanes, registry.is_host(family)
         )
         parts = [
             ("agent", self.agent),

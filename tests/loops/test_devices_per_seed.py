@@ -117,15 +117,14 @@ VECTORS = EnvSpec("x/vectors", (64 * 64,), "float32", 4)
         ("ppo", IMAGES, 8, 1, True, 2),
         ("ppo", IMAGES, 8, 2, True, 2),  # the seeds take turns on all devices
         ("ppo", IMAGES, 8, 2, False, 1),  # each seed has a device of its own
-        ("ppo", IMAGES, 7, 1, True, 2),  # 7 x 4 transitions
-        ("ppo", IMAGES, 7, 1, False, 1),
+        ("ppo", IMAGES, 7, 1, True, 1),
         ("ppo", VECTORS, 8, 1, False, 1),
         ("dqn", IMAGES, 8, 1, True, 1),  # it has not said that it can
     ],
 )
 def test_auto(agent, spec, num_envs, seeds, on_host, expected):
     assert jax.device_count() == 2
-    found = sharding.resolve("auto", registry.agent(agent), spec, num_envs, 4, seeds, "map", on_host)
+    found = sharding.resolve("auto", registry.agent(agent), spec, num_envs, seeds, "map", on_host)
     assert found == expected
 
 
