@@ -15,6 +15,7 @@ from purerl.buffers import offload
 from purerl.experiments.benchmarks.accelerator_correctness import largest_difference
 from purerl.experiments.benchmarks.accelerator_parts import Part, Scale, device_memory, one_line, timed
 from purerl.loops.in_graph import InGraphLoop
+from purerl.nn import convolution
 from purerl.nn.torsos import ImpalaCNN
 from purerl.ops import returns
 from purerl.types import Array, Environment, EnvSpec, TimeStep
@@ -94,16 +95,8 @@ def _as_products(following: Callable[..., Any], arguments: Any, keywords: Any, c
     if not isinstance(module, nn.Conv) or context.method_name != "__call__":
         return following(*arguments, **keywords)
     kernel, bias = (module.get_variable("params", name) for name in ("kernel", "bias"))
-    return product_convolution(arguments[0], kernel) + bias.reshape(1, 1, 1, -1)
-
-
-def product_convolution(x: Array, kernel: Array) -> Array:
-    """Stride 1, padding SAME: images [B, H, W, in] with a kernel [k, k, in, out], k odd, to [B, H, W, out]."""
-    size, (height, width) = kernel.shape[0], x.shape[1:3]
-    border = (size // 2, size // 2)
-    padded = jnp.pad(x, ((0, 0), border, border, (0, 0)))
-    patches = [padded[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
-    return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+    border = (kernel.shape[0] // 2,) * 2  # the padding SAME of an odd kernel
+    return convolution.of_patches(arguments[0], kernel, (1, 1), (border, border)) + bias.reshape(1, 1, 1, -1)
 
 
 # --- advantages ------------------------------------------------------------------------------------------------------

@@ -107,8 +107,12 @@ def impala(repeats: int, seconds: float) -> dict[str, Any]:
         assert all(one.parameters == other.info["parameters"] for one in ours.values() for other in torches.values())
         sides = ours | torches
         turns = [{name: side.measure(seconds) for name, side in sides.items()} for _ in range(repeats)]
-    result: dict[str, Any] = {"samples": SAMPLES, "batch_size": BATCH, "target_ratio": 1.1, "torch": {}}
-    result["torch"] = torches["torch"].info
+    result: dict[str, Any] = {
+        "samples": SAMPLES,
+        "batch_size": BATCH,
+        "target_ratio": 1.1,
+        "torch": torches["torch"].info,
+    }
     best = list(ours)[-1]
     for what in ("train", "act"):
         result[what] = {name: round(statistics.median(turn[name][what] for turn in turns), 1) for name in sides}

@@ -170,8 +170,9 @@ class HostLoop:
         self.agent, self.pool, self.spec, self.lanes = agent, pool, pool.spec, lane_ways.resolve(lanes)
         # All devices share each seed; or each has its own seeds, if they are one batch; or one has all.
         self._shares_seeds = devices_per_seed > 1
-        spreads_seeds = self.lanes == "vmap" and not self._shares_seeds
-        self._mesh = sharding.seed_mesh(pool.num_seeds if spreads_seeds else 1, devices_per_seed)
+        in_one_batch = self.lanes == "vmap" and not self._shares_seeds
+        self._mesh = sharding.seed_mesh(pool.num_seeds if in_one_batch else 1, devices_per_seed)
+        self._spreads_seeds = self._mesh.shape[sharding.AXIS] > 1
         self.seconds = {"environment": 0.0, "device": 0.0, "host": 0.0}
         self._walk = Walk(pool)
         self._buffers: dict[int, Buffer] = {}
@@ -327,9 +328,7 @@ class HostLoop:
     def _cross(self, part: Part, tree: PyTree) -> PyTree:
         """Numpy arrays [S, ...]: a part's lanes of them, each on its way to its own device."""
         own = jax.tree.map(lambda x: x[part.lanes], tree)
-        if self._mesh.shape[sharding.AXIS] == 1:
-            return own
-        return jax.device_put(own, sharding.of_seeds(self._mesh))
+        return jax.device_put(own, sharding.of_seeds(self._mesh)) if self._spreads_seeds else own
 
     def _to_learn_from(self, buffer: Buffer, memory: PyTree) -> tuple[Buffer, PyTree]:
         """(buffer, memory) of a finished rollout where the devices learn from them."""

@@ -98,10 +98,8 @@ class InGraphLoop:
     def __init__(self, agent: Agent, environment: Environment, lanes: Lanes = "auto", devices_per_seed: int = 1):
         self.agent, self.spec, self.lanes = agent, environment.spec, lane_ways.resolve(lanes)
         self.devices_per_seed = devices_per_seed
-        self._init, self._from_zero = (
-            make_init(agent, environment),
-            make_chunk(agent, environment, lanes, devices_per_seed),
-        )
+        self._init = make_init(agent, environment)
+        self._from_zero = make_chunk(agent, environment, lanes, devices_per_seed)
         self._chunk = jax.jit(
             self._from_zero, donate_argnums=(1, 2), compiler_options=sharding.compiler_options(devices_per_seed)
         )

@@ -155,8 +155,8 @@ def placements(run_state: RunState, mesh: Mesh, environment_axes: Mapping[str, i
         return at(0 if x.ndim > 1 and x.shape[1] == num_envs else None)(x)
 
     agent = jax.tree.map(at(None), run_state.agent)
-    if split > 1:
-        axes = (environment_axes or {}).items()
+    if environment_axes:
+        axes = environment_axes.items()
         agent = agent.replace(**{name: jax.tree.map(at(axis), getattr(run_state.agent, name)) for name, axis in axes})
     rest = jax.tree.map(of_environments, run_state.replace(agent=None, key=None))
     return rest.replace(agent=agent, key=at(None)(run_state.key))

@@ -56,11 +56,12 @@ def convolution(x: Array, kernel: Array, strides: Sequence[int], padding: str | 
     if jax.default_backend() != "cpu":
         return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_NHWC)
     if x.shape[1] * x.shape[2] <= _SMALL_IMAGE and kernel[..., 0].size <= _SMALL_PATCH:
-        return _of_patches(x, kernel, strides, padding)
+        return of_patches(x, kernel, strides, padding)
     return _on_cpu(x, kernel, strides, padding)
 
 
-def _of_patches(x: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> Array:
+def of_patches(x: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> Array:
+    """`convolution` as one matrix product of all patches of the images, on any device."""
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     (rows, columns), (down, right) = kernel.shape[:2], strides
     height, width = x.shape[1] - rows + 1, x.shape[2] - columns + 1

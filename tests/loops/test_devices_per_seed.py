@@ -54,6 +54,15 @@ def rows(folder):
     return [{k: v for k, v in line.items() if k not in ("wall_time", "steps_per_second")} for line in lines]
 
 
+def assert_same_rows(one, other):
+    for a, b in zip(rows(one), rows(other), strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_allclose(
+                np.array(a[key], float), np.array(b[key], float), rtol=1e-3, atol=1e-5, err_msg=key
+            )
+
+
 @pytest.mark.parametrize("name", [name for name in RUNS if name != "ppg-host"])
 def test_two_devices_learn_what_one_learns(name, tmp_path):
     one, two = (trained(name, tmp_path / str(devices), devices) for devices in (1, 2))
@@ -63,12 +72,7 @@ def test_two_devices_learn_what_one_learns(name, tmp_path):
         strict=True,
     ):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6, err_msg=jax.tree_util.keystr(path))
-    for a, b in zip(rows(one.folder), rows(two.folder), strict=True):
-        assert a.keys() == b.keys()
-        for key in a:
-            np.testing.assert_allclose(
-                np.array(a[key], float), np.array(b[key], float), rtol=1e-3, atol=1e-5, err_msg=key
-            )
+    assert_same_rows(one.folder, two.folder)
     seen = jax.tree.leaves(two.state.inputs)[0].sharding
     assert seen.spec[:2] == (None, "environments") and seen.num_devices == 2
     assert jax.tree.leaves(two.state.agent.params)[0].sharding.is_fully_replicated
@@ -99,11 +103,7 @@ def test_four_devices_by_the_command_line(run_cli, tmp_path):
         env={"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
     )
     assert done.code == 0, done.stderr
-    for a, b in zip(rows(one.folder), rows(tmp_path / "four"), strict=True):
-        for key in a:
-            np.testing.assert_allclose(
-                np.array(a[key], float), np.array(b[key], float), rtol=1e-3, atol=1e-5, err_msg=key
-            )
+    assert_same_rows(one.folder, tmp_path / "four")
 
 
 IMAGES = EnvSpec("x/images", (64, 64, 3), "uint8", 4)
