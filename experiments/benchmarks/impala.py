@@ -68,8 +68,7 @@ class Learner:
 
         def compiled(function: Any) -> Any:
             whole = {"in_specs": PartitionSpec(), "out_specs": PartitionSpec(), "axis_names": {sharding.AXIS}}
-            program = jax.shard_map(function, mesh=mesh, check_vma=False, **whole)
-            return jax.jit(program, compiler_options=sharding.compiler_options(devices))
+            return jax.jit(jax.shard_map(function, mesh=mesh, check_vma=False, **whole))
 
         whole = sharding.of_seeds(mesh)
         self._train, self._act = compiled(train), compiled(act)

@@ -178,8 +178,7 @@ class HostLoop:
         self._buffers: dict[int, Buffer] = {}
         self._make = lane_ways.in_turn(self._init_run_state)
         self._act = jax.jit(self._act_and_store, donate_argnums=4)
-        options = sharding.compiler_options(devices_per_seed)
-        self._learn = jax.jit(self._learn_from, donate_argnums=1, compiler_options=options)
+        self._learn = jax.jit(self._learn_from, donate_argnums=1)
         self._add = jax.jit(sums.add, donate_argnums=0)
         size = pool.num_envs // pool.num_groups
         self._slice = jax.jit(

@@ -100,9 +100,7 @@ class InGraphLoop:
         self.devices_per_seed = devices_per_seed
         self._init = make_init(agent, environment)
         self._from_zero = make_chunk(agent, environment, lanes, devices_per_seed)
-        self._chunk = jax.jit(
-            self._from_zero, donate_argnums=(1, 2), compiler_options=sharding.compiler_options(devices_per_seed)
-        )
+        self._chunk = jax.jit(self._from_zero, donate_argnums=(1, 2))
         self._sums: dict[tuple[int, Any], sums.Sums] = {}
         self._zeros: dict[tuple[int, Any], Callable[[], sums.Sums]] = {}
 

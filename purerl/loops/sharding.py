@@ -27,13 +27,20 @@ AXIS = "seeds"
 DevicesPerSeed = int | Literal["auto"]
 # Numbers in the smallest observation of which a network is worth more than one device: 32 x 32 pixels of three colours.
 LEAST_IMAGE = 32 * 32 * 3
+_LONGEST_WAIT = "xla_cpu_collective_call_terminate_timeout_seconds"
 
 
 def one_cpu_device_per_core() -> None:
     """Lets JAX see every CPU core as a device, so that seeds spread over them: XLA's own threading of small operations
     leaves cores idle. Does nothing where the user has set the number of devices. Where JAX has started already (a
     module-level `jnp.array` is enough) it is too late, which is said on stderr.
+
+    Devices that share a seed are threads that wait for one another, and XLA ends the process where one has waited for
+    40 seconds. A busy machine may take longer, so here they wait for up to a day. XLA reads this from the process's
+    flags only: as a compiler option of a program it has no effect.
     """
+    if _LONGEST_WAIT not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{_LONGEST_WAIT}=86400".strip()
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -160,15 +167,6 @@ def placements(run_state: RunState, mesh: Mesh, environment_axes: Mapping[str, i
         agent = agent.replace(**{name: jax.tree.map(at(axis), getattr(run_state.agent, name)) for name, axis in axes})
     rest = jax.tree.map(of_environments, run_state.replace(agent=None, key=None))
     return rest.replace(agent=agent, key=at(None)(run_state.key))
-
-
-def compiler_options(devices_per_seed: int) -> dict[str, Any] | None:
-    """For `jax.jit` of a program that is spread over the devices of a seed. On a CPU these are threads that wait for
-    one another, and XLA would end the process where one waits for a minute: a busy machine may take longer.
-    """
-    if devices_per_seed == 1 or jax.default_backend() != "cpu":
-        return None
-    return {"xla_cpu_collective_call_terminate_timeout_seconds": 86_400}
 
 
 def on_one_device(tree: PyTree) -> PyTree:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import jax
 import numpy as np
@@ -104,6 +105,17 @@ def test_four_devices_by_the_command_line(run_cli, tmp_path):
     )
     assert done.code == 0, done.stderr
     assert_same_rows(one.folder, tmp_path / "four")
+
+
+def test_a_device_may_wait_for_longer_than_xla_lets_it(monkeypatch):
+    """XLA's limit of 40 seconds, after which it ends the process, is lifted where commands and `train` start JAX."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    sharding.one_cpu_device_per_core()
+    assert os.environ["XLA_FLAGS"].endswith("=2 --xla_cpu_collective_call_terminate_timeout_seconds=86400")
+    own = "--xla_cpu_collective_call_terminate_timeout_seconds=5"
+    monkeypatch.setenv("XLA_FLAGS", own)
+    sharding.one_cpu_device_per_core()
+    assert os.environ["XLA_FLAGS"] == own
 
 
 IMAGES = EnvSpec("x/images", (64, 64, 3), "uint8", 4)
