@@ -6,6 +6,7 @@ RNG state except its counters, and lane i of a vmapped run draws the same number
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 
@@ -38,12 +39,12 @@ def seed_of(key: jax.Array) -> jax.Array:
 
 def stream(key: jax.Array, name: str) -> jax.Array:
     """The key of the stream `name` (a short, stable word) of a seed's base key, shape []."""
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+    return _fold_in(key, zlib.crc32(name.encode()))
 
 
 def at(key: jax.Array, index: jax.Array | int) -> jax.Array:
     """The key of iteration, step or row `index` of a stream, shape []."""
-    return jax.random.fold_in(key, index)
+    return _fold_in(key, index)
 
 
 def per_environment(key: jax.Array, num_envs: int, first: jax.Array | int = 0) -> jax.Array:
@@ -51,7 +52,7 @@ def per_environment(key: jax.Array, num_envs: int, first: jax.Array | int = 0) -
 
     Environment n has the same key in a batch of all environments and in a batch of half of them.
     """
-    return jax.vmap(lambda n: jax.random.fold_in(key, n))(first + jnp.arange(num_envs, dtype=jnp.uint32))
+    return jax.vmap(lambda n: _fold_in(key, n))(first + jnp.arange(num_envs, dtype=jnp.uint32))
 
 
 # --- the streams of the loops ----------------------------------------------------------------------------------------
@@ -90,16 +91,59 @@ def evaluation_key(key: jax.Array, number: jax.Array | int) -> jax.Array:
     return at(stream(key, "evaluation"), number)
 
 
+# --- the hash --------------------------------------------------------------------------------------------------------
+# The bits are those of `jax.random` with its default keys. But for CPUs JAX compiles each hash to a loop of five turns,
+# which takes 5 us however little there is to hash, and a step of a small agent hashes a dozen times. Unrolled, a hash
+# is one kernel or a part of one. Keys of other kinds go to `jax.random`.
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_PARITY = 0x1BD11BDA
+
+
+@jax.jit
+def _hash(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both words of Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
+
+    Args:
+      key: uint32 [2].
+      high, low: the words of the counters, uint32 [...].
+    """
+    schedule = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(_PARITY))
+    x, y = high + schedule[0], low + schedule[1]
+    for turn in range(5):
+        for rotation in _ROTATIONS[turn % 2]:
+            x = x + y
+            y = x ^ (y << jnp.uint32(rotation) | y >> jnp.uint32(32 - rotation))
+        x = x + schedule[(turn + 1) % 3]
+        y = y + (schedule[(turn + 2) % 3] + jnp.uint32(turn + 1))
+    return x, y
+
+
+def _is_threefry(key: jax.Array) -> bool:
+    return str(jax.random.key_impl(key)) == "threefry2x32"
+
+
+def _fold_in(key: jax.Array, data: jax.Array | int) -> jax.Array:
+    """`jax.random.fold_in`: typed key [] and an integer []."""
+    if not _is_threefry(key):
+        return jax.random.fold_in(key, data)
+    words = _hash(jax.random.key_data(key), jnp.uint32(0), jnp.asarray(data, jnp.uint32))
+    return jax.random.wrap_key_data(jnp.stack(words), impl="threefry2x32")
+
+
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
 def words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Random words, uint32 [*shape]: draw once, and compute all the random numbers of a step from them.
-
-    On CPUs a draw is a small loop that costs the same for one word as for hundreds. A program that splits keys and
-    draws in many places would spend more time on that than on learning.
+    """Random words, uint32 [*shape]: draw once, and compute all the random numbers of a step from them. They are those
+    of `jax.random.bits`.
     """
-    return jax.random.bits(key, shape, jnp.uint32)
+    size = math.prod(shape)
+    if not _is_threefry(key) or not jax.config.jax_threefry_partitionable or size >= 2**32:
+        return jax.random.bits(key, shape, jnp.uint32)
+    counters = jax.lax.iota(jnp.uint32, size).reshape(shape)
+    x, y = _hash(jax.random.key_data(key), jnp.zeros_like(counters), counters)
+    return x ^ y
 
 
 def unit(words: jax.Array) -> jax.Array:

@@ -35,3 +35,25 @@ def test_whole_numbers_are_each_alike():
     counts = np.bincount(np.asarray(rng.below(rng.words(jax.random.key(1), (70_000,)), 7)), minlength=7)
     assert len(counts) == 7
     assert ((counts - 10_000) ** 2 / 10_000).sum() < 6 + 4 * np.sqrt(2 * 6)
+
+
+# --- the hash --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["threefry2x32", "rbg"])
+def test_unrolled_hashes_have_the_bits_of_jax(kind):
+    """Alone, batched over keys and data, and compiled."""
+    keys = jax.vmap(lambda seed: jax.random.key(seed, impl=kind))(jnp.array([0, 1, 2**32 - 1], jnp.uint32))
+    data = jnp.array([0, 7, 2**31 - 1], jnp.int32)
+    for ours, theirs in (
+        (rng.at, jax.random.fold_in),
+        (lambda k, n: rng.words(rng.at(k, n), (3, 5)), lambda k, n: bits(jax.random.fold_in(k, n))),
+    ):
+        data_of = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
+        expected = data_of(jax.vmap(theirs)(keys, data))
+        np.testing.assert_array_equal(data_of(jax.jit(jax.vmap(ours))(keys, data)), expected)
+        np.testing.assert_array_equal(data_of(ours(keys[1], 7)), data_of(theirs(keys[1], 7)))
+
+
+def bits(key):
+    return jax.random.bits(key, (3, 5), jnp.uint32)

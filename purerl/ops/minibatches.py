@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from purerl import data_parallel
+from purerl import data_parallel, rng
 from purerl.errors import PurerlError
 from purerl.types import Array
 
@@ -41,7 +41,7 @@ def permutation(key: Array, num_items: int) -> Array:
     keep their order with probability at most 1/2 + 2^-18. If fewer than 17 random bits are left, the items are sorted
     together with whole words instead.
     """
-    words, items = jax.random.bits(key, (num_items,), jnp.uint32), jnp.arange(num_items, dtype=jnp.uint32)
+    words, items = rng.words(key, (num_items,)), jnp.arange(num_items, dtype=jnp.uint32)
     item_bits = 2 ** (num_items - 1).bit_length() - 1
     if item_bits < 2**15:
         item_bits = jnp.uint32(item_bits)
