@@ -4,6 +4,7 @@
 | ppo-minatar   | PPO on Breakout-MinAtar against rejax 0.1.3 (its environment is made first), 1 and 8 seeds         |
 | pure-train    | the same as a pure function: jit(vmap(train)) of ours and of rejax, on one device and on all       |
 | dqn-cartpole  | DQN on CartPole against rejax 0.1.3, 1 and 8 seeds                                                 |
+| run-keeping   | what the rows of metrics cost, with progress and checkpoints: a run with 200 rows and with one     |
 | lanes         | 8 seeds, lanes one after the other (map) against one batch (vmap): PPO, PPG, DQN and Rainbow       |
 | minatar-seeds | Rainbow on Breakout-MinAtar: how steps/s grow with 1, 4, 16 and 64 seeds                           |
 | impala        | IMPALA's network on frames, training and acting, against PyTorch (its environment, of 6 GB, first)  |
@@ -26,9 +27,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -53,8 +56,9 @@ from purerl.experiments.benchmarks import sweep as sweep_of_64
 from purerl.experiments.benchmarks.accelerator_parts import SCALES
 from purerl.experiments.benchmarks.measured import Measured
 from purerl.loops import sharding
-from purerl.runs import files, provenance
+from purerl.runs import files, provenance, run_folder
 from purerl.runs.functions import make_train
+from purerl.runs.train import train
 
 # The sizes of the comparison: 64 environments x 128 steps, 4 epochs, 8 minibatches, two 64-64 MLPs: preset minatar.
 # rejax treats a time-out as an end and does not anneal, so neither do we here.
@@ -141,6 +145,44 @@ def _against_rejax(
             "ratio": _median((a["steps_per_second"] / b["steps_per_second"] for a, b in pairs), 3),
         }
     return result
+
+
+def run_keeping(repeats: int, seconds: float) -> dict[str, Any]:
+    """`purerl.train` at its default settings (about 200 rows of metrics, each with a line of progress, and checkpoints)
+    against the same run with a single row, taking turns: the share of the time that rows take.
+    """
+    cases = {"ppo": ("gymnax/Breakout-MinAtar", "minatar"), "dqn": ("gymnax/CartPole-v1", "classic")}
+    result: dict[str, Any] = {}
+    for agent, (env, preset) in cases.items():
+        alone = Measured(agent, env, 1, preset=preset)
+        alone.advance(alone.learning_starts)
+        iterations = alone.learning_starts + alone.iterations_for(seconds)
+        steps = iterations * alone.steps_per_iteration
+
+        def trained(log_every: int) -> tuple[float, int]:
+            """Seconds of a run, compiling left out, and its number of rows."""
+            with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
+                run = train(
+                    agent,  # noqa: B023 (called within this turn)
+                    env,  # noqa: B023
+                    preset=preset,  # noqa: B023
+                    steps=steps,  # noqa: B023
+                    log_every=log_every,
+                    random_episodes=0,
+                    out=Path(folder) / "run",
+                )
+                rows = (run.folder / run_folder.METRICS).read_text().splitlines()
+                return run.summary["train_seconds"], len(rows)
+
+        pairs = [(trained(iterations)[0], *trained(0)) for _ in range(repeats)]
+        result[agent] = {
+            "steps": steps,
+            "rows": pairs[0][2],
+            "seconds_with_one_row": _median((one for one, _, _ in pairs), 3),
+            "seconds": _median((many for _, many, _ in pairs), 3),
+            "share_of_rows": _median((1 - one / many for one, many, _ in pairs), 4),
+        }
+    return {"target_share": 0.01} | result
 
 
 def lanes(repeats: int, seconds: float) -> dict[str, Any]:
@@ -287,6 +329,7 @@ BENCHMARKS = {
     "ppo-minatar": ppo_minatar,
     "pure-train": pure_train,
     "dqn-cartpole": dqn_cartpole,
+    "run-keeping": run_keeping,
     "lanes": lanes,
     "minatar-seeds": minatar_seeds,
     "impala": impala.impala,
