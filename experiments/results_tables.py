@@ -120,6 +120,14 @@ def _lanes(found: dict[str, Any]) -> str:
     )
 
 
+def _run_keeping(found: dict[str, Any]) -> str:
+    return "; ".join(
+        f"{agent} {rates['share_of_rows']:.1%} of {rates['seconds']:.1f} s ({rates['rows']} rows)"
+        for agent, rates in found.items()
+        if isinstance(rates, dict)
+    )
+
+
 def _impala(found: dict[str, Any]) -> str:
     parts = []
     for what, words in (("train", "gradient steps"), ("act", "acting")):
@@ -140,6 +148,10 @@ _SPEEDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
         _pure_train,
     ),
     "dqn-cartpole": ("DQN on CartPole against rejax 0.1.3, same sizes, taking turns", _against_rejax),
+    "run-keeping": (
+        "`purerl train` with about 200 rows of metrics, progress and checkpoints against the same run with one row",
+        _run_keeping,
+    ),
     "sweep": (
         "8 learning rates x 8 seeds of PPO on Breakout-MinAtar, 204,800 steps each: one sweep against 64 processes one "
         "after another, compiling included",
