@@ -37,6 +37,11 @@ def seed_of(key: jax.Array) -> jax.Array:
     return jax.random.key_data(key)[-1]
 
 
+def as_words(x: jax.Array) -> jax.Array:
+    """An array that numpy can hold too: the words of typed keys, uint32 [..., W], or the array itself."""
+    return jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+
 def stream(key: jax.Array, name: str) -> jax.Array:
     """The key of the stream `name` (a short, stable word) of a seed's base key, shape []."""
     return _fold_in(key, zlib.crc32(name.encode()))

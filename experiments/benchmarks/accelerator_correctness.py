@@ -255,17 +255,8 @@ def _resume(folder: Path, name: str, scale: Scale) -> dict[str, Any]:
 
     whole = train("whole", 2 * half)
     train("parts", half)
-    ends = [_all_of(state) for state in (train("parts", 2 * half, resume=True), whole)]
+    ends = [list(map(rng.as_words, jax.tree.leaves(state))) for state in (train("parts", 2 * half, resume=True), whole)]
     return {"passed": same_bits(*ends), "iterations": 2 * half, "saved_at": half, "arrays": len(ends[0])}
-
-
-def _all_of(state: Any) -> list[np.ndarray]:
-    """Every array of a state, keys as their data."""
-
-    def plain(x: Any) -> Any:
-        return jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-
-    return [np.asarray(plain(x)) for x in jax.tree.leaves(state)]
 
 
 if __name__ == "__main__":

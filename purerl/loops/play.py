@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purerl import rng
 from purerl.loops import collect, host, sharding
 from purerl.loops import lanes as lane_ways
 from purerl.loops.lanes import Lanes
@@ -35,11 +36,6 @@ class Block:
     observation: PyTree
     reward: np.ndarray
     done: np.ndarray
-
-
-def _words(x: Array) -> Array:
-    """An array that numpy can hold too: the words of random keys."""
-    return jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
 
 
 def end_of_training() -> Clock:
@@ -90,7 +86,7 @@ class GraphPlayer:
                 explore=explore,
                 states=states,
             )
-            shown = jax.tree.map(_words, rows.states) if states else rows.observation if observations else None
+            shown = jax.tree.map(rng.as_words, rows.states) if states else rows.observation if observations else None
             return run_state, (shown, rows.reward, rows.done)
 
         def blocks(config: Any, run_state: RunState, start: Array) -> tuple[RunState, tuple]:

@@ -21,8 +21,7 @@ class Killed(Exception):
 
 
 def same_bits(a, b):
-    unwrap = lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
-    jax.tree.map(lambda x, y: np.testing.assert_array_equal(unwrap(x), unwrap(y)), a, b)
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(rng.as_words(x), rng.as_words(y)), a, b)
 
 
 @pytest.fixture

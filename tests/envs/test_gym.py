@@ -214,7 +214,9 @@ def test_a_run_that_was_stopped_is_the_run_in_one_go(tmp_path):
     parts = train("parts", 96, resume=True)
     import jax
 
-    jax.tree.map(np.testing.assert_array_equal, *(jax.tree.map(_numbers, run.state) for run in (whole, parts)))
+    from purerl.rng import as_words
+
+    jax.tree.map(np.testing.assert_array_equal, *(jax.tree.map(as_words, run.state) for run in (whole, parts)))
     seen = whole.state.agent.observation_normalizer
     np.testing.assert_allclose(seen.count, 96, rtol=1e-5)
     np.testing.assert_allclose(seen.mean[:, 0], 2.0, atol=0.2)  # the time goes round 0, 1, 2, 3, 4
@@ -224,12 +226,6 @@ def test_a_run_that_was_stopped_is_the_run_in_one_go(tmp_path):
     frames, returns = filming.film(tmp_path / "parts", steps=7)  # the environment's own pictures
     assert np.shape(frames) == (7, 4, 6, 3) and returns == pytest.approx([1.5])
     np.testing.assert_array_equal(np.array(frames)[:, 0, 0, 0], [0, 1, 2, 3, 4, 0, 1])
-
-
-def _numbers(x):
-    import jax
-
-    return jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
 
 
 # --- options ---------------------------------------------------------------------------------------------------------

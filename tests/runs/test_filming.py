@@ -21,8 +21,7 @@ ORANGE, DARK = (213, 94, 0), (40, 40, 40)
 
 
 def as_numpy(tree):
-    unwrap = lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
-    return jax.tree.map(lambda x: np.asarray(unwrap(x)), tree)
+    return jax.tree.map(lambda x: np.asarray(rng.as_words(x)), tree)
 
 
 def of_training(folder):

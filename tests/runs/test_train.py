@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from purerl import configs, registry
+from purerl import configs, registry, rng
 from purerl.errors import PurerlError
 from purerl.loops import host, in_graph
 from purerl.runs import sinks, trainer
@@ -44,8 +44,7 @@ def run(config_of):
 
 
 def as_numpy(tree):
-    unwrap = lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
-    return jax.tree.map(lambda x: np.asarray(unwrap(x)), tree)
+    return jax.tree.map(lambda x: np.asarray(rng.as_words(x)), tree)
 
 
 def assert_same_bits(a, b):
