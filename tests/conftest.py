@@ -24,7 +24,7 @@ import pytest
 _XLA_FLAGS = os.environ.setdefault("PURERL_TESTS_XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
 
 # All of this must be in place before the first `import jax`.
-_TWO_DEVICES = "--xla_force_host_platform_device_count=2 --xla_cpu_collective_call_terminate_timeout_seconds=900"
+_TWO_DEVICES = "--xla_force_host_platform_device_count=2 --xla_cpu_collective_call_terminate_timeout_seconds=86400"
 os.environ["XLA_FLAGS"] = f"{_XLA_FLAGS} {_TWO_DEVICES}".strip()
 # One compilation cache for all runs of the session, in its processes and their subprocesses, and never the user's own.
 if "PURERL_TESTS_CACHE" not in os.environ:
