@@ -171,6 +171,7 @@ _TINY: dict[str, dict[str, Any]] = {
         "proximal_coefficient": 0.1,
     },
 }
+_TINY["pqn"] = {"num_envs": 4, "rollout_length": 16, "num_minibatches": 2, "network": "mlp", "hidden": (8,)}
 _TINY["rainbow"] = _TINY["dqn"] | {"double": True, "dueling": True, "noisy": True, "uniform_mix": 0.1}
 
 

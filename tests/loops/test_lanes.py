@@ -32,6 +32,7 @@ RUNS = {
         4 * 256,
         {"recurrent": "gru", "recurrent_size": 16, "num_envs": 8, "rollout_length": 32, "num_minibatches": 2},
     ),
+    "pqn": ("pqn", "gymnax/CartPole-v1", 4 * 256, {"num_envs": 8, "rollout_length": 32, "num_minibatches": 2}),
     "procgen": ("ppo", "procgen/coinrun", 3 * 64, PIXELS),
 }
 

@@ -26,6 +26,7 @@ CONFIGS = {
     "ppg": ON_POLICY | {"policy_iterations": 2, "auxiliary_minibatches": 2},
     "dqn": {name: value for name, value in OFF_POLICY.items() if name != "atoms"},
     "rainbow": OFF_POLICY,
+    "pqn": ON_POLICY | {"recurrent": "gru", "recurrent_size": 4},
 }
 
 
