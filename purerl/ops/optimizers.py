@@ -111,6 +111,27 @@ def centered_rmsprop(
     return optax.rmsprop(learning_rate, decay=decay, eps=epsilon, centered=True, eps_in_sqrt=True, initial_scale=1.0)
 
 
+def rmsprop(
+    learning_rate: Array | float,
+    *,
+    decay: Array | float = 0.99,
+    epsilon: Array | float = 1e-5,
+    max_grad_norm: Array | float = float("inf"),
+) -> optax.GradientTransformation:
+    """RMSProp in PyTorch's form, which trained A2C, on gradients clipped to a global norm: g / (sqrt(v) + epsilon).
+
+    It is not centred, and the mean square v starts at 0, without a bias correction.
+    """
+    like = optax.scale_by_rms(0.9)
+
+    def update(updates: PyTree, state: optax.ScaleByRmsState, params: PyTree = None) -> Any:
+        square = jax.tree.map(lambda v, g: decay * v + (1 - decay) * jnp.square(g), state.nu, updates)
+        return jax.tree.map(lambda g, v: g / (_root(v) + epsilon), updates, square), state._replace(nu=square)
+
+    scale = optax.GradientTransformation(like.init, update)
+    return optax.chain(clip_by_global_norm(max_grad_norm), scale, optax.scale_by_learning_rate(learning_rate))
+
+
 def tensorflow_adam(learning_rate: Array | float, epsilon: Array | float) -> optax.GradientTransformation:
     """Adam of TensorFlow 1, which trained the published Rainbow, and PPO on Procgen.
 

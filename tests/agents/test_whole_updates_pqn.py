@@ -149,7 +149,9 @@ def test_pqn(name: str) -> None:
         key, clock = jax.random.key(i), Clock(jnp.int32(i), jnp.int32(ITERATIONS))
         said = act(config, SPEC, state, rollout.memory, rollout.first, jax.random.split(key, s.num_envs), clock, True)
         first = Rows(*(np.asarray(x)[None] for x in jax.tree.leaves(rollout.first)))
-        np.testing.assert_allclose(said[2], learner.values(first, memory)[0][0], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            said[2], learner.values(first, memory)[0][0], 1e-4, 1e-4, err_msg=f"update {i}, acting"
+        )
         items = s.num_envs if memory is not None else s.num_envs * s.rollout_length
         permutations = [np.asarray(minibatches.permutation(k, items)) for k in jax.random.split(key, s.num_epochs)]
         learner.update(rows, data, last, memory, permutations, i / ITERATIONS)
