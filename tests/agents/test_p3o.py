@@ -111,8 +111,8 @@ def test_the_kl_term(fields, expected):
 
 @pytest.mark.parametrize(("behaviour", "weight"), [(0.4, 0.8), (0.8, 0.75)], ids=["truncated", "not truncated"])
 def test_the_gradient_is_the_truncated_ratio_times_the_advantage(behaviour, weight):
-    """pi = 0.6, A = 1, c = 0.8. At rho = 1.5 the derivative by log pi is -0.8, where a clipped surrogate would give 0; at
-    rho = 0.75 it is -0.75, where a ratio with a gradient of its own would add to it.
+    """pi = 0.6, A = 1, c = 0.8. At rho = 1.5 the derivative by log pi is -0.8, where a clipped surrogate would give 0.
+    At rho = 0.75 it is -0.75, where a ratio with a gradient of its own would add to it.
     """
     spec = EnvSpec("test/two", (3,), "float32", 2)
     logits, advantage = jnp.log(jnp.array([[[0.6, 0.4]]])), jnp.ones((1, 1))
