@@ -17,7 +17,7 @@ import numpy as np
 from flax import struct
 
 from purerl import rng
-from purerl.envs import gymnax_pictures
+from purerl.envs import gymnax_pictures, levels
 from purerl.envs.pool_guard import INT32_MAX
 from purerl.errors import PurerlError
 from purerl.types import Array, Environment, EnvSpec, TimeStep
@@ -58,6 +58,12 @@ class Options:
 
     show_every: int = 1
     """Only every k-th observation of an episode is shown and the others are zero, to test memory (1 shows all)."""
+
+    num_levels: int = 0
+    """How many levels are played, where the reset is random; 0: every episode is a new one."""
+
+    start_level: int = 0
+    """The first of these levels; other levels are for tests."""
 
 
 @struct.dataclass
@@ -138,7 +144,7 @@ def make(name: str, options: Options | None = None) -> Environment:
             final_observation=encode(info["final_observation"]),
         )
 
-    environment = Environment(spec, reset, step)
+    environment = levels.with_levels(Environment(spec, reset, step), options.num_levels, options.start_level)
     probability = options.repeat_action_probability
     if type(probability) not in (int, float) or not 0 <= probability < 1:
         raise PurerlError(f"--env.repeat-action-probability = {probability!r} must be in [0, 1)")

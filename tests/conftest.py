@@ -171,6 +171,9 @@ _TINY: dict[str, dict[str, Any]] = {
         "proximal_coefficient": 0.1,
     },
 }
+_TINY["pqn"] = {"num_envs": 4, "rollout_length": 16, "num_minibatches": 2, "network": "mlp", "hidden": (8,)}
+_TINY["a2c"] = {"num_envs": 4, "rollout_length": 8, "network": "mlp", "hidden": (8,)}
+_TINY["p3o"] = _TINY["a2c"] | {"replay_size": 64, "learning_starts": 16, "sample_multiplier": 2}
 _TINY["rainbow"] = _TINY["dqn"] | {"double": True, "dueling": True, "noisy": True, "uniform_mix": 0.1}
 
 

@@ -60,6 +60,9 @@ _DQN = {
     "hidden": (16,),
     "learning_rate": 1e-3,
 }
+_PQN = {"num_envs": 8, "rollout_length": 16, "num_minibatches": 4, "optimizer_epsilon": 1e-4, "network": "minatar"}
+_A2C = {"num_envs": 4, "rollout_length": 8, "hidden": (16, 16), "optimizer_epsilon": 1e-3}
+_P3O = _A2C | {"replay_size": 32, "learning_starts": 16}
 _FULL = {"double": True, "dueling": True, "noisy": True, "atoms": 11}
 _PIXELS = {"network": "nature", "num_envs": 4}
 # name: (agent, environment, updates, config)
@@ -74,6 +77,9 @@ RUNS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "dqn-pro": ("dqn-pro", GYMNAX, 12, _DQN | {"proximal_coefficient": 0.1}),
     "rainbow": ("rainbow", GYMNAX, 12, _DQN | _FULL),
     "rainbow-pro": ("rainbow-pro", GYMNAX, 12, _DQN | {"proximal_coefficient": 0.1}),
+    "a2c": ("a2c", GYMNAX, 4, _A2C),
+    "p3o": ("p3o", GYMNAX, 6, _P3O),
+    "pqn": ("pqn", GYMNAX, 4, _PQN),
     "ppo-procgen": ("ppo", PROCGEN, 2, _PPO | _PIXELS | {"optimizer": "adam"}),
     "ppg-procgen": ("ppg", PROCGEN, 2, _PPG | _PIXELS | {"architecture": "detach", "adam_epsilon": 1e-4}),
     "dqn-atari": ("dqn", ATARI, 6, _DQN | {"network": "nature"}),

@@ -13,7 +13,7 @@ from jax.nn import initializers
 
 from purerl.types import Array
 
-InitializerName = Literal["glorot", "orthogonal", "normed", "fan_in", "torch"]
+InitializerName = Literal["glorot", "orthogonal", "normed", "fan_in", "torch", "he", "lecun"]
 
 # (1 / sqrt(3) / sqrt(2)) ** (1 / 2): 3 stacks, 2 residual blocks in each, 2 convolutions in each block.
 RESIDUAL_SCALE = math.sqrt(1 / math.sqrt(3) / math.sqrt(2))
@@ -50,8 +50,9 @@ def orthogonal(gain: float) -> Callable[..., Array]:
 
 def kernel_init(initializer: InitializerName, scale: float) -> Callable[..., Array]:
     """A hidden layer's initializer: "normed" to `scale`, "glorot" uniform, "orthogonal" with gain sqrt(2), "fan_in",
-    uniform with a variance of 1 / sqrt(3) / inputs (Dopamine's Rainbow), or "torch", uniform within +- 1 / sqrt(inputs)
-    (Torch's, so that of Mnih et al. 2015 and Hessel et al. 2018; `_dqn_default_initializer` of DQN Zoo).
+    uniform with a variance of 1 / sqrt(3) / inputs (Dopamine's Rainbow), "torch", uniform within +- 1 / sqrt(inputs)
+    (Torch's, so that of Mnih et al. 2015 and Hessel et al. 2018; `_dqn_default_initializer` of DQN Zoo), or normal with
+    a variance of 2 / inputs ("he", PQN's images) or 1 / inputs ("lecun", flax's own default).
     """
     return {
         "normed": normed(scale),
@@ -59,6 +60,8 @@ def kernel_init(initializer: InitializerName, scale: float) -> Callable[..., Arr
         "orthogonal": orthogonal(math.sqrt(2)),
         "fan_in": initializers.variance_scaling(1 / math.sqrt(3), "fan_in", "uniform"),
         "torch": initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+        "he": initializers.he_normal(),
+        "lecun": initializers.lecun_normal(),
     }[initializer]
 
 
@@ -80,9 +83,11 @@ def bias_init(initializer: InitializerName, inputs: int) -> Callable[..., Array]
 
 
 def head_init(initializer: InitializerName, gain: float) -> Callable[..., Array]:
-    """A head's initializer: "normed" to 0.1 as in the PPG code, "torch" as in other layers, else orthogonal with a gain
-    as in Baselines.
+    """A head's initializer: "normed" to 0.1 as in the PPG code, "torch" as in other layers, "lecun" for "he" and
+    "lecun" as in PQN's code, else orthogonal with a gain as in Baselines.
     """
+    if initializer in ("he", "lecun"):
+        return kernel_init("lecun", gain)
     if initializer == "torch":
         return kernel_init(initializer, gain)
     return normed(0.1) if initializer == "normed" else orthogonal(gain)

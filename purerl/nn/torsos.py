@@ -21,6 +21,7 @@ from purerl.nn.layers import ActivationName, DTypeName, PoolingName, flat_batch,
 from purerl.types import Array, EnvSpec
 
 TorsoName = Literal["auto", "impala", "impoola", "nature", "dopamine", "minatar", "mlp"]
+NormalizationName = Literal["none", "layer"]
 
 
 # --- Torsos ----------------------------------------------------------------------------------------------------------
@@ -34,10 +35,11 @@ def _features(
     dtype: Any,
     context: Array | None = None,
     dropout: float = 0.0,
+    normalization: NormalizationName = "none",
 ) -> Array:
     """The end of an image torso: images [B, H, W, C] flattened (or their means [B, C]) and the context after them, then
-    a dense layer with a ReLU and dropout, [*batch, hidden]; without that layer if `hidden` is 0. It is called inside of
-    a module, which has the layer.
+    a dense layer with a normalization, a ReLU and dropout, [*batch, hidden]; without that layer if `hidden` is 0. It is
+    called inside of a module, which has the layer.
     """
     x = x.reshape(x.shape[0], -1)
     if context is not None:
@@ -51,7 +53,16 @@ def _features(
         bias_init=bias_init(initializer, x.shape[-1]),
         name="dense",
     )(x)
+    x = _normalized(x, normalization, "dense_normalization")
     return _dropped(nn.relu(x), dropout).reshape(*batch, hidden)
+
+
+def _normalized(x: Array, normalization: NormalizationName, name: str) -> Array:
+    """The outputs of a layer [..., C], as they are or normalized over C with a learned scale and offset ("layer", Ba et
+    al. 2016, arXiv 1607.06450). Images are normalized pixel by pixel, as in the code of PQN. It is called inside of a
+    module, which has the layer.
+    """
+    return x if normalization == "none" else nn.LayerNorm(dtype=x.dtype, name=name)(x)
 
 
 def _dropped(x: Array, rate: float, whole_channels: bool = False) -> Array:
@@ -78,6 +89,7 @@ class ImpalaCNN(nn.Module):
       mean_pool: the dense layer sees the mean of each channel instead of the flattened images, as in "Impoola" by
         Trumpp et al. 2025 (https://arxiv.org/abs/2503.05546). The mean follows the last ReLU, as in their code.
       dropout: share of the channels dropped after the pooling of each stack, and of the features.
+      normalization: "layer" for layer normalization after every convolution and before the features' ReLU.
     """
 
     channels: tuple[int, ...] = (16, 32, 32)
@@ -88,11 +100,12 @@ class ImpalaCNN(nn.Module):
     frames_first: bool = False
     mean_pool: bool = False
     dropout: float = 0.0
+    normalization: NormalizationName = "none"
 
     @nn.compact
     def __call__(self, observation: Array, context: Array | None = None) -> Array:
         def convolution(x: Array, channels: int, scale: float, name: str) -> Array:
-            return nn.Conv(
+            x = nn.Conv(
                 channels,
                 (3, 3),
                 dtype=self.dtype,
@@ -101,6 +114,7 @@ class ImpalaCNN(nn.Module):
                 conv_general_dilated=for_linen,
                 name=name,
             )(x)
+            return _normalized(x, self.normalization, f"{name}_normalization")
 
         x, batch = flat_batch(images(observation, self.dtype, self.frames_first), 3)
         for s, channels in enumerate(self.channels):
@@ -113,7 +127,7 @@ class ImpalaCNN(nn.Module):
         x = nn.relu(x)
         if self.mean_pool:
             x = jnp.mean(x, axis=(1, 2))
-        return _features(x, batch, self.hidden, self.initializer, self.dtype, context, self.dropout)
+        return _features(x, batch, self.hidden, self.initializer, self.dtype, context, self.dropout, self.normalization)
 
 
 # IMPALA's network whose last images are averaged: features do not depend on where something is, and most of the weights
@@ -132,6 +146,7 @@ class PlainCNN(nn.Module):
       initializer: "normed" is 1.0 for convolutions, 1.4 dense; see `kernel_init` for the others.
       dtype: of the arithmetic.
       dropout: share of the channels dropped after each convolution, and of the features.
+      normalization: "layer" for layer normalization before every ReLU.
     """
 
     layers: tuple[tuple[int, int, int], ...]
@@ -141,26 +156,26 @@ class PlainCNN(nn.Module):
     padding: Literal["VALID", "SAME"] = "VALID"
     frames_first: bool = False
     dropout: float = 0.0
+    normalization: NormalizationName = "none"
 
     @nn.compact
     def __call__(self, observation: Array, context: Array | None = None) -> Array:
         x, batch = flat_batch(images(observation, self.dtype, self.frames_first), 3)
         for i, (channels, size, stride) in enumerate(self.layers):
-            x = nn.relu(
-                nn.Conv(
-                    channels,
-                    (size, size),
-                    (stride, stride),
-                    self.padding,
-                    dtype=self.dtype,
-                    kernel_init=kernel_init(self.initializer, 1.0),
-                    bias_init=bias_init(self.initializer, size * size * x.shape[-1]),
-                    conv_general_dilated=for_linen,
-                    name=f"convolution{i}",
-                )(x)
-            )
+            x = nn.Conv(
+                channels,
+                (size, size),
+                (stride, stride),
+                self.padding,
+                dtype=self.dtype,
+                kernel_init=kernel_init(self.initializer, 1.0),
+                bias_init=bias_init(self.initializer, size * size * x.shape[-1]),
+                conv_general_dilated=for_linen,
+                name=f"convolution{i}",
+            )(x)
+            x = nn.relu(_normalized(x, self.normalization, f"normalization{i}"))
             x = _dropped(x, self.dropout, whole_channels=True)
-        return _features(x, batch, self.hidden, self.initializer, self.dtype, context, self.dropout)
+        return _features(x, batch, self.hidden, self.initializer, self.dtype, context, self.dropout, self.normalization)
 
 
 # The network of "Human-level control through deep reinforcement learning" (Mnih et al. 2015), fast on large images.
@@ -184,6 +199,7 @@ class MLP(nn.Module):
       initializer: "orthogonal", "glorot" or "normed" (1.4).
       dtype: of the arithmetic.
       dropout: share of each layer's units dropped.
+      normalization: "layer" for layer normalization before every activation.
     """
 
     hidden: tuple[int, ...] = (64, 64)
@@ -192,16 +208,19 @@ class MLP(nn.Module):
     initializer: InitializerName = "orthogonal"
     dtype: Any = jnp.float32
     dropout: float = 0.0
+    normalization: NormalizationName = "none"
 
     def setup(self) -> None:
         for i, width in enumerate(self.hidden):
+            if self.normalization == "layer":
+                setattr(self, f"normalization{i}", nn.LayerNorm(dtype=self.dtype))
             dense = nn.Dense(width, dtype=self.dtype, kernel_init=kernel_init(self.initializer, 1.4))
             setattr(self, f"dense{i}", dense)
             setattr(self, f"dropout{i}", nn.Dropout(self.dropout, deterministic=not self.dropout))
 
     def __call__(self, observation: Array, context: Array | None = None) -> Array:
         x, batch = self.flatten(observation, context)
-        return self.rest(self.dropout0(self.activate(self.dense0(x)))).reshape(*batch, self.hidden[-1])
+        return self.rest(self.layer(x, 0)).reshape(*batch, self.hidden[-1])
 
     def flatten(self, observation: Array, context: Array | None = None) -> tuple[Array, tuple[int, ...]]:
         """Observations [..., *shape], followed by a context [..., D], as vectors [B, size]; and their leading axes."""
@@ -215,10 +234,17 @@ class MLP(nn.Module):
         """The activation function."""
         return {"tanh": jnp.tanh, "relu": nn.relu}[self.activation](x)
 
+    def layer(self, x: Array, i: int) -> Array:
+        """Layer i of [B, F]: a product, the normalization if there is one, the activation, dropout."""
+        x = getattr(self, f"dense{i}")(x)
+        if self.normalization == "layer":
+            x = getattr(self, f"normalization{i}")(x)
+        return getattr(self, f"dropout{i}")(self.activate(x))
+
     def rest(self, x: Array) -> Array:
         """All layers after the first."""
         for i in range(1, len(self.hidden)):
-            x = getattr(self, f"dropout{i}")(self.activate(getattr(self, f"dense{i}")(x)))
+            x = self.layer(x, i)
         return x
 
 
@@ -239,7 +265,7 @@ class TorsoPair(nn.Module):
     @nn.compact
     def __call__(self, observation: Array, context: Array | None = None) -> tuple[Array, Array]:
         first, second = (self.make(name=name) for name in self.names)
-        if self.is_initializing() or not isinstance(first, MLP) or first.dropout:
+        if self.is_initializing() or not isinstance(first, MLP) or first.dropout or first.normalization != "none":
             return first(observation, context), second(observation, context)
         weights = [module.variables["params"] for module in (first, second)]
         kernel, bias = (jnp.concatenate([w["dense0"][part] for w in weights], axis=-1) for part in ("kernel", "bias"))
@@ -264,6 +290,7 @@ def make_torso(
     dtype: DTypeName = "float32",
     features: int = 0,
     dropout: float = 0.0,
+    normalization: NormalizationName = "none",
 ) -> Callable[..., nn.Module]:
     """Chooses the torso for an environment; the result is a function that creates the module.
 
@@ -279,6 +306,7 @@ def make_torso(
       features: width of the dense layer that ends the other torsos; 0 for the published one.
       dropout: share of channels, units and features that are dropped; 0 for none. The module needs the random keys
         "dropout" then.
+      normalization: "layer" for layer normalization in every layer.
 
     Returns:
       a function (name=None) -> flax module, which takes observations [..., *shape] and, if wanted, a context [..., D]
@@ -295,9 +323,11 @@ def make_torso(
     _check_name("pooling", pooling, PoolingName)
     _check_name("activation", activation, ActivationName)
     _check_name("dtype", dtype, DTypeName)
+    _check_name("normalization", normalization, NormalizationName)
     if not all(width > 0 for width in (*hidden, *channels)) or not channels or not hidden:
         raise PurerlError(f"layers need at least one unit, not hidden {hidden} or channels {channels}")
-    common = {"initializer": initializer, "dtype": jnp.dtype(dtype), "dropout": dropout}
+    common = {"initializer": initializer, "dtype": jnp.dtype(dtype)}
+    common |= {"dropout": dropout, "normalization": normalization}
     images = common | {"frames_first": spec.stacked_frames > 1} | ({"hidden": features} if features else {})
     if name in ("impala", "impoola"):
         make = ImpalaCNN if name == "impala" else ImpoolaCNN

@@ -74,11 +74,62 @@ def optax_adam(learning_rate: Array | float, epsilon: Array | float) -> optax.Gr
     return optax.chain(scale, optax.scale_by_learning_rate(learning_rate))
 
 
+def radam(
+    learning_rate: Array | float, *, epsilon: Array | float = 1e-8, max_grad_norm: Array | float = float("inf")
+) -> optax.GradientTransformation:
+    """Rectified Adam on gradients clipped to a global norm: `optax.radam`, but with finite derivatives.
+
+    See "On the Variance of the Adaptive Learning Rate and Beyond" by Liu et al. (https://arxiv.org/abs/1908.03265),
+    algorithm 2. Its first steps, as long as the second moment has seen too few gradients to be trusted, are momentum
+    without an adaptive step size. They are those with rho <= 5, as in optax and PyTorch (4 in the paper).
+    """
+    decay_first, decay_second, threshold = 0.9, 0.999, 5.0
+    like = optax.scale_by_adam(decay_first, decay_second)
+    rho_limit = 2 / (1 - decay_second) - 1
+
+    def update(updates: PyTree, state: optax.ScaleByAdamState, params: PyTree = None) -> Any:
+        _, state = like.update(updates, state, params)
+        first = optax.tree.bias_correction(state.mu, decay_first, state.count)
+        second = optax.tree.bias_correction(state.nu, decay_second, state.count)
+        steps = state.count.astype(jnp.float32)
+        power = decay_second**steps
+        rho = rho_limit - 2 * steps * power / (1 - power)
+        trusted = rho >= threshold
+        rho = jnp.where(trusted, rho, threshold)  # so that the root below is real
+        share = (rho - 4) * (rho - 2) * rho_limit / ((rho_limit - 4) * (rho_limit - 2) * rho)
+        rectified = lambda m, v: jnp.where(trusted, jnp.sqrt(share) * m / (_root(v) + epsilon), m)  # noqa: E731
+        return jax.tree.map(rectified, first, second), state
+
+    scale = optax.GradientTransformation(like.init, update)
+    return optax.chain(clip_by_global_norm(max_grad_norm), scale, optax.scale_by_learning_rate(learning_rate))
+
+
 def centered_rmsprop(
     learning_rate: Array | float, decay: Array | float = 0.95, epsilon: Array | float = 1e-5
 ) -> optax.GradientTransformation:
     """RMSProp of TensorFlow 1, which trained DQN: centred, epsilon inside the root, mean square that starts at 1."""
     return optax.rmsprop(learning_rate, decay=decay, eps=epsilon, centered=True, eps_in_sqrt=True, initial_scale=1.0)
+
+
+def rmsprop(
+    learning_rate: Array | float,
+    *,
+    decay: Array | float = 0.99,
+    epsilon: Array | float = 1e-5,
+    max_grad_norm: Array | float = float("inf"),
+) -> optax.GradientTransformation:
+    """RMSProp in PyTorch's form, which trained A2C, on gradients clipped to a global norm: g / (sqrt(v) + epsilon).
+
+    It is not centred, and the mean square v starts at 0, without a bias correction.
+    """
+    like = optax.scale_by_rms(0.9)
+
+    def update(updates: PyTree, state: optax.ScaleByRmsState, params: PyTree = None) -> Any:
+        square = jax.tree.map(lambda v, g: decay * v + (1 - decay) * jnp.square(g), state.nu, updates)
+        return jax.tree.map(lambda g, v: g / (_root(v) + epsilon), updates, square), state._replace(nu=square)
+
+    scale = optax.GradientTransformation(like.init, update)
+    return optax.chain(clip_by_global_norm(max_grad_norm), scale, optax.scale_by_learning_rate(learning_rate))
 
 
 def tensorflow_adam(learning_rate: Array | float, epsilon: Array | float) -> optax.GradientTransformation:

@@ -1,7 +1,7 @@
 """Breaks the agents on purpose, one small change at a time, and shows that the tests of whole updates notice each.
 
     python tests/agents/mutations.py              # all of them: some twenty minutes on idle cores
-    python tests/agents/mutations.py NAME [NAME]  # some; dqn, rainbow, ppo or ppg stand for all of an agent's
+    python tests/agents/mutations.py NAME [NAME]  # some; dqn, rainbow, pqn, ppo or ppg stand for all of an agent's
 
 Every change is made in a copy of the tree in a temporary folder. The tests there must pass before any change, and the
 changed file must be the one that they import. The exit code is 0 if every mutation is caught, else 1.
@@ -26,6 +26,7 @@ TESTS = {
     "ppg": "tests/agents/test_whole_updates.py",
     "dqn": "tests/agents/test_whole_updates_dqn.py",
     "rainbow": "tests/agents/test_whole_updates_dqn.py",
+    "pqn": "tests/agents/test_whole_updates_pqn.py",
 }
 # Top folders, and where each is found in the installed package (`package-dir` in pyproject.toml).
 PACKAGES = {"purerl": "purerl", "agents": "purerl/agents", "envs": "purerl/envs", "experiments": "purerl/experiments"}
@@ -60,6 +61,7 @@ class Mutation(NamedTuple):
 
 PPO, PPG, DQN, RAINBOW = "agents/ppo.py", "agents/ppg.py", "agents/dqn.py", "agents/rainbow.py"
 OPTIMIZERS, VALUES = "purerl/ops/optimizers.py", "purerl/ops/value_learning.py"
+PQN, RETURNS, TORSOS = "agents/pqn.py", "purerl/ops/returns.py", "purerl/nn/torsos.py"
 PRIORITIES, Q_NETWORK = "purerl/buffers/prioritized.py", "purerl/nn/q_network.py"
 
 MUTATIONS = [
@@ -299,6 +301,72 @@ MUTATIONS += [
     Mutation(f"{agent}-{name}", file, *change)
     for agent, file in (("dqn", DQN), ("rainbow", RAINBOW))
     for name, *change in _VALUE_BASED
+]
+
+# --- PQN ---
+MUTATIONS += [
+    Mutation("pqn-one-step-targets", PQN, "config.discount, config.trace_decay)", "config.discount, 0.0)"),
+    Mutation(
+        "pqn-traces-over-time-outs", RETURNS, "jnp.where(done_t, 0.0, trace_decay)", "trace_decay + 0.0 * reward_t"
+    ),
+    Mutation(
+        "pqn-terminations-bootstrapped",
+        RETURNS,
+        "jnp.where(terminated_t, 0.0, discount).astype",
+        "jnp.where(terminated_t, discount, discount).astype",
+    ),
+    Mutation(
+        "pqn-last-row-without-bootstrap", RETURNS, "backwards, value_t[-1], rows", "backwards, 0 * value_t[-1], rows"
+    ),
+    Mutation(
+        "pqn-time-outs-are-never-terminal",
+        PQN,
+        "advantages.episode_ends(rollout, config.time_limit_is_terminal)",
+        "advantages.episode_ends(rollout, False)",
+    ),
+    Mutation(
+        "pqn-rewards-scaled-before-the-clip",
+        PQN,
+        "config.reward_scale * jnp.clip(rollout.reward, -config.reward_clip, config.reward_clip)",
+        "jnp.clip(config.reward_scale * rollout.reward, -config.reward_clip, config.reward_clip)",
+    ),
+    Mutation("pqn-returns-of-a-mean-over-actions", PQN, "jnp.max(last_q, axis=-1)", "jnp.mean(last_q, axis=-1)"),
+    Mutation("pqn-gradient-clip-ignored", PQN, "max_grad_norm=config.max_grad_norm", 'max_grad_norm=float("inf")'),
+    Mutation("pqn-learning-rate-constant", PQN, "if config.anneal_learning_rate and clock", "if False and clock"),
+    Mutation("pqn-radam-never-rectified", OPTIMIZERS, "trusted = rho >= threshold", "trusted = rho >= 1e9"),
+    Mutation(
+        "pqn-radam-rectified-too-early",
+        OPTIMIZERS,
+        "decay_first, decay_second, threshold = 0.9, 0.999, 5.0",
+        "decay_first, decay_second, threshold = 0.9, 0.999, 4.0",
+    ),
+    Mutation(
+        "pqn-normalization-after-the-activation",
+        TORSOS,
+        """\
+        if self.normalization == "layer":
+            x = getattr(self, f"normalization{i}")(x)
+        return getattr(self, f"dropout{i}")(self.activate(x))
+""",
+        """\
+        x = self.activate(x)
+        if self.normalization == "layer":
+            x = getattr(self, f"normalization{i}")(x)
+        return getattr(self, f"dropout{i}")(x)
+""",
+    ),
+    Mutation(
+        "pqn-final-observations-without-their-memory",
+        PQN,
+        "memories.reshape(-1, memories.shape[-1])",
+        "0 * memories.reshape(-1, memories.shape[-1])",
+    ),
+    Mutation(
+        "pqn-observation-scale-ignored",
+        PQN,
+        "* jnp.asarray(config.observation_scale, dtype)",
+        "* jnp.asarray(1.0, dtype)",
+    ),
 ]
 
 

@@ -16,7 +16,7 @@ from purerl.types import EnvSpec
 ALL = [(agent, name) for agent in registry.preset_agents() for name in registry.presets_of(agent)]
 
 
-ATARI = ("dopamine", "pro-paper", "nature", "full-rainbow", "rainbow-2018")
+ATARI = ("dopamine", "pro-paper", "nature", "full-rainbow", "rainbow-2018", "atari", "atari-matched")
 
 
 def env_of(agent, preset):
@@ -47,7 +47,7 @@ def test_presets_with_lost_lives_say_what_differs_from_the_original():
             found.add(name)
             wanted = "1 to 30 there" if name == "rainbow-2018" else "Dopamine's ends at once"
             assert wanted in preset.source, (agent, name)
-    assert found == {"pro-paper", "nature", "rainbow-2018"}
+    assert found == {"pro-paper", "nature", "rainbow-2018", "atari", "atari-matched"}
     rainbow = registry.presets_of("rainbow")["rainbow-2018"].source
     assert all(word in rainbow for word in ("luma before", "area resize (bilinear)", "stack is blanked"))
 

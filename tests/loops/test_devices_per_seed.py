@@ -32,6 +32,7 @@ RUNS = {
     "recurrent": ("ppo", "gymnax/CartPole-v1", CARTPOLE | {"recurrent": "gru", "recurrent_size": 8}, 1),
     "ppg-frames": ("ppg", "procgen-jax/maze", FRAMES | PPG, 1),
     "dqn": ("dqn", "gymnax/CartPole-v1", DQN, 1),
+    "pqn": ("pqn", "gymnax/CartPole-v1", CARTPOLE, 2),
     "ppg-host": ("ppg", "procgen/coinrun", FRAMES | PPG, 1),
     "ppo-host": ("ppo", "procgen/coinrun", FRAMES, 2),
 }
@@ -43,7 +44,7 @@ def trained(name, out, devices, iterations=4, **how):
         pytest.importorskip("cffi", reason="procgen is not installed")
     steps = iterations * config["num_envs"] * config["rollout_length"]
     # With the default epsilon, Adam makes whole steps of the rounding of gradients near zero.
-    steady = {"optimizer_epsilon" if agent == "dqn" else "adam_epsilon": 1e-2}
+    steady = {"optimizer_epsilon" if agent in ("dqn", "pqn") else "adam_epsilon": 1e-2}
     return purerl.train(
         agent, env, seeds=seeds, steps=steps, config=config | steady, out=out, quiet=True, log_every=1,
         random_episodes=0, devices_per_seed=devices, **how,

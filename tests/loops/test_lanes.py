@@ -32,6 +32,8 @@ RUNS = {
         4 * 256,
         {"recurrent": "gru", "recurrent_size": 16, "num_envs": 8, "rollout_length": 32, "num_minibatches": 2},
     ),
+    "p3o": ("p3o", "gymnax/CartPole-v1", 8 * 256, {"learning_starts": 32, "replay_size": 64}),
+    "pqn": ("pqn", "gymnax/CartPole-v1", 4 * 256, {"num_envs": 8, "rollout_length": 32, "num_minibatches": 2}),
     "procgen": ("ppo", "procgen/coinrun", 3 * 64, PIXELS),
 }
 

@@ -26,6 +26,9 @@ CONFIGS = {
     "ppg": ON_POLICY | {"policy_iterations": 2, "auxiliary_minibatches": 2},
     "dqn": {name: value for name, value in OFF_POLICY.items() if name != "atoms"},
     "rainbow": OFF_POLICY,
+    "a2c": SMALL,
+    "p3o": SMALL | {"replay_size": 64, "learning_starts": 16},
+    "pqn": ON_POLICY | {"recurrent": "gru", "recurrent_size": 4},
 }
 
 

@@ -27,6 +27,8 @@ CONFIGS = {
     | {"adam_epsilon": 1e-3, "policy_iterations": 2, "auxiliary_minibatches": 2, "auxiliary_memory": "host"},
     "dqn": OFF_POLICY | {"proximal_coefficient": 0.5},
     "rainbow": OFF_POLICY | {"atoms": 5, "noisy": True},
+    "p3o": SMALL | {"rollout_length": 8, "replay_size": 32, "learning_starts": 16, "sample_multiplier": 2},
+    "pqn": ON_POLICY | {"num_epochs": 2, "optimizer_epsilon": 1e-2, "reward_scale": 1.0},
 }
 
 
@@ -37,7 +39,7 @@ def small_train(agent, iterations=5):
 
 
 # Rainbow's is DQN's with more in it.
-@pytest.mark.parametrize("agent", ["ppo", "ppg", "rainbow"])
+@pytest.mark.parametrize("agent", ["ppo", "ppg", "rainbow", "pqn", "p3o"])
 def test_the_derivative_of_late_parameters_is_the_difference_quotient(agent):
     train = small_train(agent)
 

@@ -1,4 +1,4 @@
-"""GAE against numbers worked out by hand, a loop in numpy, and rlax."""
+"""GAE and lambda-returns against numbers worked out by hand, a loop in numpy, and rlax."""
 
 import warnings
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purerl.ops.returns import generalized_advantage_estimation
+from purerl.ops.returns import generalized_advantage_estimation, lambda_returns
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 with_and_without_jit = pytest.mark.parametrize("compiled", [jax.jit, lambda f: f], ids=["jit", "eager"])
@@ -114,3 +114,30 @@ def test_wrong_shapes_and_types_are_refused():
         generalized_advantage_estimation(x, x, jnp.zeros((4, 2)), done, done, 0.9, 0.9)
     with pytest.raises(AssertionError):
         generalized_advantage_estimation(x, x, x, done, x, 0.9, 0.9)
+
+
+@with_and_without_jit
+def test_lambda_returns_by_hand(compiled):
+    """gamma 0.9, lambda 0.5. Row 2 times out where v = 4, row 1 terminates, after row 3 v = 2."""
+    reward, value = jnp.array([1.0, 2.0, 3.0, 1.0]), jnp.array([10.0, 7.0, 4.0, 2.0])
+    terminated = jnp.array([False, True, False, False])
+    done = jnp.array([False, True, True, False])
+    found = compiled(lambda_returns)(reward, value, terminated, done, 0.9, 0.5)
+    np.testing.assert_allclose(found, [1 + 0.9 * (0.5 * 10 + 0.5 * 2), 2.0, 3 + 0.9 * 4, 1 + 0.9 * 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("trace_decay", [0.0, 0.65, 1.0])
+def test_lambda_returns_are_rlaxs_and_those_of_gae(rlax, trace_decay):
+    """rlax takes one discount and one lambda for each row: 0 after an end, and no trace over a time-out."""
+    reward, value_tm1, _, terminated, done = random_rollout(3, (40, 5))
+    value_t = np.concatenate([value_tm1[1:], np.ones((1, 5), np.float32)])
+    found = lambda_returns(*map(jnp.asarray, (reward, value_t, terminated, done)), 0.9, trace_decay)
+    discount, decay = np.where(terminated, 0, 0.9), np.where(done, 0, trace_decay)
+    with jax.numpy_dtype_promotion("standard"):
+        each = jax.vmap(rlax.lambda_returns, in_axes=1, out_axes=1)
+        expected = each(jnp.asarray(reward), jnp.float32(discount), jnp.asarray(value_t), jnp.float32(decay))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    gae = generalized_advantage_estimation(
+        *map(jnp.asarray, (reward, value_tm1, value_t, terminated, done)), 0.9, trace_decay
+    )
+    np.testing.assert_allclose(found, gae + value_tm1, rtol=1e-4, atol=1e-5)

@@ -271,7 +271,8 @@ def test_evaluate_writes_what_it_returns_and_nothing_else(run):
     assert {name: after[name] for name in before} == before and set(after) - set(before) <= {"eval.json"}
     assert (result["agent"], result["env"], result["preset"]) == ("ppo", "gymnax/CartPole-v1", "classic")
     assert (result["iteration"], result["step"]) == (2, 128)
-    assert result["env_options"] == {"max_steps": 7, "repeat_action_probability": 0.0, "show_every": 1}
+    others = {"repeat_action_probability": 0.0, "show_every": 1, "num_levels": 0, "start_level": 0}
+    assert result["env_options"] == {"max_steps": 7, **others}
     assert result["changed_env_options"] == {"max_steps": [0, 7]}
     assert [lane["seed"] for lane in result["per_seed"]] == [0, 1]
     # CartPole cannot fall in 7 steps, so that all answers are known
