@@ -171,6 +171,17 @@ _TINY: dict[str, dict[str, Any]] = {
         "proximal_coefficient": 0.1,
     },
 }
+_TINY["td3"] = {
+    "num_envs": 2,
+    "rollout_length": 4,
+    "train_period": 4,
+    "policy_delay": 3,
+    "batch_size": 8,
+    "replay_size": 64,
+    "learning_starts": 32,
+    "hidden": (8,),
+    "learning_rate": 1e-3,
+}
 _TINY["rainbow"] = _TINY["dqn"] | {"double": True, "dueling": True, "noisy": True, "uniform_mix": 0.1}
 
 

@@ -613,7 +613,7 @@ def test_bounds_hold_for_every_value_of_every_seed():
     for agent in [name for name in registry.agent_names() if registry.is_own(name)]:
         cls = registry.agent(agent).Config
         bounded = [f.name for f in dataclasses.fields(cls) if {"low", "high", "above"} & f.metadata.keys()]
-        assert len(bounded) > 15 and {"learning_rate", "discount", "num_envs", "rollout_length"} <= set(bounded)
+        assert len(bounded) >= 15 and {"learning_rate", "discount", "num_envs", "rollout_length"} <= set(bounded)
 
 
 def test_files_that_are_too_large_or_too_deep(tmp_path, monkeypatch):
