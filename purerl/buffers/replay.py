@@ -202,7 +202,9 @@ def _without_frames(span: Span, ring: Ring, spec: EnvSpec) -> Array:
     return jnp.where(span.filled == ring.reward.shape[1], spec.stacked_frames - 1, 0)
 
 
-def uniform(words: Array, span: Span, ring: Ring, *, num_steps: int, spec: EnvSpec) -> tuple[Array, Array]:
+def uniform(
+    words: Array, span: Span, ring: Ring, *, num_steps: int, spec: EnvSpec, history: int = 0
+) -> tuple[Array, Array]:
     """Draws rows uniformly, among those whose n-step window, next row and earlier frames are all in the ring.
 
     Args:
@@ -211,13 +213,14 @@ def uniform(words: Array, span: Span, ring: Ring, *, num_steps: int, spec: EnvSp
       ring: [N, L].
       num_steps: n of the n-step returns.
       spec: the environment.
+      history: how many rows before a row must be in the ring, too (`buffers.windows`).
 
     Returns:
       (environment, row), int32 [B] each.
     """
     num_envs, length = ring.reward.shape
-    rows = drawable(span, ring, num_steps=num_steps, spec=spec)
-    age = _without_frames(span, ring, spec) + rng.below(words[1], rows)
+    lost = jnp.where(span.filled == length, max(spec.stacked_frames - 1, history), 0)
+    age = lost + rng.below(words[1], span.filled - num_steps - lost)
     return rng.below(words[0], num_envs), (span.oldest(length) + age) % length
 
 
