@@ -46,7 +46,7 @@ def evaluate_task(
       PurerlError: the agent does not adapt.
     """
     if agent.adapt is None:
-        raise PurerlError(f"{agent.name} does not adapt to new tasks: it has no `adapt`")
+        raise PurerlError(f"{agent.name} does not adapt: it has no `adapt`")
 
     def played(state: PyTree, name: str, num_envs: int) -> Rollout:
         begun = collect.begin(agent, environment, config, state, rng.stream(key, name), num_envs)

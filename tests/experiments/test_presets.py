@@ -24,6 +24,8 @@ def env_of(agent, preset):
         return "atari/Pong"
     if agent == "td3" and preset == "classic":
         return "gymnax/Pendulum-v1"
+    if preset == "tasks":
+        return "tasks/point-robot"
     if agent == "td3":
         return "gym/Hopper-v5"
     if preset == "procgen-symbolic":
