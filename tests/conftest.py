@@ -174,6 +174,32 @@ _TINY: dict[str, dict[str, Any]] = {
 _TINY["pqn"] = {"num_envs": 4, "rollout_length": 16, "num_minibatches": 2, "network": "mlp", "hidden": (8,)}
 _TINY["a2c"] = {"num_envs": 4, "rollout_length": 8, "network": "mlp", "hidden": (8,)}
 _TINY["p3o"] = _TINY["a2c"] | {"replay_size": 64, "learning_starts": 16, "sample_multiplier": 2}
+_TINY["td3"] = {
+    "num_envs": 2,
+    "rollout_length": 4,
+    "train_period": 4,
+    "policy_delay": 3,
+    "batch_size": 8,
+    "replay_size": 64,
+    "learning_starts": 32,
+    "hidden": (8,),
+    "learning_rate": 1e-3,
+}
+_TINY["mql"] = {
+    "num_envs": 2,
+    "rollout_length": 4,
+    "train_period": 4,
+    "batch_size": 8,
+    "replay_size": 64,
+    "learning_starts": 40,
+    "history_length": 4,
+    "context_size": 3,
+    "hidden": (8,),
+    "new_task_steps": 2,
+    "replay_steps": 4,
+    "replay_batches": 2,
+    "snapshot_size": 32,
+}
 _TINY["rainbow"] = _TINY["dqn"] | {"double": True, "dueling": True, "noisy": True, "uniform_mix": 0.1}
 
 

@@ -59,6 +59,7 @@ NAMES = {
     "purerl/runs/provenance.py": "gymnax",  # the same
     "purerl/nn/torsos.py": "nature dopamine minatar",  # networks, after which presets are named too
     "purerl/nn/q_network.py": "nature dopamine minatar",
+    "purerl/statistics.py": "tasks",  # what a run is scored on, in an error
 }
 
 

@@ -25,6 +25,7 @@ RELATIVE, ABSOLUTE = 2e-3, 2e-4
 NOT_COMPARED = ("wall_time", "steps_per_second")
 
 GYMNAX, PROCGEN, ATARI = "gymnax/Breakout-MinAtar", "procgen/coinrun", "atari/Pong"
+PENDULUM = "gymnax/Pendulum-v1"
 _PPO = {
     "num_envs": 8,
     "rollout_length": 16,
@@ -63,6 +64,17 @@ _DQN = {
 _PQN = {"num_envs": 8, "rollout_length": 16, "num_minibatches": 4, "optimizer_epsilon": 1e-4, "network": "minatar"}
 _A2C = {"num_envs": 4, "rollout_length": 8, "hidden": (16, 16), "optimizer_epsilon": 1e-3}
 _P3O = _A2C | {"replay_size": 32, "learning_starts": 16}
+_TD3 = {
+    "num_envs": 4,
+    "rollout_length": 4,
+    "train_period": 4,
+    "batch_size": 16,
+    "replay_size": 128,
+    "learning_starts": 32,
+    "hidden": (16, 16),
+    "learning_rate": 1e-3,
+    "adam_epsilon": 1e-4,
+}
 _FULL = {"double": True, "dueling": True, "noisy": True, "atoms": 11}
 _PIXELS = {"network": "nature", "num_envs": 4}
 # name: (agent, environment, updates, config)
@@ -80,6 +92,7 @@ RUNS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "a2c": ("a2c", GYMNAX, 4, _A2C),
     "p3o": ("p3o", GYMNAX, 6, _P3O),
     "pqn": ("pqn", GYMNAX, 4, _PQN),
+    "td3": ("td3", PENDULUM, 12, _TD3),
     "ppo-procgen": ("ppo", PROCGEN, 2, _PPO | _PIXELS | {"optimizer": "adam"}),
     "ppg-procgen": ("ppg", PROCGEN, 2, _PPG | _PIXELS | {"architecture": "detach", "adam_epsilon": 1e-4}),
     "dqn-atari": ("dqn", ATARI, 6, _DQN | {"network": "nature"}),

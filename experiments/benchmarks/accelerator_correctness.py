@@ -29,6 +29,8 @@ from purerl.runs.train import train as train_run
 from purerl.types import Agent, Clock, Environment, PyTree
 
 ENVIRONMENT = "gymnax/Breakout-MinAtar"
+# For agents that need continuous actions.
+CONTINUOUS = "gymnax/Pendulum-v1"
 # Largest relative differences that count as rounding: of parameters, each relative to the largest of its array; of how
 # far an update moved them, in the same way; and of metrics. Two compilations of PPO's, DQN's and Rainbow's update for
 # one CPU, with XLA's optimizations and without, differed by 5e-6, 2e-5 and 7e-7. TF32 rounds some thousand times as
@@ -85,15 +87,19 @@ def _moved(after: PyTree, before: PyTree) -> PyTree:
 
 
 def plan_of(agent: str, scale: Scale) -> Plan:
-    """The plan in which an agent is compared."""
-    return make_plan(agent, ENVIRONMENT, config=fitting(agent, scale.correctness))
+    """The plan in which an agent is compared: with discrete actions if it takes them, else with continuous ones."""
+    config = fitting(agent, scale.correctness)
+    try:
+        return make_plan(agent, ENVIRONMENT, config=config)
+    except PurerlError:
+        return make_plan(agent, CONTINUOUS, config=config)
 
 
 @functools.cache
-def _programs(init: Any, act: Any, update: Any, init_memory: Any) -> tuple[Any, Any, Any]:
+def _programs(init: Any, act: Any, update: Any, init_memory: Any, env: str) -> tuple[Any, Any, Any]:
     """Jitted (begin, walk, learn) of an agent's functions, so that variants of an agent share what is compiled."""
     agent = Agent("", object, lambda config, spec: None, init, act, update, init_memory)
-    environment = _environment()
+    environment = _environment(env)
 
     def walk(config: Any, state: Any, clock: Clock) -> Any:
         return collect.collect(
@@ -128,10 +134,11 @@ def update_differences(name: str, scale: Scale, reference: Any, device: Any, **o
     fields that the device alone has.
     """
     # Committed to the reference, so that the CPU computes what comes before.
-    config = jax.device_put(configs.traced(plan_of(name, scale).config), reference)
+    the_plan = plan_of(name, scale)
+    config = jax.device_put(configs.traced(the_plan.config), reference)
     key = jax.device_put(rng.seed_keys(0, 1)[0], reference)
     agent, last = registry.agent(name), compared_iteration(config)
-    begin, walk, learn_from = _programs(agent.init, agent.act, agent.update, agent.init_memory)
+    begin, walk, learn_from = _programs(agent.init, agent.act, agent.update, agent.init_memory, the_plan.env)
     with jax.default_device(reference):
         state = begin(config, key)
         for i in range(last):
@@ -195,8 +202,8 @@ def host_loop(scale: Scale) -> dict[str, Any]:
 
 
 @functools.cache
-def _environment() -> Environment:
-    family, env_id = registry.environment(ENVIRONMENT)
+def _environment(env: str = ENVIRONMENT) -> Environment:
+    family, env_id = registry.environment(env)
     return family.make(env_id, family.Options())
 
 

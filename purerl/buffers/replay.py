@@ -29,12 +29,14 @@ class Ring:
 
     Attributes:
       observation: [N, L, F], flat, in the environment's dtype; only the newest of stacked frames.
-      action: [N, L] int32.
+      action: [N, L] int32, or [N, L, A] float32.
       reward: [N, L] float32, raw.
       terminated: [N, L] bool, the value after this row is masked.
       done: [N, L] bool, an episode ends with this row (also by a time-out).
       age: [N, L] uint8, steps since the episode's first observation, at most 255.
       next_age: [N] uint8, age of the next row.
+      final_observation: [N, L, F], where the action of each row truly led, before any reset; None for a ring without
+        them (see `init`).
     """
 
     observation: Array
@@ -44,6 +46,7 @@ class Ring:
     done: Array
     age: Array
     next_age: Array
+    final_observation: Array | None = None
 
 
 class Span(NamedTuple):
@@ -63,7 +66,7 @@ class Transitions:
 
     Attributes:
       observation: [B, *shape], stacked again.
-      action: int32 [B].
+      action: int32 [B], or float32 [B, A].
       reward: float32 [B], the discounted sum of the window's rewards.
       discount: float32 [B], gamma to the number of steps in the window, 0 where it ends in a terminal state.
       next_observation: [B, *shape], after the window.
@@ -114,17 +117,27 @@ def least_learning_starts(num_envs: int, rollout_length: int, num_steps: int) ->
     return num_steps // rollout_length * rollout_length * num_envs
 
 
-def init(spec: EnvSpec, num_envs: int, length: int) -> Ring:
-    """An empty ring of N x L rows."""
+def init(spec: EnvSpec, num_envs: int, length: int, *, final_observations: bool = False) -> Ring:
+    """An empty ring of N x L rows.
+
+    Without `final_observations`, every observation is stored once, and the state that a time-out led to is lost. With
+    them, each row also holds where its action truly led, so that rows with a time-out are learned from like all others.
+    That is twice the memory, and for observations without stacked frames only.
+    """
+    if final_observations and (spec.stacked_frames > 1 or not spec.shows_final_observation):
+        raise PurerlError(f"{spec.name}: a replay keeps final observations that are shown, and of one frame")
     shape = spec.observation_shape[1:] if spec.stacked_frames > 1 else spec.observation_shape
     return Ring(
         observation=jnp.zeros((num_envs, length, math.prod(shape)), spec.observation_dtype),
-        action=jnp.zeros((num_envs, length), jnp.int32),
+        action=jnp.zeros((num_envs, length, *spec.action_shape), spec.action_dtype),
         reward=jnp.zeros((num_envs, length), jnp.float32),
         terminated=jnp.zeros((num_envs, length), jnp.bool_),
         done=jnp.zeros((num_envs, length), jnp.bool_),
         age=jnp.zeros((num_envs, length), jnp.uint8),
         next_age=jnp.zeros((num_envs,), jnp.uint8),
+        final_observation=(
+            jnp.zeros((num_envs, length, math.prod(shape)), spec.observation_dtype) if final_observations else None
+        ),
     )
 
 
@@ -154,6 +167,7 @@ def add(ring: Ring, rollout: Rollout, *, spec: EnvSpec, iteration: Array, termin
 
     next_age, age = jax.lax.scan(following, ring.next_age, done)
     frames = rollout.observation[:, :, -1] if spec.stacked_frames > 1 else rollout.observation
+    final = None if ring.final_observation is None else rollout.final_observation
     rows = Ring(
         observation=frames.reshape(num_steps, num_envs, -1),
         action=rollout.action,
@@ -162,6 +176,7 @@ def add(ring: Ring, rollout: Rollout, *, spec: EnvSpec, iteration: Array, termin
         done=done,
         age=age,
         next_age=None,
+        final_observation=None if final is None else final.reshape(num_steps, num_envs, -1),
     )
 
     def write(old: Array, new: Array) -> Array:
@@ -187,7 +202,9 @@ def _without_frames(span: Span, ring: Ring, spec: EnvSpec) -> Array:
     return jnp.where(span.filled == ring.reward.shape[1], spec.stacked_frames - 1, 0)
 
 
-def uniform(words: Array, span: Span, ring: Ring, *, num_steps: int, spec: EnvSpec) -> tuple[Array, Array]:
+def uniform(
+    words: Array, span: Span, ring: Ring, *, num_steps: int, spec: EnvSpec, history: int = 0
+) -> tuple[Array, Array]:
     """Draws rows uniformly, among those whose n-step window, next row and earlier frames are all in the ring.
 
     Args:
@@ -196,13 +213,14 @@ def uniform(words: Array, span: Span, ring: Ring, *, num_steps: int, spec: EnvSp
       ring: [N, L].
       num_steps: n of the n-step returns.
       spec: the environment.
+      history: how many rows before a row must be in the ring, too (`buffers.windows`).
 
     Returns:
       (environment, row), int32 [B] each.
     """
     num_envs, length = ring.reward.shape
-    rows = drawable(span, ring, num_steps=num_steps, spec=spec)
-    age = _without_frames(span, ring, spec) + rng.below(words[1], rows)
+    lost = jnp.where(span.filled == length, max(spec.stacked_frames - 1, history), 0)
+    age = lost + rng.below(words[1], span.filled - num_steps - lost)
     return rng.below(words[0], num_envs), (span.oldest(length) + age) % length
 
 
@@ -218,7 +236,9 @@ def frames(ring: Ring, env: Array, row: Array, spec: EnvSpec) -> Array:
 
 
 def learnable(ring: Ring, env: Array, row: Array) -> Array:
-    """Whether a row can be learned from: not if a time-out ended it, because its next state is unknown."""
+    """Whether a row can be learned from: not if a time-out ended it, unless the ring knows its next state."""
+    if ring.final_observation is not None:
+        return jnp.ones(row.shape, jnp.bool_)
     return ring.terminated[env, row] | ~ring.done[env, row]
 
 
@@ -235,7 +255,7 @@ def gather(
 
     A window ends early at a termination, with a masked value. It also ends before a row with a time-out: the state
     after that row is not in the ring, so the window bootstraps from the row's own observation. This is a correct n-step
-    return with a smaller n.
+    return with a smaller n. A ring with final observations takes that row too, and bootstraps from where it led.
 
     Args:
       ring: [N, L].
@@ -253,15 +273,20 @@ def gather(
     done, terminated = ring.done[at], ring.terminated[at]
     reward = jnp.clip(ring.reward[at], -reward_clip, reward_clip)
     ended_before = jnp.cumsum(done, axis=1) - done.astype(jnp.int32)
-    taken = (ended_before == 0) & (terminated | ~done)
+    taken = (ended_before == 0) & (terminated | ~done if ring.final_observation is None else True)
     powers = jnp.power(jnp.float32(discount), jnp.arange(num_steps + 1, dtype=jnp.float32))
     count = jnp.sum(taken, axis=1)
     terminal = jnp.any(taken & terminated, axis=1)
+    if ring.final_observation is None:
+        next_observation = frames(ring, env, (row + count) % length, spec)
+    else:
+        last = ring.final_observation[env, (row + count - 1) % length]
+        next_observation = last.reshape(-1, *spec.observation_shape)
     return Transitions(
         observation=frames(ring, env, row, spec),
         action=ring.action[env, row],
         reward=jnp.sum(jnp.where(taken, powers[None, :-1] * reward, 0.0), axis=1),
         discount=jnp.where(terminal, 0.0, powers[count]),
-        next_observation=frames(ring, env, (row + count) % length, spec),
+        next_observation=next_observation,
         weight=(count > 0).astype(jnp.float32),
     )

@@ -6,6 +6,8 @@ rollout from its first memory gives the same outputs as acting.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -15,6 +17,18 @@ import jax.numpy as jnp
 from purerl.types import Array, EnvSpec, Inputs
 
 RecurrentName = Literal["none", "gru"]
+# "lecun": flax's own, normal and orthogonal kernels, zero biases; "torch": all uniform within +-1 / sqrt(size).
+CellInitializerName = Literal["lecun", "torch"]
+
+
+def _uniform(size: int) -> Callable[..., Array]:
+    """An initializer that is uniform within +-1 / sqrt(size)."""
+    bound = 1 / math.sqrt(size)
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
 
 
 class _ResettingGRU(nn.Module):
@@ -22,12 +36,16 @@ class _ResettingGRU(nn.Module):
 
     size: int
     dtype: Any
+    initializer: CellInitializerName = "lecun"
 
     @nn.compact
     def __call__(self, memory: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
         features, is_first = row
         memory = jnp.where(is_first[:, None], 0.0, memory)
-        memory, _ = nn.GRUCell(self.size, dtype=self.dtype, name="cell")(memory, features)
+        chosen = {}
+        if self.initializer == "torch":
+            chosen = dict.fromkeys(("kernel_init", "recurrent_kernel_init", "bias_init"), _uniform(self.size))
+        memory, _ = nn.GRUCell(self.size, dtype=self.dtype, name="cell", **chosen)(memory, features)
         memory = memory.astype(jnp.float32)
         return memory, memory
 
@@ -41,11 +59,12 @@ class GRU(nn.Module):
 
     size: int
     dtype: Any = jnp.float32
+    initializer: CellInitializerName = "lecun"
 
     @nn.compact
     def __call__(self, memory: Array, features: Array, is_first: Array) -> Array:
         scan = nn.scan(_ResettingGRU, variable_broadcast="params", split_rngs={"params": False})
-        return scan(self.size, self.dtype, name="steps")(memory, (features, is_first))[1]
+        return scan(self.size, self.dtype, self.initializer, name="steps")(memory, (features, is_first))[1]
 
 
 def context(features: Array, inputs: Inputs, spec: EnvSpec) -> Array:

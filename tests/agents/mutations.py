@@ -1,7 +1,7 @@
 """Breaks the agents on purpose, one small change at a time, and shows that the tests of whole updates notice each.
 
     python tests/agents/mutations.py              # all of them: some twenty minutes on idle cores
-    python tests/agents/mutations.py NAME [NAME]  # some; dqn, rainbow, pqn, ppo or ppg stand for all of an agent's
+    python tests/agents/mutations.py NAME [NAME]  # some; td3, dqn, rainbow, pqn, ppo or ppg stand for all of an agent's
 
 Every change is made in a copy of the tree in a temporary folder. The tests there must pass before any change, and the
 changed file must be the one that they import. The exit code is 0 if every mutation is caught, else 1.
@@ -27,6 +27,7 @@ TESTS = {
     "dqn": "tests/agents/test_whole_updates_dqn.py",
     "rainbow": "tests/agents/test_whole_updates_dqn.py",
     "pqn": "tests/agents/test_whole_updates_pqn.py",
+    "td3": "tests/agents/test_whole_updates_td3.py",
 }
 # Top folders, and where each is found in the installed package (`package-dir` in pyproject.toml).
 PACKAGES = {"purerl": "purerl", "agents": "purerl/agents", "envs": "purerl/envs", "experiments": "purerl/experiments"}
@@ -63,6 +64,7 @@ PPO, PPG, DQN, RAINBOW = "agents/ppo.py", "agents/ppg.py", "agents/dqn.py", "age
 OPTIMIZERS, VALUES = "purerl/ops/optimizers.py", "purerl/ops/value_learning.py"
 PQN, RETURNS, TORSOS = "agents/pqn.py", "purerl/ops/returns.py", "purerl/nn/torsos.py"
 PRIORITIES, Q_NETWORK = "purerl/buffers/prioritized.py", "purerl/nn/q_network.py"
+TD3, DETERMINISTIC, REPLAY = "agents/td3.py", "purerl/nn/deterministic.py", "purerl/buffers/replay.py"
 
 MUTATIONS = [
     # --- PPG ---
@@ -288,6 +290,35 @@ MUTATIONS += [
         VALUES,
         "jnp.abs(jnp.clip(atoms, support[0], support[-1])[:, None]",
         "jnp.abs(atoms[:, None]",
+    ),
+    # --- TD3 ---
+    Mutation("td3-larger-of-the-two-critics", TD3, "jnp.min(q, axis=0)", "jnp.max(q, axis=0)"),
+    Mutation(
+        "td3-noise-clip-ignored",
+        TD3,
+        "jnp.clip(config.target_noise * noise, -config.target_noise_clip, config.target_noise_clip)",
+        "config.target_noise * noise",
+    ),
+    Mutation(
+        "td3-target-action-beyond-the-bounds",
+        TD3,
+        "action = deterministic.within_bounds(spec, action + scale[None] * smoothing)",
+        "action = action + scale[None] * smoothing",
+    ),
+    Mutation("td3-noise-in-raw-units", TD3, "action + scale[None] * smoothing", "action + smoothing"),
+    Mutation(
+        "td3-online-actor-in-the-target", TD3, "targets(config, spec, target_params,", "targets(config, spec, params,"
+    ),
+    Mutation("td3-actor-not-delayed", TD3, "due = due.astype(jnp.int32)", "due = jnp.int32(1)"),
+    Mutation("td3-targets-copied", TD3, "target_params, config.tau)", "target_params, 1.0)"),
+    Mutation("td3-actor-by-the-second-critic", TD3, "batch.observation, action)[0])", "batch.observation, action)[1])"),
+    Mutation("td3-time-outs-are-never-terminal", TD3, "rollout, config.time_limit_is_terminal", "rollout, False"),
+    Mutation("td3-action-range-ignored", DETERMINISTIC, "scale[None] * jnp.tanh(x)", "jnp.tanh(x)"),
+    Mutation(
+        "td3-time-outs-lead-to-the-next-episode",
+        REPLAY,
+        "last = ring.final_observation[env, (row + count - 1) % length]",
+        "last = ring.observation[env, (row + count) % length]",
     ),
 ]
 _VALUE_BASED = [

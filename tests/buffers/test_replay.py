@@ -129,6 +129,39 @@ def test_n_step_returns_of_the_specification():
     assert found.weight.sum() == 7
 
 
+def test_a_ring_with_final_observations_learns_from_time_outs():
+    """Vectors as actions; a window ends with the row of a time-out, and bootstraps from where that row truly led."""
+    spec = EnvSpec("test/vector", (1,), "float32", 0, action_shape=(2,))
+    ring = replay.init(spec, 1, 6, final_observations=True)
+    column = lambda *values: jnp.array(values, jnp.float32).reshape(6, 1)  # noqa: E731
+    rollout = Rollout(
+        observation=column(0, 1, 2, 30, 31, 32)[..., None],
+        action=jnp.arange(12.0).reshape(6, 1, 2),
+        reward=column(1, 2, 4, 8, 16, 32),
+        terminated=column(0, 0, 0, 0, 1, 0) > 0,
+        truncated=column(0, 0, 1, 0, 0, 0) > 0,
+        final_observation=column(1, 2, 3, 31, 99, 33)[..., None],
+        extras=None,
+        first=None,
+        last=None,
+    )
+    ring = replay.add(ring, rollout, spec=spec, iteration=jnp.int32(0), terminated=rollout.terminated)
+    rows = jnp.arange(5)
+    found = replay.gather(
+        ring, (jnp.zeros_like(rows), rows), spec=spec, num_steps=2, discount=0.5, reward_clip=float("inf")
+    )
+    np.testing.assert_array_equal(found.action, np.arange(10.0).reshape(5, 2))
+    np.testing.assert_array_equal(found.reward, [2, 4, 4, 16, 16])  # 1 + 2 / 2, 2 + 4 / 2, 4, 8 + 16 / 2, 16
+    np.testing.assert_array_equal(found.discount, [0.25, 0.25, 0.5, 0, 0])
+    np.testing.assert_array_equal(found.next_observation[:3, 0], [2, 3, 3])
+    np.testing.assert_array_equal(found.weight, np.ones(5))
+    assert replay.learnable(ring, jnp.zeros_like(rows), rows).all()
+    with pytest.raises(PurerlError, match="final observations that are shown"):
+        replay.init(
+            EnvSpec("test/hidden", (1,), "float32", 2, shows_final_observation=False), 1, 6, final_observations=True
+        )
+
+
 def test_rewards_are_clipped_for_learning_only():
     episodes = Episodes(1, 8, end=0, cut=0)
     episodes.reward[:, 0] = [5, -3, 0.5, 0, 0, 0, 0, 0]

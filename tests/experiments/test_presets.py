@@ -22,6 +22,12 @@ ATARI = ("dopamine", "pro-paper", "nature", "full-rainbow", "rainbow-2018", "ata
 def env_of(agent, preset):
     if preset in ATARI or (preset == "quick" and agent.startswith(("dqn", "rainbow"))):
         return "atari/Pong"
+    if agent == "td3" and preset == "classic":
+        return "gymnax/Pendulum-v1"
+    if preset == "tasks":
+        return "tasks/point-robot"
+    if agent == "td3":
+        return "gym/Hopper-v5"
     if preset == "procgen-symbolic":
         return "procgen-jax/maze"
     if preset == "mujoco":

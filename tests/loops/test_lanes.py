@@ -26,6 +26,12 @@ RUNS = {
         1_000,
         {"learning_starts": 300, "replay_size": 1020, "noisy": True, "hidden": (32,), "atoms": 11},
     ),
+    "td3": (
+        "td3",
+        "gymnax/Pendulum-v1",
+        400,
+        {"learning_starts": 100, "replay_size": 200, "hidden": (16,), "batch_size": 16},
+    ),
     "recurrent": (
         "ppo",
         "gymnax/CartPole-v1",

@@ -29,7 +29,10 @@ CONFIGS = {
     "a2c": SMALL,
     "p3o": SMALL | {"replay_size": 64, "learning_starts": 16},
     "pqn": ON_POLICY | {"recurrent": "gru", "recurrent_size": 4},
+    "td3": SMALL | {"train_period": 4, "replay_size": 128, "batch_size": 4, "preset": "classic"},
 }
+# Of agents with continuous actions.
+PENDULUM = {"td3": "gymnax/Pendulum-v1"}
 
 
 def precisions(function, *args):
@@ -55,8 +58,8 @@ def all_highest(found):
 @pytest.mark.parametrize("agent", CONFIGS)
 def test_a_whole_run_has_it(agent):
     """Networks, their derivatives, and what each agent multiplies beside them; by default nothing is asked for."""
-    config = CONFIGS[agent]
-    make = functools.partial(purerl.make_train, agent, MINATAR, steps=64, preset="minatar", **config)
+    config = {"preset": "minatar"} | CONFIGS[agent]
+    make = functools.partial(purerl.make_train, agent, PENDULUM.get(agent, MINATAR), steps=64, **config)
     train = make(matmul_precision="highest")
     state = jax.eval_shape(train.init, jax.random.key(0))
     found = precisions(train.run, state)
