@@ -148,6 +148,7 @@ _SPEEDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
         _pure_train,
     ),
     "dqn-cartpole": ("DQN on CartPole against rejax 0.1.3, same sizes, taking turns", _against_rejax),
+    "td3-pendulum": ("TD3 on Pendulum against rejax 0.1.3, same sizes, taking turns", _against_rejax),
     "run-keeping": (
         "`purerl train` with about 200 rows of metrics, progress and checkpoints against the same run with one row",
         _run_keeping,

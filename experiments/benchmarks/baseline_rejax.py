@@ -1,4 +1,5 @@
-"""Trains rejax's PPO on Breakout-MinAtar, or its DQN on CartPole, and times it: one side of `purerl bench`.
+"""Trains rejax's PPO on Breakout-MinAtar, its DQN on CartPole or its TD3 on Pendulum, and times it: one side of
+`purerl bench`.
 
 Runs in a virtual environment of its own (see `baselines.py`), so it imports rejax and the standard library only.
 It answers one line of JSON on standard output for every line on standard input:
@@ -21,11 +22,13 @@ import time
 from importlib.metadata import version
 
 import jax
-from rejax import DQN, PPO
+from rejax import DQN, PPO, TD3
 
 
-def make_algorithm(args: argparse.Namespace) -> PPO | DQN:
-    """rejax's PPO with two MLPs of 64-64 on the flattened observation, or its DQN with one of 120-84; no evaluation."""
+def make_algorithm(args: argparse.Namespace) -> PPO | DQN | TD3:
+    """rejax's PPO with two MLPs of 64-64 on the flattened observation, its DQN with one of 120-84, or its TD3 with an
+    actor and two critics of 64-64; no evaluation.
+    """
     steps_per_call = args.iterations_per_call * args.num_envs * args.num_steps
     shared = {
         "num_envs": args.num_envs,
@@ -42,6 +45,19 @@ def make_algorithm(args: argparse.Namespace) -> PPO | DQN:
             num_minibatches=args.num_minibatches,
             learning_rate=2.5e-4,
             max_grad_norm=0.5,
+            **shared,
+        )
+    elif args.algorithm == "td3":
+        algorithm = TD3.create(
+            env="Pendulum-v1",
+            actor_kwargs={"activation": args.activation},
+            critic_kwargs={"activation": args.activation},
+            batch_size=args.batch_size,
+            buffer_size=10_000,
+            fill_buffer=1_000,
+            learning_rate=1e-3,
+            polyak=0.995,
+            policy_delay=2,
             **shared,
         )
     else:
@@ -61,14 +77,14 @@ def make_algorithm(args: argparse.Namespace) -> PPO | DQN:
     return algorithm.replace(eval_callback=lambda algorithm, train_state, rng: ())
 
 
-def describe(algorithm: PPO | DQN, train_state: object) -> dict:
+def describe(algorithm: PPO | DQN | TD3, train_state: object) -> dict:
     """What is trained, for the record: sizes, dtypes and versions."""
     observation, _ = jax.eval_shape(algorithm.env.reset, jax.random.PRNGKey(0), algorithm.env_params)
     states = (getattr(train_state, name, None) for name in ("actor_ts", "critic_ts", "q_ts"))
     params = jax.tree.leaves([state.params for state in states if state is not None])
     return {
         "observation": f"{observation.dtype}{list(observation.shape)}",
-        "num_actions": int(algorithm.action_space.n),
+        "num_actions": int(getattr(algorithm.action_space, "n", 0)),
         "num_params": sum(leaf[0].size for leaf in params),
         "params_dtype": str(params[0].dtype),
         "device": jax.devices()[0].device_kind,
@@ -79,14 +95,14 @@ def describe(algorithm: PPO | DQN, train_state: object) -> dict:
 def main() -> None:
     """Compiles, then answers one measurement for each line of standard input."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--algorithm", choices=("ppo", "dqn"), default="ppo")
+    parser.add_argument("--algorithm", choices=("ppo", "dqn", "td3"), default="ppo")
     parser.add_argument("--num-seeds", type=int, default=1)
     parser.add_argument("--devices", type=int, default=1, help="the seeds are spread over so many devices")
     parser.add_argument("--num-envs", type=int, default=64)
     parser.add_argument("--num-steps", type=int, default=128)
     parser.add_argument("--num-epochs", type=int, default=4)
     parser.add_argument("--num-minibatches", type=int, default=8, help="of PPO")
-    parser.add_argument("--batch-size", type=int, default=128, help="of DQN")
+    parser.add_argument("--batch-size", type=int, default=128, help="of DQN and TD3")
     parser.add_argument("--activation", default="relu", help="any function of flax.linen; rejax's own default is swish")
     parser.add_argument("--iterations-per-call", type=int, default=4)
     args = parser.parse_args()

@@ -203,11 +203,12 @@ class Rejax(Peer):
     """One of rejax's algorithms.
 
     PPO trains on Breakout-MinAtar with two MLPs of 64-64, actor and critic, on the flattened 10 x 10 x 4 observation;
-    DQN on CartPole with one of 120-84, without double Q-learning. All in float32. It measures {steps, train_seconds,
-    steps_per_second, compile_seconds, cpu_seconds}, steps counted over all seeds.
+    DQN on CartPole with one of 120-84, without double Q-learning; TD3 on Pendulum with an actor and two critics of
+    64-64. All in float32. It measures {steps, train_seconds, steps_per_second, compile_seconds, cpu_seconds}, steps
+    counted over all seeds.
 
     Args:
-      algorithm: "ppo" or "dqn".
+      algorithm: "ppo", "dqn" or "td3".
       num_seeds: agents trained side by side in one vmapped program.
       python: of the environment with rejax; by default `baseline_environment()`.
       options: the sizes, see `baseline_rejax.py --help` (activation is a function of flax.linen: purerl's presets have

@@ -4,6 +4,7 @@
 | ppo-minatar   | PPO on Breakout-MinAtar against rejax 0.1.3 (its environment is made first), 1 and 8 seeds         |
 | pure-train    | the same as a pure function: jit(vmap(train)) of ours and of rejax, on one device and on all       |
 | dqn-cartpole  | DQN on CartPole against rejax 0.1.3, 1 and 8 seeds                                                 |
+| td3-pendulum  | TD3 on Pendulum against rejax 0.1.3, 1 and 8 seeds                                                 |
 | run-keeping   | what the rows of metrics cost, with progress and checkpoints: a run with 200 rows and with one     |
 | lanes         | 8 seeds, lanes one after the other (map) against one batch (vmap): PPO, PPG, DQN and Rainbow       |
 | minatar-seeds | Rainbow on Breakout-MinAtar: how steps/s grow with 1, 4, 16 and 64 seeds                           |
@@ -67,6 +68,20 @@ PPO_FAIR = {"time_limit_is_terminal": True, "anneal_learning_rate": False}
 DQN_FAIR = {"num_steps": 1, "time_limit_is_terminal": True}
 
 
+# A step of the critics for every step of the four environments, one of the actor for every two, as in rejax.
+TD3_FAIR = {
+    "num_envs": 4,
+    "rollout_length": 1,
+    "train_period": 4,
+    "policy_delay": 2,
+    "batch_size": 256,
+    "hidden": (64, 64),
+    "replay_size": 10_000,
+    "learning_starts": 1_000,
+    "time_limit_is_terminal": True,
+}
+
+
 class PureTrain(Measured):
     """`jax.jit(jax.vmap(train))`, as a user of `purerl.make_train` writes it, some iterations a call; `spread` puts an
     equal share of the keys on each device.
@@ -116,6 +131,16 @@ def dqn_cartpole(repeats: int, seconds: float) -> dict[str, Any]:
     ours = {"agent": "dqn", "env": "gymnax/CartPole-v1", "preset": "classic", "config": DQN_FAIR}
     theirs = {"algorithm": "dqn", "num_envs": 10, "num_steps": 1, "num_epochs": 1, "iterations_per_call": 2000}
     return {"target_ratio": {"seeds_1": 2, "seeds_8": 4}} | _against_rejax(ours, theirs, repeats, seconds)
+
+
+def td3_pendulum(repeats: int, seconds: float) -> dict[str, Any]:
+    """TD3 on Pendulum, ours and rejax 0.1.3 taking turns: 4 environments, one gradient step of the critics on 256
+    transitions for every 4, of the actor for every 8, MLPs of 64-64, a replay of 10 thousand.
+    """
+    ours = {"agent": "td3", "env": "gymnax/Pendulum-v1", "preset": "classic", "config": TD3_FAIR}
+    theirs = {"algorithm": "td3", "num_envs": 4, "num_steps": 1, "num_epochs": 1, "batch_size": 256}
+    theirs["iterations_per_call"] = 4000
+    return {"target_ratio": {"seeds_1": 1.3, "seeds_8": 1.3}} | _against_rejax(ours, theirs, repeats, seconds)
 
 
 def _against_rejax(
@@ -329,6 +354,7 @@ BENCHMARKS = {
     "ppo-minatar": ppo_minatar,
     "pure-train": pure_train,
     "dqn-cartpole": dqn_cartpole,
+    "td3-pendulum": td3_pendulum,
     "run-keeping": run_keeping,
     "lanes": lanes,
     "minatar-seeds": minatar_seeds,
