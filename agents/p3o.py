@@ -22,6 +22,7 @@ import optax
 from flax import struct
 
 from purerl import rng
+from purerl.buffers import slices
 from purerl.errors import PurerlError
 from purerl.nn import actor_critic, initializers, layers, torsos
 from purerl.ops import distributions, losses, optimizers, segments
@@ -224,7 +225,7 @@ def loss(
 def append(ring: segments.Segment, segment: segments.Segment, iteration: Array) -> segments.Segment:
     """The replay with a rollout in the place of its oldest one."""
     place = iteration % ring.reward.shape[0]
-    return jax.tree.map(lambda xs, x: jax.lax.dynamic_update_index_in_dim(xs, x, place, 0), ring, segment)
+    return jax.tree.map(lambda xs, x: slices.write(xs, x[None], place, axis=0), ring, segment)
 
 
 def draw(config: Config, ring: segments.Segment, filled: Array, key: Array) -> segments.Segment:
