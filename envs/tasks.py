@@ -200,6 +200,11 @@ def of_task(name: str, task: Any, options: Options | None = None) -> Environment
     return _environment(name, options or Options(), lambda key: task)
 
 
+def episode_length(name: str, options: Options | None = None) -> int:
+    """Steps of an episode."""
+    return (options or Options()).max_steps or FAMILIES[name].steps
+
+
 def _check(options: Options) -> None:
     most = {"train": _TRAIN, "test": _TEST}.get(options.split)
     if most is None:
@@ -214,7 +219,7 @@ def _environment(name: str, options: Options, draw: Callable[[Array], Any]) -> E
     """The environment whose episodes are played in the task draw(key)."""
     _check(options)
     family = FAMILIES[name]
-    limit = options.max_steps or family.steps
+    limit = episode_length(name, options)
     spec = EnvSpec(
         name=f"tasks/{name}",
         observation_shape=(family.size,),

@@ -60,6 +60,8 @@ NAMES = {
     "purerl/nn/torsos.py": "nature dopamine minatar",  # networks, after which presets are named too
     "purerl/nn/q_network.py": "nature dopamine minatar",
     "purerl/statistics.py": "tasks",  # what a run is scored on, in an error
+    "purerl/cli/folders.py": "tasks",  # the word
+    "purerl/runs/adaptation.py": "tasks",  # the word
 }
 
 

@@ -28,11 +28,12 @@ class EvalFlags:
     env: str | None = flag(None, ANOTHER_ENV, "ENV", "(default: that of training)")
     greedy: bool = flag(False, "take the most likely action instead of sampling, as in training")
     best: bool = flag(False, BEST)
+    adapt: bool = flag(False, "in families of tasks: returns before and after adapting to one episode of each task")
     seed: int = flag(0, "seed of the evaluation's random numbers", "K")
     max_steps: int | None = flag(
         None, "stop with an error if an environment needs more steps than this", "N", "(default: 30000 per episode)"
     )
-    out: str | None = flag(None, "where the result goes", "FILE", "(default: DIR/eval.json)")
+    out: str | None = flag(None, "where the result goes", "FILE", "(default: DIR/eval.json, or adapt.json)")
     quiet: bool = flag(False, "no progress and no table")
 
 
@@ -57,10 +58,41 @@ def evaluate(words: list[str]) -> int:
     from purerl.runs import evaluation
 
     quiet = given.pop("quiet", False)
+    if given.pop("adapt", False):
+        _evaluate_adaptation(folder, given, options, quiet)
+        return 0
     result = evaluation.evaluate(folder, **given, env_options=options, report=None if quiet else _episode_counter())
     if not quiet:
         _print_evaluation(result, given.get("out") or Path(folder) / "eval.json")
     return 0
+
+
+def _evaluate_adaptation(folder: str, given: dict[str, Any], options: dict[str, Any], quiet: bool) -> None:
+    from purerl.runs import adaptation
+
+    others = sorted(given.keys() - {"episodes", "seed", "out"})
+    if others:
+        raise PurerlError(f"--{others[0].replace('_', '-')} does not go with --adapt: leave it out")
+    result = adaptation.evaluate_adaptation(folder, **given, env_options=options)
+    if quiet:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("seed", "before", "after")
+    for lane in result["per_seed"]:
+        table.add_row(str(lane["seed"]), f"{lane['before']:.4g}", f"{lane['after']:.4g}")
+    console = Console(highlight=False)
+    console.print(f"[bold]{result['agent']} on {result['env']} after {result['step']:,} steps, greedy actions[/bold]")
+    console.print(table)
+    split = result["env_options"].get("split", "its")
+    console.print(
+        f"{result['tasks']} tasks ({split}), {result['episodes_per_task']} episodes of each, before and after"
+    )
+    interval = result["gain"]["mean_interval_95"]
+    shown = "" if interval is None else f" (95% interval {interval[0]:.4g} to {interval[1]:.4g})"
+    console.print(f"mean gain over seeds: {result['gain']['mean']:.4g}{shown}")
+    console.print(f"file: {given.get('out') or Path(folder) / 'adapt.json'}", soft_wrap=True)
 
 
 def make_video(words: list[str]) -> int:

@@ -326,12 +326,13 @@ def open_for_evaluation(
     env_options: dict[str, Any] | None,
     best: bool = False,
     needed: slice = slice(None),
+    whole_state: bool = False,
 ) -> tuple[Plan, Plan, PyTree, int]:
     """Opens a run folder: (its plan, the plan in `env` with `env_options`, the agent's State [S, ...], iteration).
 
-    `best` and `needed` as in `open_run`.
+    `best`, `needed` and `whole_state` as in `open_run`.
     """
-    trained, _, spec, _, load = open_run(folder, best, needed)
+    trained, _, spec, _, load = open_run(folder, best, needed, whole_state)
     plan = trained if env is None else trained.with_env(env)
     values = {field.name: getattr(plan.options, field.name) for field in dataclasses.fields(plan.options)}
     options = configs.build(type(plan.options), values | (env_options or {}), plan.env)
@@ -366,14 +367,14 @@ def summarize(plan: Plan, played: Episodes) -> dict[str, Any]:
     ]
     return {
         "per_seed": per_seed,
-        "return": _over_seeds(means),
-        "normalized_return": None if normalized is None else _over_seeds(normalized),
+        "return": over_seeds(means),
+        "normalized_return": None if normalized is None else over_seeds(normalized),
         "normalization": kind,
         "episode_length": float(played.lengths.mean()),
     }
 
 
-def _over_seeds(values: np.ndarray) -> dict[str, Any]:
+def over_seeds(values: np.ndarray) -> dict[str, Any]:
     """Aggregates one number per seed [S], with 95% bootstrap intervals (None for one seed)."""
     statistics = {"iqm": stats.interquartile_mean, "mean": np.mean}
     numbers = {name: float(statistic(values)) for name, statistic in statistics.items()}

@@ -20,7 +20,7 @@ from purerl.types import Agent, EnvSpec
 
 
 def open_run(
-    folder: str | Path, best: bool = False, needed: slice = slice(None)
+    folder: str | Path, best: bool = False, needed: slice = slice(None), whole_state: bool = False
 ) -> tuple[Plan, Agent, EnvSpec, Any, Callable[[], Any]]:
     """Opens a run folder: (plan, agent, spec, traced config, load).
 
@@ -31,6 +31,7 @@ def open_run(
       folder: the run folder.
       best: whether to read the best parameters (see `best`).
       needed: the lanes of the seeds that must have best parameters.
+      whole_state: whether load() reads all fields, the replay and the optimizer too.
 
     Raises:
       PurerlError: a folder that holds no run or no checkpoint, or lacks the best parameters of one of these seeds.
@@ -52,6 +53,8 @@ def open_run(
             marks = metadata.get("diverged")
             if marks:
                 progress.note(f"the checkpoint in {folder} is not good: {told(marks)}")
+            if whole_state:
+                return saved.restore_part("run/agent", template)
             parts = {name: saved.restore_part(f"run/agent/{name}", getattr(template, name)) for name in agent.acting}
         return template.replace(**{f.name: parts.get(f.name) for f in dataclasses.fields(template)})
 

@@ -27,10 +27,11 @@ from purerl.errors import PurerlError, nearest
 from purerl.runs import files, interrupts, lock, ownership, trust
 
 CONFIG, METRICS, SUMMARY, EVALUATION = "config.json", "metrics.jsonl", "summary.json", "eval.json"
+ADAPTATION = "adapt.json"
 CHECKPOINTS, FIGURES, TENSORBOARD, REPORT = "checkpoints", "figures", "tensorboard", "report.html"
 BEST = "best"
 # The names that purerl uses in a run folder. If one of them exists without a config.json, it belongs to somebody else.
-OWNED = (CONFIG, METRICS, SUMMARY, EVALUATION, CHECKPOINTS, BEST, FIGURES, TENSORBOARD, REPORT)
+OWNED = (CONFIG, METRICS, SUMMARY, EVALUATION, ADAPTATION, CHECKPOINTS, BEST, FIGURES, TENSORBOARD, REPORT)
 # A config.json without these keys is not purerl's (many tools use that file name).
 REQUIRED_KEYS = ("agent", "env", "seeds")
 

@@ -1,0 +1,102 @@
+"""Evaluation with adaptation: what an agent gains in held-out tasks by adapting to one episode of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purerl import configs, registry, rng
+from purerl.errors import PurerlError
+from purerl.loops import compilation, lanes, meta_test
+from purerl.runs import files, provenance, run_folder
+from purerl.runs.evaluation import check_sizes, open_for_evaluation, over_seeds
+from purerl.runs.plan import Plan, seed_keys
+
+
+def evaluate_adaptation(
+    folder: str | Path,
+    *,
+    episodes: int = 10,
+    seed: int = 0,
+    env_options: dict[str, Any] | None = None,
+    out: str | Path | None = None,
+) -> dict[str, Any]:
+    """Plays every task of a split with the newest agent of a run and with a copy that has adapted to one episode of it,
+    and writes the result to <folder>/adapt.json. All actions are greedy.
+
+    Args:
+      folder: of a run on a family of tasks, of an agent that adapts.
+      episodes: of each task, before and after.
+      seed: of the evaluation's random numbers.
+      env_options: environment options that replace those of training; without a split among them the tasks are those
+        that were held out.
+      out: another file to write to.
+
+    Returns:
+      a dict of
+        agent, preset, env, iteration, step, env_options, seed, episodes_per_task, tasks (their number);
+        per_seed [{seed, before, after}], mean returns over tasks and episodes;
+        before, after, gain (after - before): {iqm and mean over the seeds, their 95% bootstrap intervals};
+        per_task [{before, after}], mean returns over seeds and episodes;
+        environment, the versions and the device.
+
+    Raises:
+      PurerlError: no run or checkpoint in the folder, an agent that does not adapt, an environment without tasks, an
+        unknown option, a failed write.
+    """
+    folder = Path(folder)
+    check_sizes(episodes, None, None, seed)
+    target = folder / run_folder.ADAPTATION if out is None else Path(out)
+    files.check_name(target)
+    trained = Plan.from_dict(run_folder.load(folder)["config"])
+    agent, (family, env_id) = registry.agent(trained.agent), registry.environment(trained.env)
+    if agent.adapt is None:
+        raise PurerlError(f"{agent.name} does not adapt to tasks: train an agent that has an `adapt`")
+    if not hasattr(family, "of_task"):
+        raise PurerlError(f"{trained.env} has no tasks to adapt to: train in one that has (purerl list envs)")
+    compilation.enable_cache()
+    held_out = {"split": "test"} if hasattr(trained.options, "split") else {}
+    _, plan, state, iteration = open_for_evaluation(folder, None, held_out | (env_options or {}), whole_state=True)
+    among, length = family.tasks(env_id, plan.options), family.episode_length(env_id, plan.options)
+    number = jax.tree.leaves(among)[0].shape[0]
+
+    def of_seed(config: Any, state: Any, key: jax.Array) -> meta_test.Returns:
+        """Returns [tasks, episodes] of one seed."""
+
+        def of_task(task: Any, key: jax.Array) -> meta_test.Returns:
+            environment = family.of_task(env_id, task, plan.options)
+            return meta_test.evaluate_task(agent, environment, config, state, key, length=length, episodes=episodes)
+
+        base = rng.evaluation_key(key, seed)
+        return jax.vmap(of_task)(among, jax.vmap(lambda n: rng.at(base, n))(jnp.arange(number)))
+
+    found = lanes.in_turn(of_seed)(configs.traced(plan.config), state, seed_keys(plan))
+    before, after = (np.asarray(x, np.float64) for x in found)
+    of_seeds = [returns.mean(axis=(1, 2)) for returns in (before, after)]
+    of_tasks = [returns.mean(axis=(0, 2)) for returns in (before, after)]
+    result = {
+        "agent": plan.agent,
+        "preset": plan.preset,
+        "env": plan.env,
+        "iteration": iteration,
+        "step": iteration * plan.steps_per_iteration,
+        "env_options": configs.to_dict(plan.options),
+        "seed": seed,
+        "episodes_per_task": episodes,
+        "tasks": number,
+        "per_seed": [
+            {"seed": one, "before": float(b), "after": float(a)}
+            for one, b, a in zip(plan.seeds, *of_seeds, strict=True)
+        ],
+        "before": over_seeds(of_seeds[0]),
+        "after": over_seeds(of_seeds[1]),
+        "gain": over_seeds(of_seeds[1] - of_seeds[0]),
+        "per_task": [{"before": float(b), "after": float(a)} for b, a in zip(*of_tasks, strict=True)],
+        "environment": provenance.environment_report(),
+    }
+    files.write_json(target, result)
+    return result
