@@ -39,7 +39,7 @@ def seed_of(key: jax.Array) -> jax.Array:
 
 def as_words(x: jax.Array) -> jax.Array:
     """An array that numpy can hold too: the words of typed keys, uint32 [..., W], or the array itself."""
-    return jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
 
 
 def stream(key: jax.Array, name: str) -> jax.Array:
@@ -144,7 +144,8 @@ def words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     of `jax.random.bits`.
     """
     size = math.prod(shape)
-    if not _is_threefry(key) or not jax.config.jax_threefry_partitionable or size >= 2**32:
+    partitionable = getattr(jax.config, "jax_threefry_partitionable")  # noqa: B009 (JAX's types do not know the name)
+    if not _is_threefry(key) or not partitionable or size >= 2**32:
         return jax.random.bits(key, shape, jnp.uint32)
     counters = jax.lax.iota(jnp.uint32, size).reshape(shape)
     x, y = _hash(jax.random.key_data(key), jnp.zeros_like(counters), counters)
