@@ -299,7 +299,7 @@ def test_a_field_with_the_name_of_a_flag_is_refused():
         (f"{CARTPOLE} --policy-iterations 3", ["unknown flag '--policy-iterations'"]),  # it is ppg's
         (f"{CARTPOLE} --max-steps 3", ["unknown flag '--max-steps'", "Did you mean '--env.max-steps'?"]),
         (f"{CARTPOLE} --env.max-stps 3", ["unknown flag '--env.max-stps'", "Did you mean '--env.max-steps'?"]),
-        (f"{CARTPOLE} --env.num-levels 3", ["unknown flag '--env.num-levels'"]),  # it is Procgen's
+        (f"{CARTPOLE} --env.paint-vel-info 1", ["unknown flag '--env.paint-vel-info'"]),  # it is Procgen's
         (f"{CARTPOLE} -n 3", ["unknown flag '-n'"]),
         ("plot x --lr 3", ["unknown flag '--lr'. (purerl plot"]),  # which is not nearly --log or --y
         (f"{CARTPOLE} --eval-every 64 --eval-episodes 0", ["eval_every = 64 and eval_episodes = 0 must be"]),
