@@ -47,7 +47,7 @@ FORMATS = (".png", ".pdf", ".svg")
 INK, PALE = "#222222", "#DDDDDD"
 # On a phone, 6 inches are 390 pixels wide; 13 points are then about as large as the phone's own small text.
 WIDTH, AXES_HEIGHT = 6.0, 3.6
-TITLE_CHARACTERS, LABEL_CHARACTERS = 46, 60
+TITLE_CHARACTERS, LABEL_CHARACTERS, DESCRIPTION_CHARACTERS = 46, 60, 68
 TEXT_POINTS, SMALL_POINTS = 13, 11
 
 
@@ -241,7 +241,9 @@ def draw(
     label_lines = [textwrap.fill(label, LABEL_CHARACTERS) for label in labels] if len(curves) > 1 else []
     columns = _legend_columns(label_lines)
     rows = -(-sum(label.count("\n") + 1 for label in label_lines) // columns) + head.count("\n") + bool(head)
-    header = 0.28 * len(title_lines) + 0.4
+    mark = random_play(curve.config for curve in curves) if y in RETURNS else None
+    description = textwrap.wrap(_describe(curves, mark), DESCRIPTION_CHARACTERS)
+    header = 0.28 * len(title_lines) + 0.4 + 0.2 * (len(description) - 1)
     footer = 0.24 * rows + (0.1 if label_lines else 0)
     height = header + AXES_HEIGHT + footer
     figure = Figure(figsize=(WIDTH, height))
@@ -251,11 +253,10 @@ def draw(
     palette = colours.palette(len(curves))
     for index, curve in enumerate(curves):
         _draw_curve(axes, curve, palette[index], colours.dashes(index, len(curves)), beside=len(curves) - 1)
-    mark = random_play(curve.config for curve in curves) if y in RETURNS else None
     if mark is not None:
         axes.axhline(mark, color=INK, linewidth=1.2, linestyle=":", alpha=0.6, zorder=0)
     dress(axes, x, y)
-    write_header(figure, "\n".join(title_lines), _describe(curves, mark))
+    write_header(figure, "\n".join(title_lines), "\n".join(description))
     if label_lines:
         _add_legend(figure, axes, label_lines, columns, head)
     return figure

@@ -181,7 +181,9 @@ def test_long_names_stay_inside_the_figure(tmp_path):
     config = {"agent": "a-very-long-agent-name", "preset": "with-a-long-preset", "env": "gymnax/SpaceInvaders-MinAtar"}
     one = make_run(tmp_path / "one", [[1.0], [2.0]], config)
     other = make_run(tmp_path / "other", [[1.0], [2.0]], {k: v + "$\\frac$" for k, v in config.items()})
-    for folders in ([one], [other], [one, other]):  # the dollars are no formula
+    beside = config | {"random_return": {"mean": -1234.5}}  # with a smoothed curve: the longest description
+    described = make_run(tmp_path / "described", np.random.default_rng(0).normal(size=(400, 12)).tolist(), beside)
+    for folders in ([one], [other], [one, other], [described]):  # the dollars are no formula
         figure = plots.draw([plots.read_curve(f, "step", "episode_return") for f in folders], "step", "episode_return")
         figure.canvas.draw()
         for thing in (*figure.texts, *figure.legends):
