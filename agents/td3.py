@@ -136,12 +136,8 @@ def act(
     action = actor(config, spec).apply(state.params["actor"], inputs.observation)
     if not explore:
         return action, memory, None
-    _, scale = deterministic.centre_and_scale(spec)
-    noise = jax.vmap(lambda key: jax.random.normal(rng.stream(key, "noise"), spec.action_shape))(keys)
-    unit = jax.vmap(lambda key: rng.unit(rng.words(rng.stream(key, "uniform"), spec.action_shape)))(keys)
-    noisy = deterministic.within_bounds(spec, action + config.exploration_noise * scale[None] * noise)
     learning = clock.iteration >= config.learning_starts // (config.num_envs * config.rollout_length)
-    return jnp.where(learning, noisy, deterministic.uniform_actions(spec, unit)), memory, None
+    return deterministic.explored(spec, action, keys, config.exploration_noise, learning), memory, None
 
 
 def targets(

@@ -89,9 +89,7 @@ def _evaluate_adaptation(folder: str, given: dict[str, Any], options: dict[str, 
     console.print(
         f"{result['tasks']} tasks ({split}), {result['episodes_per_task']} episodes of each, before and after"
     )
-    interval = result["gain"]["mean_interval_95"]
-    shown = "" if interval is None else f" (95% interval {interval[0]:.4g} to {interval[1]:.4g})"
-    console.print(f"mean gain over seeds: {result['gain']['mean']:.4g}{shown}")
+    console.print(f"mean gain over seeds: {_with_interval(result['gain'], 'mean')}")
     console.print(f"file: {given.get('out') or Path(folder) / 'adapt.json'}", soft_wrap=True)
 
 
@@ -145,6 +143,13 @@ def _episode_counter() -> Callable[[int, int], None]:
     return report
 
 
+def _with_interval(aggregates: dict[str, Any], name: str) -> str:
+    """An aggregate over seeds, with its interval where there are several."""
+    interval = aggregates[f"{name}_interval_95"]
+    shown = "" if interval is None else f" (95% interval {interval[0]:.4g} to {interval[1]:.4g})"
+    return f"{aggregates[name]:.4g}{shown}"
+
+
 def _print_evaluation(result: dict[str, Any], path: str | Path) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -166,10 +171,8 @@ def _print_evaluation(result: dict[str, Any], path: str | Path) -> None:
     per, count = result["episodes_per_environment"], result["num_envs"]
     console.print(f"episodes: {per} per environment, in {count} environment{'' if count == 1 else 's'} for each seed")
     for name in ("iqm", "mean"):
-        interval = result["return"][f"{name}_interval_95"]
-        shown = "" if interval is None else f" (95% interval {interval[0]:.4g} to {interval[1]:.4g})"
         score = f", normalised {result['normalized_return'][name]:.3f}" if has_score else ""
-        console.print(f"{name} over seeds: {result['return'][name]:.4g}{shown}{score}")
+        console.print(f"{name} over seeds: {_with_interval(result['return'], name)}{score}")
     if result["training_env"] != result["env"]:
         console.print(f"trained on {result['training_env']}")
     options = ", ".join(f"{name} {now}" for name, (_, now) in result["changed_env_options"].items())

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from purerl import rng
 from purerl.errors import PurerlError
-from purerl.loops import collect
-from purerl.types import Agent, Array, Clock, Environment, PyTree, Rollout
+from purerl.loops import collect, play
+from purerl.types import Agent, Array, Environment, PyTree, Rollout
 
 
 class Returns(NamedTuple):
@@ -50,7 +50,7 @@ def evaluate_task(
 
     def played(state: PyTree, name: str, num_envs: int) -> Rollout:
         begun = collect.begin(agent, environment, config, state, rng.stream(key, name), num_envs)
-        clock = Clock(jnp.int32(0), jnp.int32(1))
+        clock = play.end_of_training()
         return collect.collect(agent, environment, config, begun, clock, length=length, iteration=0, explore=False)[1]
 
     with collect.products(config):

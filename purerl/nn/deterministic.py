@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
+from purerl import rng
 from purerl.errors import PurerlError
 from purerl.nn.initializers import InitializerName, bias_init, kernel_init
 from purerl.nn.layers import ActivationName, flat_batch, to_float
@@ -54,6 +56,21 @@ def uniform_actions(spec: EnvSpec, unit: Array) -> Array:
     """Actions [..., A] between the bounds, from uniform numbers [..., A] in [0, 1)."""
     low, high = _bounds(spec, unit.ndim)
     return within_bounds(spec, low + unit * (high - low))
+
+
+def explored(spec: EnvSpec, action: Array, keys: Array, noise: Array | float, learning: Array) -> Array:
+    """Actions [N, A] with Gaussian noise within the bounds, or uniformly random ones before learning has begun.
+
+    Args:
+      action: float32 [N, A].
+      keys: [N] typed keys.
+      noise: standard deviation, in halves of the range of each action, [].
+      learning: bool [].
+    """
+    _, scale = centre_and_scale(spec)
+    normal = jax.vmap(lambda key: jax.random.normal(rng.stream(key, "noise"), spec.action_shape))(keys)
+    unit = jax.vmap(lambda key: rng.unit(rng.words(rng.stream(key, "uniform"), spec.action_shape)))(keys)
+    return jnp.where(learning, within_bounds(spec, action + noise * scale[None] * normal), uniform_actions(spec, unit))
 
 
 class DenseLayers(nn.Module):

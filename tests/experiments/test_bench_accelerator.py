@@ -133,7 +133,8 @@ def test_parts_are_chosen_by_name_group_and_pattern():
         (["replay", "--minutes", "5"], "--minutes is for accelerator"),
         ([*REHEARSAL, "--minutes", "0"], "--minutes must be positive"),
         pytest.param(
-            ["accelerator"], "--scale tiny", marks=pytest.mark.skipif(jax.default_backend() != "cpu", reason="")
+            *(["accelerator"], "--scale tiny"),
+            marks=pytest.mark.skipif(jax.default_backend() != "cpu", reason="there is an accelerator"),
         ),
     ],
 )
