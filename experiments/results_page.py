@@ -17,7 +17,7 @@ import jinja2
 from purerl import registry
 from purerl.envs import procgen_scores
 from purerl.experiments import results_tables as tables
-from purerl.experiments.figures import commands, dqn_pro, ppg, published, pull_or_step_size
+from purerl.experiments.figures import commands, dqn_pro, parts, ppg, published, pull_or_step_size
 from purerl.experiments.presets import value_based
 from purerl.runs import files
 
@@ -73,8 +73,8 @@ def _names(results: Path) -> dict[str, Any]:
         "devices": sorted(devices(results)),
         "tables": tables,
         "results": results,
-        "summary": commands.summary,
-        "chance": commands.chance,
+        "summary": parts.summary,
+        "chance": parts.chance,
         "sides": sides,
         "overlap": overlap,
         "infinity": math.inf,

@@ -30,12 +30,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Drawing
 
-from purerl import registry, statistics
+from purerl import registry
 from purerl.errors import PurerlError, nearest
 from purerl.experiments.figures import entries
 from purerl.experiments.published import beside
@@ -44,7 +41,6 @@ from purerl.runs import collection, files, ownership, provenance, run_folder, sc
 
 SCALES = ("smoke", "small", "paper")
 DOTS_PER_INCH = 110
-CAPTION_HEIGHT = 0.5
 PROBE_SECONDS = 2.0
 
 
@@ -308,58 +304,6 @@ def report_runs(folder: Path) -> str:
             f"{folder} has no run on easy or hard Procgen that has begun: nothing to compare is published"
         )
     return "\n".join(lines) + "\n"
-
-
-# --- parts of figures ------------------------------------------------------------------------------------------------
-
-
-def summary(finals: Sequence[float | None]) -> tuple[float, float, float]:
-    """(IQM, low, high) of final returns over seeds, 95% bootstrap interval; NaN if a seed has no final return."""
-    scores = np.array([np.nan if value is None else value for value in finals], np.float64)
-    if np.isnan(scores).any():
-        return (float("nan"),) * 3
-    return (float(statistics.interquartile_mean(scores)), *statistics.stratified_bootstrap_interval(scores))
-
-
-def chance(ours: Sequence[float] | np.ndarray, base: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
-    """(P(a run of ours is above a run of the base), low, high) of final returns over seeds, 95% bootstrap interval."""
-    pair = np.array(ours, np.float64), np.array(base, np.float64)
-    return (float(statistics.probability_of_improvement(*pair)), *statistics.probability_of_improvement_interval(*pair))
-
-
-def text(interval: tuple[float, float, float]) -> str:
-    """ "15.8 (14.8 to 18.6)" """
-    return "{:.3g} ({:.3g} to {:.3g})".format(*interval)
-
-
-def panels(titles: Sequence[str], height: float = 2.9) -> tuple[Drawing, Iterator[Axes]]:
-    """A drawing with one panel per title, one below the other for reading on a phone; and its axes."""
-    drawing = Drawing(figsize=(plots.WIDTH, height * len(titles) + CAPTION_HEIGHT))
-    FigureCanvasAgg(drawing)
-    drawing.set_layout_engine("constrained")
-    axes = drawing.subplots(len(titles), squeeze=False)[:, 0]
-    for one, title in zip(axes, titles, strict=True):
-        one.set_title(title, fontsize=plots.TEXT_POINTS, loc="left", color=plots.INK)
-    return drawing, iter(axes)
-
-
-def draw_curves(axes: Axes, entries: dict[str, dict[str, Any]], metric: str, y: str | None = None) -> None:
-    """Draws the curves of {label: entry} in one panel; an entry without the metric is left out."""
-    for index, (label, entry) in enumerate(entries.items()):
-        curve = entry["curves"].get(metric)
-        if curve:
-            colour = plots.COLOURS[index % len(plots.COLOURS)]
-            marker = "o" if len(curve["step"]) == 1 else ""
-            axes.plot(curve["step"], curve["iqm"], color=colour, linewidth=2, label=label, marker=marker)
-            axes.fill_between(curve["step"], curve["low"], curve["high"], color=colour, alpha=0.18, linewidth=0)
-    plots.dress(axes, "step", y or metric)
-    legend(axes)
-
-
-def legend(axes: Axes) -> None:
-    """Adds the panel's legend, if there are any labels."""
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=plots.SMALL_POINTS)
 
 
 # --- cost ------------------------------------------------------------------------------------------------------------

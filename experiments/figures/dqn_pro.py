@@ -16,17 +16,8 @@ from matplotlib.figure import Figure as Drawing
 from purerl import registry
 from purerl.envs import atari_scores
 from purerl.experiments.figures import planning_with_noise, published, pull_or_step_size
-from purerl.experiments.figures.commands import (
-    Cell,
-    Check,
-    Figure,
-    chance,
-    draw_curves,
-    legend,
-    panels,
-    summary,
-    text,
-)
+from purerl.experiments.figures.commands import Cell, Check, Figure
+from purerl.experiments.figures.parts import chance, draw_curves, legend, panels, summary, text
 from purerl.experiments.presets import value_based
 from purerl.report import plots
 

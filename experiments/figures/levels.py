@@ -24,7 +24,8 @@ from matplotlib.figure import Figure as Drawing
 from purerl import statistics
 from purerl.envs import procgen_scores
 from purerl.experiments.figures import published
-from purerl.experiments.figures.commands import Cell, Check, Figure, legend, panels, summary, text
+from purerl.experiments.figures.commands import Cell, Check, Figure
+from purerl.experiments.figures.parts import legend, panels, summary, text
 from purerl.experiments.presets import ppg as presets
 from purerl.report import plots
 from purerl.runs import run_folder, sinks

@@ -8,7 +8,8 @@ from typing import Any
 
 from matplotlib.figure import Figure as Drawing
 
-from purerl.experiments.figures.commands import Cell, Check, Figure, panels
+from purerl.experiments.figures.commands import Cell, Check, Figure
+from purerl.experiments.figures.parts import panels
 from purerl.report import plots
 from purerl.runs import files
 

@@ -15,17 +15,8 @@ from matplotlib.figure import Figure as Drawing
 from purerl import statistics
 from purerl.envs import procgen_scores
 from purerl.experiments.figures import published
-from purerl.experiments.figures.commands import (
-    Cell,
-    Check,
-    Figure,
-    chance,
-    draw_curves,
-    legend,
-    panels,
-    summary,
-    text,
-)
+from purerl.experiments.figures.commands import Cell, Check, Figure
+from purerl.experiments.figures.parts import chance, draw_curves, legend, panels, summary, text
 from purerl.report import plots
 
 PAPER = "Cobbe et al. 2020b, arXiv 2009.04416"

@@ -20,7 +20,8 @@ import numpy as np
 from matplotlib.figure import Figure as Drawing
 
 from purerl import statistics
-from purerl.experiments.figures.commands import Cell, Check, Figure, panels, summary, text
+from purerl.experiments.figures.commands import Cell, Check, Figure
+from purerl.experiments.figures.parts import draw_intervals, panels, summary, text
 from purerl.experiments.presets import value_based
 from purerl.report import plots
 
@@ -175,29 +176,17 @@ def _draw(data: dict[str, Any]) -> Drawing:
     """A panel of final returns for each game, and one of the comparisons over all games."""
     found, games = finals(data), SCALES[data["scale"]].games
     pooled = [row for row in comparisons(data) if row[2] == " and ".join(games)]
+    pulled = [label for label, (agent, _) in arms(data["scale"]).items() if agent == "dqn-pro"]
     height = 1.0 + 0.24 * max(len(found), len(pooled))
     drawing, axes = panels([*games, "P(Pro > other), 95% interval"], height=height)
     for one, game in zip(axes, games, strict=False):
         intervals = [summary(of_games[game].tolist()) for of_games in found.values()]
-        _draw_intervals(one, list(found), intervals, "final return (IQM, 95% interval)")
+        draw_intervals(one, list(found), intervals, "final return (IQM, 95% interval)", pulled)
     one = drawing.axes[-1]
-    _draw_intervals(one, [f"{pro} > {other}" for pro, other, _, _ in pooled], [row[3] for row in pooled], "probability")
+    draw_intervals(one, [f"{pro} > {other}" for pro, other, _, _ in pooled], [row[3] for row in pooled], "probability")
     one.axvline(0.5, color=plots.INK, linewidth=0.8)
     one.set_xlim(0, 1)
     return drawing
-
-
-def _draw_intervals(axes: Any, labels: list[str], intervals: list[tuple[float, float, float]], x: str) -> None:
-    middle, low, high = (np.array(column) for column in zip(*intervals, strict=True))
-    places = np.arange(len(labels))[::-1]
-    colours = [plots.COLOURS[1] if label.startswith("c = ") and label != BASE else plots.COLOURS[0] for label in labels]
-    errors = np.maximum([middle - low, high - middle], 0)
-    for place, colour, value, error in zip(places, colours, middle, errors.T, strict=True):
-        axes.errorbar(value, place, xerr=error[:, None], fmt="o", color=colour, capsize=3)
-    plots.dress(axes, x, "")
-    axes.set_yticks(places, labels, fontsize=plots.SMALL_POINTS)
-    axes.set_ylim(-0.6, len(labels) - 0.4)
-    axes.set_ylabel("")
 
 
 FIGURE = Figure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def evaluate_adaptation(
     episodes: int = 10,
     seed: int = 0,
     env_options: dict[str, Any] | None = None,
+    config: dict[str, Any] | None = None,
     out: str | Path | None = None,
 ) -> dict[str, Any]:
     """Plays every task of a split with the newest agent of a run and with a copy that has adapted to one episode of it,
@@ -34,6 +36,8 @@ def evaluate_adaptation(
       seed: of the evaluation's random numbers.
       env_options: environment options that replace those of training; without a split among them the tasks are those
         that were held out.
+      config: fields of the agent's config that replace those of training, such as `replay_steps`, to compare ways to
+        adapt; none that changes the shape of the agent's state.
       out: another file to write to.
 
     Returns:
@@ -46,7 +50,7 @@ def evaluate_adaptation(
 
     Raises:
       PurerlError: no run or checkpoint in the folder, an agent that does not adapt, an environment without tasks, an
-        unknown option, a failed write.
+        unknown option, a field that is unknown or changes the state, a failed write.
     """
     folder = Path(folder)
     check_sizes(episodes, None, None, seed)
@@ -61,6 +65,7 @@ def evaluate_adaptation(
     compilation.enable_cache()
     held_out = {"split": "test"} if hasattr(trained.options, "split") else {}
     _, plan, state, iteration = open_for_evaluation(folder, None, held_out | (env_options or {}), whole_state=True)
+    changed = _changed(plan, config or {})
     among, length = family.tasks(env_id, plan.options), family.episode_length(env_id, plan.options)
     number = jax.tree.leaves(among)[0].shape[0]
 
@@ -74,7 +79,7 @@ def evaluate_adaptation(
         base = rng.evaluation_key(key, seed)
         return jax.vmap(of_task)(among, jax.vmap(lambda n: rng.at(base, n))(jnp.arange(number)))
 
-    found = lanes.in_turn(of_seed)(configs.traced(plan.config), state, seed_keys(plan))
+    found = lanes.in_turn(of_seed)(configs.traced(changed), state, seed_keys(plan))
     before, after = (np.asarray(x, np.float64) for x in found)
     of_seeds = [returns.mean(axis=(1, 2)) for returns in (before, after)]
     of_tasks = [returns.mean(axis=(0, 2)) for returns in (before, after)]
@@ -85,6 +90,7 @@ def evaluate_adaptation(
         "iteration": iteration,
         "step": iteration * plan.steps_per_iteration,
         "env_options": configs.to_dict(plan.options),
+        "config": config or {},
         "seed": seed,
         "episodes_per_task": episodes,
         "tasks": number,
@@ -100,3 +106,20 @@ def evaluate_adaptation(
     }
     files.write_json(target, result)
     return result
+
+
+def _changed(plan: Plan, fields: dict[str, Any]) -> Any:
+    """The config of a plan with other values of some fields. Raises PurerlError if the state has another shape then."""
+    agent, spec = registry.agent(plan.agent), registry.env_spec(plan.env, plan.options)
+    values = {field.name: getattr(plan.config, field.name) for field in dataclasses.fields(plan.config)}
+    changed = configs.build(type(plan.config), values | fields, plan.agent)
+    agent.check(changed, spec)
+
+    def shapes(config: Any) -> Any:
+        return jax.eval_shape(lambda key: agent.init(config, spec, key), jax.random.key(0))
+
+    if shapes(changed) != shapes(plan.config):
+        raise PurerlError(
+            f"{', '.join(fields)}: the trained state has another shape: leave out what changes its networks"
+        )
+    return changed

@@ -64,6 +64,19 @@ def test_before_and_after_are_those_of_the_meta_test(run, capsys):
     assert found["gain"]["mean"] == pytest.approx(np.mean(gains)) and len(found["gain"]["mean_interval_95"]) == 2
 
 
+def test_ways_to_adapt_are_compared_on_one_run(run, tmp_path):
+    """Without a step of either stage an agent stays what it was, in the same episodes."""
+    how = {"episodes": 2, "env_options": {"num_tasks": 2}, "out": tmp_path / "found.json"}
+    found = adaptation.evaluate_adaptation(run, config={"new_task_steps": 0, "replay_steps": 0}, **how)
+    assert found["config"] == {"new_task_steps": 0, "replay_steps": 0}
+    assert all(one["before"] == one["after"] for one in found["per_seed"])
+    assert json.loads((tmp_path / "found.json").read_text()) == found
+    with pytest.raises(PurerlError, match=r"mql has no field 'replay_stepz'\. Did you mean"):
+        adaptation.evaluate_adaptation(run, config={"replay_stepz": 0}, **how)
+    with pytest.raises(PurerlError, match="hidden: the trained state has another shape"):
+        adaptation.evaluate_adaptation(run, config={"hidden": (4,)}, **how)
+
+
 def test_what_cannot_be_adapted_is_one_line(run, tmp_path, capsys):
     assert main.main(["eval", str(run), "--adapt", "--greedy"]) == 2
     assert "--greedy does not go with --adapt: leave it out" in capsys.readouterr().err

@@ -267,12 +267,12 @@ def test_sweeps_and_figures_programs_import_again(capsys, files, tmp_path, monke
 
 FIGURE = """
 import purerl
-from purerl.experiments.figures import commands
+from purerl.experiments.figures import commands, parts
 
 
 def draw(data):
-    drawing, axes = commands.panels(["mine"])
-    commands.draw_curves(next(axes), data["cells"], "episode_return")
+    drawing, axes = parts.panels(["mine"])
+    parts.draw_curves(next(axes), data["cells"], "episode_return")
     return drawing
 
 
