@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import gc
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -329,3 +330,16 @@ def run_cli(tmp_path: Path) -> Callable[..., CliResult]:
         return CliResult(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium; the test is skipped where there is none."""
+    spec = importlib.util.spec_from_file_location("browser", Path(__file__).with_name("browser.py"))
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    if found.CHROME is None or shutil.which("bash") is None:
+        pytest.skip("there is no chromium or chrome on PATH")
+    opened = found.Browser()
+    yield opened
+    opened.close()

@@ -73,3 +73,16 @@ def test_the_reference_holds_every_public_name_every_agent_and_every_room(site: 
     assert "parallel environments per seed" in (site / "docs" / "api" / "agents.html").read_text()  # a field's help
     losses = (site / "docs" / "api" / "ops.html").read_text()
     assert "purerl.ops.losses" in losses and "Returns" in losses
+
+
+def test_a_browser_finds_nothing_to_complain_about_and_every_page_fits_a_phone(browser, site: Path) -> None:
+    for page in site.rglob("*.html"):
+        if page.name == "404.html":
+            continue
+        for width, height, scheme in ((390, 844, "light"), (1200, 900, "dark")):
+            browser.open(page, width, height, scheme)
+            where = (page.relative_to(site), width)
+            assert browser.value("document.documentElement.scrollWidth <= innerWidth"), where
+            assert browser.value("innerWidth") == width, where
+            assert browser.complaints() == [], where
+            assert [url for url in browser.requests() if not url.startswith("file:")] == [], where
