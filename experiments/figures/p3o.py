@@ -43,7 +43,7 @@ SCALES = {
         *(("Breakout",), (), (), 2, 2, 1_024),
         {"p3o": _TINY_P3O, "a2c": _TINY, "ppo": _TINY | {"num_minibatches": 2}},
     ),
-    "small": Scale(("Breakout", "SpaceInvaders"), ("Breakout",), _GRID, 10, 4, 500_000, {}),
+    "small": Scale(("Breakout", "SpaceInvaders"), ("Breakout",), _GRID[2:], 10, 4, 500_000, {}),
     "paper": Scale(*(("Asterix", "Breakout", "Freeway", "SpaceInvaders"),) * 2, _GRID, 10, 10, 5_000_000, {}),
 }
 _PROTOCOLS = {
