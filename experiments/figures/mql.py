@@ -84,11 +84,11 @@ SCALES = {
 }
 _PROTOCOLS = {
     "smoke": "tasks/point-robot, tiny networks, 160 steps, 2 seeds: shows that it works, the numbers mean nothing",
-    "small": "tasks/point-robot, both agents with two layers of 64, batches of 128 and a gradient "
-    "step per transition (the context, a GRU of 16 over 5 steps, comes on top), 100,000 steps, 8 seeds, settings not "
+    "small": "tasks/point-robot, both agents with two layers of 64, batches of 128 and a gradient step per "
+    "transition (the context, a GRU of 16 over 5 steps, comes on top), 100,000 steps, 8 seeds, settings not "
     "tuned; 10 greedy episodes on each of 20 held-out tasks; the paper: MuJoCo",
-    "paper": "tasks/point-robot and tasks/pendulum, as small with the released sizes (300-300, batches of 256, 20 steps of history), 1M steps; the paper: "
-    "MuJoCo",
+    "paper": "tasks/point-robot and tasks/pendulum, as small with the released sizes (300-300, batches of 256, 20 "
+    "steps of history), 1M steps; the paper: MuJoCo",
 }
 
 
