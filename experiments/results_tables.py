@@ -169,6 +169,10 @@ _SPEEDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
         "Atari pool, 32 games, frames landing on the (CPU) device, against bare ale-py with as many threads a group",
         _pool,
     ),
+    "gym-pool": (
+        "gymnasium pool, 16 environments, observations landing on the (CPU) device, against gymnasium's AsyncVectorEnv",
+        _pool,
+    ),
     "ppg-procgen": (
         "PPG on procgen/starpilot, preset quick, whole cycles: wall time outside games and device",
         lambda found: f"{found['quick']['host_share']:.1%} ({found['quick']['steps_per_second']:.0f} steps/s)",

@@ -14,6 +14,8 @@
 |               | symbolic (45 minutes; --quick: some minutes)                                                        |
 | procgen-jax-exactness | not a speed: 330,000 steps of each game of both, all compared (about an hour)              |
 | atari-pool    | the Atari pool with frames landing on the device, against bare ale-py                              |
+| gym-pool      | the gymnasium pool with observations landing on the device, against gymnasium's AsyncVectorEnv     |
+|               | and SyncVectorEnv: Hopper, HalfCheetah, CartPole                                                   |
 | ppg-procgen   | PPG on Procgen end to end: steps/s, and where the wall time goes                                   |
 | rainbow-atari | Rainbow on Atari end to end: steps/s, and where the wall time goes                                 |
 | sweep         | 8 learning rates x 8 seeds of PPO in one program, against 64 processes (a quarter of an hour)      |
@@ -280,6 +282,11 @@ def atari_pool(repeats: int, seconds: float) -> dict[str, Any]:
     return {"target_ratio": 0.95} | pools.atari_pool(seconds, repeats)
 
 
+def gym_pool(repeats: int, seconds: float) -> dict[str, Any]:
+    """See `pools.gym_pool`."""
+    return pools.gym_pool(seconds, repeats)
+
+
 def ppg_procgen(repeats: int, seconds: float) -> dict[str, Any]:
     """PPG on procgen/starpilot (easy) in whole cycles, auxiliary phase included.
 
@@ -363,6 +370,7 @@ BENCHMARKS = {
     "procgen-jax": procgen_jax,
     "procgen-jax-exactness": procgen_jax_exactness,
     "atari-pool": atari_pool,
+    "gym-pool": gym_pool,
     "ppg-procgen": ppg_procgen,
     "rainbow-atari": rainbow_atari,
     "sweep": sweep,
