@@ -25,6 +25,7 @@ MuJoCo's robots are tasks too, but not in the graph: see `purerl.envs.robot_task
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -35,6 +36,7 @@ from flax import struct
 
 from purerl import rng
 from purerl.envs.pool_guard import INT32_MAX
+from purerl.envs.robot_tasks import splits
 from purerl.errors import PurerlError
 from purerl.types import Array, Environment, EnvSpec, TimeStep
 
@@ -213,8 +215,13 @@ FAMILIES: dict[str, Family] = {
 
 
 def names() -> list[str]:
-    """All ids."""
-    return list(FAMILIES)
+    """All ids, those of the robots too."""
+    return [*FAMILIES, *splits.SPLITS]
+
+
+def part(name: str) -> Any:
+    """The module that serves an id: this one, or that of the robots, which run on the host."""
+    return importlib.import_module("purerl.envs.robot_tasks.family" if name in splits.SPLITS else __name__)
 
 
 def tasks(name: str, options: Options | None = None) -> Any:
