@@ -6,7 +6,6 @@ from typing import Any
 
 from purerl.registry import Preset
 
-
 # Published: gradient steps follow whole episodes. Here they are spread evenly; so many per transition are theirs if no
 # episode ends early.
 _STEPS = {1: "a gradient step for each transition", 5: "a gradient step for every 5 transitions"}
