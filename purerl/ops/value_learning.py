@@ -158,7 +158,9 @@ def gradient_steps(
     # Steps since the last target copy. Iterations are counted modulo the copy period, so that nothing overflows.
     before = (clock.iteration % per_copy) * owed
 
-    keys = jax.vmap(lambda u: rng.at(key, u))(jnp.arange(owed))
+    # At least two: of a single key XLA knows which one a turn takes, moves the turn's gathers in front of the loop, and
+    # may copy a whole replay for them.
+    keys = jax.vmap(lambda u: rng.at(key, u))(jnp.arange(max(owed, 2)))
 
     def one(u: Array, carry: Any) -> Any:
         inner, sums = carry

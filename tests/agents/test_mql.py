@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -289,3 +291,20 @@ def test_windows_that_cannot_be_are_refused():
     config = configs.build(mql.Config, {"history_length": 251}, "mql")
     with pytest.raises(PurerlError, match="at most 250"):
         mql.check(config, registry.env_spec(ROBOT))
+
+
+@pytest.mark.optimized
+def test_an_update_copies_no_replay(tiny_config, make_rollout):
+    """With one gradient step per iteration XLA knew its rows before its loop, and copied the replay to gather them."""
+    config = tiny_config("mql", rollout_length=1, train_period=2, replay_size=50_000)
+    environment = tasks.make("point-robot")
+    rollout = make_rollout(environment.spec, 1, 2, final_observation=jnp.zeros((1, 2, 2)))
+    state = jax.eval_shape(lambda key: mql.init(config, environment.spec, key), jax.random.key(0))
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def update(state, rollout, key, clock):
+        return mql.update(config, environment.spec, state, rollout, key, clock)
+
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.replay))
+    compiled = update.lower(state, rollout, jax.random.key(0), clock(0)).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.2 * size
