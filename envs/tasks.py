@@ -5,20 +5,27 @@
 | sparse-point-robot | a goal on the unit half circle    | 1 - distance within 0.2, else 0   | the origin      | 20    |
 | pendulum           | mass and length of the pendulum,  | - (angle^2 + 0.1 speed^2          | any angle, slow | 200   |
 |                    | each 1.5^u, u uniform in [-1, 1]  | + 0.001 torque^2)                 |                 |       |
+| mountain-car       | power and gravity, gymnasium's    | - 0.1 force^2, and 100 at the     | in the valley,  | 999   |
+|                    | times 1.5^u, and the goal in      | goal, which ends the episode      | at rest         |       |
+|                    | [0.35, 0.55]                      |                                   |                 |       |
 
 Point robots move by their action, of at most 0.1 in each direction, and see their position; the distance is measured
 after the move. `point-robot` is that of PEARL (Rakelly et al. 2019, arXiv 1903.08254): goals from numpy's generator
 with seed 1337, 80 tasks for training and 20 held out. The others are drawn with the same seed:
-`sparse-point-robot` has 100 goals at even angles, shuffled. The pendulum is gymnasium's Pendulum-v1. No episode ends
-before its time limit, which truncates it.
+`sparse-point-robot` has 100 goals at even angles, shuffled. The pendulum is gymnasium's Pendulum-v1, the car its
+MountainCarContinuous-v0; their ranges of tasks are purerl's own. Only the car's episodes end before their time limit,
+which truncates them.
 
 Every episode draws its task uniformly from the split. A task is a pytree of arrays: `of_task` makes the environment of
 one, traced or not, so that many tasks are a `vmap`.
+
+MuJoCo's robots are tasks too, but not in the graph: see `purerl.envs.robot_tasks`, to which `part` leads.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -29,6 +36,7 @@ from flax import struct
 
 from purerl import rng
 from purerl.envs.pool_guard import INT32_MAX
+from purerl.envs.robot_tasks import splits
 from purerl.errors import PurerlError
 from purerl.types import Array, Environment, EnvSpec, TimeStep
 
@@ -65,7 +73,7 @@ class Family(NamedTuple):
     Attributes:
       draw: numpy's RandomState -> the arrays of 100 tasks, [100, ...].
       begin: key -> the body's first state, float32 [2].
-      move: (task, body, action [A]) -> (body, reward []).
+      move: (task, body, action [A]) -> (body, reward [], whether the rules end the episode: bool []).
       observe: body -> observation float32 [D].
       size: D.
       actions: A.
@@ -75,7 +83,7 @@ class Family(NamedTuple):
 
     draw: Callable[[np.random.RandomState], Any]
     begin: Callable[[Array], Array]
-    move: Callable[[Any, Array, Array], tuple[Array, Array]]
+    move: Callable[[Any, Array, Array], tuple[Array, Array, Array | bool]]
     observe: Callable[[Array], Array]
     size: int
     actions: int
@@ -90,15 +98,15 @@ def _distance(goal: Array, position: Array) -> Array:
     return jnp.sqrt(jnp.sum(jnp.square(position - goal)))
 
 
-def _towards(goal: Array, position: Array, action: Array) -> tuple[Array, Array]:
+def _towards(goal: Array, position: Array, action: Array) -> tuple[Array, Array, bool]:
     position = position + action
-    return position, -_distance(goal, position)
+    return position, -_distance(goal, position), False
 
 
-def _found(goal: Array, position: Array, action: Array) -> tuple[Array, Array]:
+def _found(goal: Array, position: Array, action: Array) -> tuple[Array, Array, bool]:
     position = position + action
     distance = _distance(goal, position)
-    return position, jnp.where(distance <= 0.2, 1.0 - distance, 0.0)
+    return position, jnp.where(distance <= 0.2, 1.0 - distance, 0.0), False
 
 
 def _half_circle(random: np.random.RandomState) -> np.ndarray:
@@ -122,13 +130,41 @@ def _pendulums(random: np.random.RandomState) -> PendulumTask:
     return PendulumTask(factor[:, 0], factor[:, 1])
 
 
-def _swing(task: PendulumTask, body: Array, action: Array) -> tuple[Array, Array]:
+def _swing(task: PendulumTask, body: Array, action: Array) -> tuple[Array, Array, bool]:
     """One step of 0.05 s by the semi-implicit Euler method, with gravity 10; the reward is of the state before it."""
     angle, speed, torque = body[0], body[1], action[0]
     cost = jnp.square((angle + jnp.pi) % (2 * jnp.pi) - jnp.pi) + 0.1 * jnp.square(speed) + 0.001 * jnp.square(torque)
     acceleration = 15.0 / task.length * jnp.sin(angle) + 3.0 / (task.mass * jnp.square(task.length)) * torque
     speed = jnp.clip(speed + 0.05 * acceleration, -8.0, 8.0)
-    return jnp.stack([angle + 0.05 * speed, speed]), -cost
+    return jnp.stack([angle + 0.05 * speed, speed]), -cost, False
+
+
+# --- mountain car ----------------------------------------------------------------------------------------------------
+
+
+@struct.dataclass
+class MountainCarTask:
+    """Power of a car, gravity and the position of the goal, float32 []; in gymnasium 0.0015, 0.0025 and 0.45."""
+
+    power: Array
+    gravity: Array
+    goal: Array
+
+
+def _cars(random: np.random.RandomState) -> MountainCarTask:
+    drawn = random.uniform(-1, 1, (_TRAIN + _TEST, 3))
+    power, gravity = 0.0015 * 1.5 ** drawn[:, 0], 0.0025 * 1.5 ** drawn[:, 1]
+    return MountainCarTask(power, gravity, 0.45 + 0.1 * drawn[:, 2])
+
+
+def _drive(task: MountainCarTask, body: Array, action: Array) -> tuple[Array, Array, Array]:
+    """One step of 1 s. The valley is at -pi/6, a wall at -1.2 stops the car, and so does the end at 0.6."""
+    position, force = body[0], action[0]
+    speed = jnp.clip(body[1] + task.power * force - task.gravity * jnp.cos(3 * position), -0.07, 0.07)
+    position = jnp.clip(position + speed, -1.2, 0.6)
+    speed = jnp.where((position == -1.2) & (speed < 0), 0.0, speed)
+    arrived = (position >= task.goal) & (speed >= 0)
+    return jnp.stack([position, speed]), jnp.where(arrived, 100.0, 0.0) - 0.1 * jnp.square(force), arrived
 
 
 FAMILIES: dict[str, Family] = {
@@ -162,6 +198,16 @@ FAMILIES: dict[str, Family] = {
         bound=2.0,
         steps=200,
     ),
+    "mountain-car": Family(
+        draw=_cars,
+        begin=lambda key: jnp.stack([jax.random.uniform(key, (), jnp.float32, -0.6, -0.4), jnp.float32(0)]),
+        move=_drive,
+        observe=lambda body: body,
+        size=2,
+        actions=1,
+        bound=1.0,
+        steps=999,
+    ),
 }
 
 
@@ -169,8 +215,13 @@ FAMILIES: dict[str, Family] = {
 
 
 def names() -> list[str]:
-    """All ids."""
-    return list(FAMILIES)
+    """All ids, those of the robots too."""
+    return [*FAMILIES, *splits.SPLITS]
+
+
+def part(name: str) -> Any:
+    """The module that serves an id: this one, or that of the robots, which run on the host."""
+    return importlib.import_module("purerl.envs.robot_tasks.family" if name in splits.SPLITS else __name__)
 
 
 def tasks(name: str, options: Options | None = None) -> Any:
@@ -236,16 +287,17 @@ def _environment(name: str, options: Options, draw: Callable[[Array], Any]) -> E
 
     def step(key: Array, state: State, action: Array) -> tuple[State, TimeStep]:
         action = jnp.clip(action, -family.bound, family.bound)
-        body, reward = family.move(state.task, state.body, action)
+        body, reward, terminated = family.move(state.task, state.body, action)
         moved = State(state.task, body, state.step + 1)
-        truncated = moved.step >= limit
+        truncated = (moved.step >= limit) & jnp.logical_not(terminated)
+        ended = terminated | truncated
         fresh, first = reset(key)
-        following = jax.tree.map(lambda new, old: jnp.where(truncated, new, old), fresh, moved)
+        following = jax.tree.map(lambda new, old: jnp.where(ended, new, old), fresh, moved)
         final = family.observe(body)
         return following, TimeStep(
-            observation=jnp.where(truncated, first, final),
+            observation=jnp.where(ended, first, final),
             reward=reward.astype(jnp.float32),
-            terminated=jnp.zeros((), jnp.bool_),
+            terminated=jnp.asarray(terminated),
             truncated=truncated,
             final_observation=final,
         )

@@ -17,6 +17,10 @@ An environment family is a module (or any object) with
   make_pool(id, options, seeds, num_envs, num_groups) -> types.Pool, for host environments, and
   spec(id, options) -> types.EnvSpec;  and optionally
   canonical(id) -> the listed id for another spelling;
+  part(id) -> the family that serves an id, where some run in the graph and some on the host;
+  tasks(id, options) -> arrays [K, ...] of a split, episode_length(id, options), and of_task(id, task, options) ->
+    Environment, or on the host make_task_pool(id, options, seeds, num_envs) -> a Pool whose k-th seed plays the k-th
+    task: for families of tasks, in which an agent can be adapted;
   check_training(id, options) -> None, raising PurerlError for options that cannot be trained with;
   score(id, options, returns) -> (name of the score, scores) or None, for raw returns [...] of an environment with a
     published normalised score;
@@ -274,7 +278,7 @@ def environment(name: str) -> tuple[Any, str]:
             f"unknown environment '{name}'.{nearest(name, [f'{family_name}/{i}' for i in found.names()])} "
             f"(purerl list envs {family_name})"
         )
-    return found, env_id
+    return getattr(found, "part", lambda id: found)(env_id), env_id
 
 
 def is_own_family(name: str) -> bool:

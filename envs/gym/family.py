@@ -80,10 +80,20 @@ _known: dict[tuple[str, Options], tuple[Any, tuple[EnvSpec, bool]]] = {}
 
 
 def _looked_at(recipe: Any, options: Options) -> tuple[EnvSpec, bool]:
-    """(an environment's EnvSpec, whether it can be drawn), by a look at one that is made for it."""
+    """`look_at(recipe)`, or what was found before."""
     known = _known.get((recipe.name, options))
     if known is not None and known[0] is recipe.spec and recipe.wrapper is None:
         return known[1]
+    found = look_at(recipe)
+    _known[recipe.name, options] = recipe.spec, found
+    return found
+
+
+def look_at(recipe: Any) -> tuple[EnvSpec, bool]:
+    """(an environment's EnvSpec, whether it can be drawn), by a look at one that is made for it.
+
+    Raises PurerlError for an environment that cannot be made, and spaces that an agent cannot use.
+    """
     from purerl.envs.gym import games, spaces
 
     try:
@@ -105,8 +115,17 @@ def _looked_at(recipe: Any, options: Options) -> tuple[EnvSpec, bool]:
         action_shape=() if actions.num_actions else (len(actions.low),),
         **bounds,
     )
-    _known[recipe.name, options] = recipe.spec, (found, can_draw)
     return found, can_draw
+
+
+def recipe_of(name: str, id: str, kwargs: dict[str, Any], max_episode_steps: int | None) -> Any:
+    """How `name` is made: gymnasium's environment `id`, unwrapped. Raises PurerlError if gymnasium does not have it."""
+    registry = _library().registry
+    if id not in registry:
+        raise PurerlError(f"{name} needs gymnasium's {id}, which the installed version does not have: {FIX}")
+    from purerl.envs.gym import games
+
+    return games.Recipe(name, registry[id], kwargs, max_episode_steps, None)
 
 
 def make_pool(

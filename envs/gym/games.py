@@ -25,6 +25,7 @@ class Recipe(NamedTuple):
       kwargs: of the environment's constructor, in addition to the registered ones.
       max_episode_steps: time limit of an episode in steps; None for the registered one.
       wrapper: environment -> environment; None for none.
+      of_seed: (environment, k) -> environment of the k-th seed, where seeds play different ones; None if they do not.
     """
 
     name: str
@@ -32,17 +33,18 @@ class Recipe(NamedTuple):
     kwargs: dict[str, Any]
     max_episode_steps: int | None
     wrapper: Callable[[Any], Any] | None
+    of_seed: Callable[[Any, int], Any] | None = None
 
 
-def make(recipe: Recipe, draws: bool = False) -> gymnasium.Env:
-    """Makes the game; `draws` is whether its pictures will be asked for."""
+def make(recipe: Recipe, draws: bool = False, seed_index: int = 0) -> gymnasium.Env:
+    """Makes a game of the seed of that index; `draws` is whether its pictures will be asked for."""
     kwargs = recipe.kwargs | ({"render_mode": "rgb_array"} if draws else {})
     env = gymnasium.make(recipe.spec, recipe.max_episode_steps, disable_env_checker=True, **kwargs)
     if recipe.wrapper is not None:
         env = recipe.wrapper(env)
         if not isinstance(env, gymnasium.Env):
             raise TypeError(f"the wrapper returned {type(env).__name__}, not a gymnasium.Env")
-    return env
+    return env if recipe.of_seed is None else recipe.of_seed(env, seed_index)
 
 
 def seed_of(seed: int, game: int, steps: int) -> int:

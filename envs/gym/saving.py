@@ -5,6 +5,9 @@ lists, dicts, random generators, MuJoCo's data, and plain Python objects of thes
 functions, spaces (but not their random generators), MuJoCo's model. An attribute of any other kind, such as Box2D's
 world or an emulator, cannot be stored: the environment then says so, and nothing is guessed.
 
+A wrapper that changes MuJoCo's model from episode to episode has a method `restored()`: it is called when the wrapper's
+attributes are loaded, before what it wraps is, and changes the model as it was.
+
 The format is JSON with arrays in base64. Nothing is ever unpickled, and no class is looked up by a stored name.
 
 Nothing here imports jax, because the worker processes import it.
@@ -62,6 +65,8 @@ def load(env: gymnasium.Env, state: bytes) -> None:
             raise CannotSave("it has other wrappers")
         for layer, (_, attributes) in zip(layers, stored, strict=True):
             reader.attributes(layer, attributes)
+            if hasattr(type(layer), "restored"):
+                layer.restored()
     except (zlib.error, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise CannotSave(f"the state does not fit ({type(error).__name__}: {error})") from error
 

@@ -120,7 +120,7 @@ class Worker:
 
     def _made(self, rows: games.Rows, row: int) -> games.Game:
         with self._blamed("cannot be made", None, row):
-            env = games.make(self._task.recipe, self._task.draws)
+            env = games.make(self._task.recipe, self._task.draws, row // self._task.size)
             name = self._task.recipe.name
             observed = spaces.observations(name, env.observation_space).convert
             acted = spaces.actions(name, env.action_space).convert

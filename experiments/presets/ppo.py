@@ -10,6 +10,8 @@ MUJOCO_TASKS = (
     *("Ant", "HalfCheetah", "Hopper", "Humanoid", "HumanoidStandup", "InvertedDoublePendulum", "InvertedPendulum"),
     *("Pusher", "Reacher", "Swimmer", "Walker2d"),
 )
+# All environments with its robots.
+MUJOCO = (*(f"gym/{task}-v*" for task in MUJOCO_TASKS), "tasks/ant-*", "tasks/cheetah-*", "tasks/walker-*")
 
 PRESETS: dict[str, Preset] = {
     "procgen-easy": Preset(
@@ -39,7 +41,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "mujoco": Preset(
         steps=1_000_000,
-        default_for=tuple(f"gym/{task}-v*" for task in MUJOCO_TASKS),
+        default_for=MUJOCO,
         source="CleanRL's ppo_continuous_action, but time limits are bootstrapped, and observations are normalized by "
         "the statistics before each rollout",
         config={

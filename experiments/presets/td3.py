@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from purerl.experiments.presets.ppo import MUJOCO_TASKS
+from purerl.experiments.presets.ppo import MUJOCO
 from purerl.registry import Preset
 
 PRESETS: dict[str, Preset] = {
     "mujoco": Preset(
         steps=1_000_000,
-        default_for=tuple(f"gym/{task}-v*" for task in MUJOCO_TASKS),
+        default_for=MUJOCO,
         source="the authors' released code, second version: 256-256, Adam 3e-4, batches of 256, 25k random steps",
     ),
     "td3-2018": Preset(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import numpy as np
 
 from purerl import configs, registry, rng
 from purerl.errors import PurerlError
-from purerl.loops import compilation, lanes, meta_test
+from purerl.loops import compilation, lanes, meta_test, pool_meta_test
 from purerl.runs import files, provenance, run_folder
-from purerl.runs.evaluation import check_sizes, open_for_evaluation, over_seeds
+from purerl.runs.evaluation import check_sizes, open_for_evaluation, over_seeds, pool_seeds
 from purerl.runs.plan import Plan, seed_keys
+from purerl.types import Array, PyTree
 
 
 def evaluate_adaptation(
@@ -60,26 +62,21 @@ def evaluate_adaptation(
     agent, (family, env_id) = registry.agent(trained.agent), registry.environment(trained.env)
     if agent.adapt is None:
         raise PurerlError(f"{agent.name} does not adapt to tasks: train an agent that has an `adapt`")
-    if not hasattr(family, "of_task"):
+    if not hasattr(family, "of_task") and not hasattr(family, "make_task_pool"):
         raise PurerlError(f"{trained.env} has no tasks to adapt to: train in one that has (purerl list envs)")
     compilation.enable_cache()
     held_out = {"split": "test"} if hasattr(trained.options, "split") else {}
     _, plan, state, iteration = open_for_evaluation(folder, None, held_out | (env_options or {}), whole_state=True)
-    changed = _changed(plan, config or {})
-    among, length = family.tasks(env_id, plan.options), family.episode_length(env_id, plan.options)
-    number = jax.tree.leaves(among)[0].shape[0]
+    plan = dataclasses.replace(plan, config=_changed(plan, config or {}))
+    number = jax.tree.leaves(family.tasks(env_id, plan.options))[0].shape[0]
 
-    def of_seed(config: Any, state: Any, key: jax.Array) -> meta_test.Returns:
-        """Returns [tasks, episodes] of one seed."""
-
-        def of_task(task: Any, key: jax.Array) -> meta_test.Returns:
-            environment = family.of_task(env_id, task, plan.options)
-            return meta_test.evaluate_task(agent, environment, config, state, key, length=length, episodes=episodes)
-
+    def keys_of_tasks(key: Array) -> Array:
         base = rng.evaluation_key(key, seed)
-        return jax.vmap(of_task)(among, jax.vmap(lambda n: rng.at(base, n))(jnp.arange(number)))
+        return jax.vmap(lambda n: rng.at(base, n))(jnp.arange(number))
 
-    found = lanes.in_turn(of_seed)(configs.traced(changed), state, seed_keys(plan))
+    keys = jax.vmap(keys_of_tasks)(seed_keys(plan))
+    play = _in_pools if registry.is_host(family) else _in_graph
+    found = play(plan, state, keys, episodes=episodes, seed=seed)
     before, after = (np.asarray(x, np.float64) for x in found)
     of_seeds = [returns.mean(axis=(1, 2)) for returns in (before, after)]
     of_tasks = [returns.mean(axis=(0, 2)) for returns in (before, after)]
@@ -123,3 +120,36 @@ def _changed(plan: Plan, fields: dict[str, Any]) -> Any:
             f"{', '.join(fields)}: the trained state has another shape: leave out what changes its networks"
         )
     return changed
+
+
+def _in_graph(plan: Plan, state: PyTree, keys: Array, *, episodes: int, seed: int) -> meta_test.Returns:
+    """Returns [S, K, episodes] of a run's agents [S, ...], with keys [S, K] for each seed and task."""
+    agent, (family, env_id) = registry.agent(plan.agent), registry.environment(plan.env)
+    among, length = family.tasks(env_id, plan.options), family.episode_length(env_id, plan.options)
+
+    def of_seed(config: Any, state: Any, keys: Array) -> meta_test.Returns:
+        def of_task(task: Any, key: Array) -> meta_test.Returns:
+            environment = family.of_task(env_id, task, plan.options)
+            return meta_test.evaluate_task(agent, environment, config, state, key, length=length, episodes=episodes)
+
+        return jax.vmap(of_task)(among, keys)
+
+    return lanes.in_turn(of_seed)(configs.traced(plan.config), state, keys)
+
+
+def _in_pools(plan: Plan, state: PyTree, keys: Array, *, episodes: int, seed: int) -> meta_test.Returns:
+    """The same on the host, with two pools for each seed of the run: of the new episodes, and of the evaluation."""
+    agent, (family, env_id) = registry.agent(plan.agent), registry.environment(plan.env)
+    length = family.episode_length(env_id, plan.options)
+    test = pool_meta_test.PoolMetaTest(agent, family.spec(env_id, plan.options), length)
+    found = []
+    for lane, number in enumerate(pool_seeds(plan.seeds, seed)):
+
+        def pool(name: str, num_envs: int) -> Any:
+            seeds = [zlib.crc32(f"{name} {number} {task}".encode()) % 2**31 for task in range(keys.shape[1])]  # noqa: B023
+            return family.make_task_pool(env_id, plan.options, seeds, num_envs)
+
+        config, mine = lanes.lane_of(configs.traced(plan.config), lane), jax.tree.map(lambda x: x[lane], state)  # noqa: B023
+        with pool("new", 1) as new, pool("evaluation", episodes) as evaluation:
+            found.append(test.evaluate(config, mine, keys[lane], new, evaluation))
+    return meta_test.Returns(*(np.stack(x) for x in zip(*found, strict=True)))

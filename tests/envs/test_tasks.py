@@ -61,6 +61,39 @@ def test_pendulum_of_another_mass_and_length_by_hand():
     np.testing.assert_allclose(timestep.reward, -((np.pi / 6) ** 2) - 0.001, rtol=1e-5)
 
 
+def test_the_car_of_gymnasiums_task_is_gymnasiums():
+    """It begins with a drive into the wall; pushed the way it moves it then reaches the goal."""
+    theirs = gymnasium.make("MountainCarContinuous-v0").unwrapped
+    theirs.reset(seed=3)
+    theirs.state = np.array([-1.1, -0.065], np.float32)
+    one = tasks.MountainCarTask(jnp.float32(0.0015), jnp.float32(0.0025), jnp.float32(0.45))
+    environment = tasks.of_task("mountain-car", one)
+    state, step = first_state(one, theirs.state), jax.jit(environment.step)
+    lowest, random = 0.0, np.random.default_rng(0)
+    for t in range(300):
+        push = (np.sign(theirs.state[1]) if t > 2 else -1.0) * random.uniform(0.5, 1.0)
+        observation, reward, terminated, *_ = theirs.step(np.array([push]))
+        state, timestep = step(jax.random.key(0), state, jnp.array([push], jnp.float32))
+        np.testing.assert_allclose(timestep.final_observation, observation, atol=2e-5)
+        np.testing.assert_allclose(timestep.reward, reward, atol=1e-5)
+        assert bool(timestep.terminated) == terminated and not timestep.truncated
+        lowest = min(lowest, float(observation[0]))
+        if terminated:
+            break
+    assert terminated and reward > 99 and lowest == pytest.approx(-1.2)
+    assert state.step == 0 and -0.6 <= timestep.observation[0] <= -0.4 and timestep.observation[1] == 0
+
+
+def test_a_car_of_another_task_by_hand():
+    """Full power in the valley, where gravity's pull cos(3 x) is that of cos(-1.2) = 0.362358; the goal is near."""
+    task = tasks.MountainCarTask(jnp.float32(0.002), jnp.float32(0.003), jnp.float32(-0.385))
+    timestep = stepped("mountain-car", task, [-0.4, 0.015], [3.0])[1]  # the action is clipped to 1
+    speed = 0.015 + 0.002 - 0.003 * 0.362358
+    np.testing.assert_allclose(timestep.final_observation, [-0.4 + speed, speed], rtol=1e-4)
+    np.testing.assert_allclose(timestep.reward, 99.9, rtol=1e-6)
+    assert timestep.terminated and not timestep.truncated
+
+
 def test_splits_are_those_of_the_published_seed_and_do_not_overlap():
     random = np.random.RandomState(1337)
     goals = np.array([[random.uniform(-1, 1), random.uniform(-1, 1)] for _ in range(100)], np.float32)

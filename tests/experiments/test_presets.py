@@ -24,6 +24,8 @@ def env_of(agent, preset):
         return "atari/Pong"
     if agent == "td3" and preset == "classic":
         return "gymnax/Pendulum-v1"
+    if agent in ("mql", "td3-context") and preset != "tasks":
+        return f"tasks/{preset}"
     if preset == "tasks":
         return "tasks/point-robot"
     if agent == "td3":
@@ -71,6 +73,28 @@ def test_the_published_procgen_settings():
     assert (ppg.config.policy_iterations, ppg.config.auxiliary_epochs, ppg.config.architecture) == (32, 6, "dual")
     assert (ppg.config.adam_epsilon, ppg.config.max_grad_norm) == (1e-8, float("inf"))
     assert -(-100_000_000 // ppg.steps_per_iteration) == ppg.iterations == 1526
+
+
+def test_the_published_settings_of_mql():
+    """Spec 1.6, where gradient steps are 1 or 0.2 for each transition."""
+    chosen = ("learning_rate", "history_length", "context_size", "policy_delay", "exploration_noise", "target_noise",
+              "beta_clip", "classifier_strength", "new_task_steps", "replay_steps", "replay_batches", "snapshot_size",
+              "learning_starts", "classifier_sees_observation", "train_period")  # fmt: skip
+    published = {
+        "cheetah-dir": (3e-4, 20, 20, 2, 0.3, 0.3, 1.5, 0.5, 10, 50, 10, 2 * 2000, 10_000, False, 1),
+        "cheetah-vel": (1e-3, 20, 15, 2, 0.3, 0.3, 1.0, 0.1, 10, 100, 5, 100 * 2000, 100 * 500, False, 1),
+        "ant-dir": (3e-4, 25, 30, 4, 0.2, 0.4, 1.2, 0.05, 5, 400, 5, 2 * 2000, 10_000, False, 1),
+        "ant-goal": (4e-4, 40, 40, 4, 0.3, 0.3, 2.0, 0.1, 10, 150, 1, 150 * 1000, 150 * 1500, True, 5),
+        "walker-params": (8e-4, 10, 30, 3, 0.2, 0.2, 1.1, 0.06, 10, 400, 5, 40 * 4000, 40 * 2000, True, 5),
+    }
+    for task, values in published.items():
+        assert registry.preset("mql", None, f"tasks/{task}")[0] == task
+        config = registry.presets_of("td3-context")[task].config
+        made = registry.agent("mql").Config(**config)
+        assert tuple(getattr(made, name) for name in chosen) == values, task
+        assert (made.batch_size, made.hidden, made.replay_size) == (256, (300, 300), 1_000_000)
+        assert registry.preset("td3", None, f"tasks/{task}")[0] == "mujoco"
+    assert registry.preset("mql", None, "tasks/pendulum")[0] == "tasks"
 
 
 # --- the proximal coefficient ---

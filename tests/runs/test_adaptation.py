@@ -1,6 +1,7 @@
 """`purerl eval --adapt`: returns before and after adapting to one episode of each task."""
 
 import json
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -8,9 +9,11 @@ import pytest
 
 import purerl
 from purerl import registry, rng
+from purerl.agents import mql
 from purerl.cli import main
+from purerl.envs import hosted
 from purerl.errors import PurerlError
-from purerl.loops import meta_test
+from purerl.loops import meta_test, pool_meta_test
 from purerl.runs import adaptation, policy
 
 SMALL = {
@@ -36,7 +39,31 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_before_and_after_are_those_of_the_meta_test(run, capsys):
+class Opened(NamedTuple):
+    """The second seed of the run; `play` is (goal, key) -> Returns of two episodes, in the graph."""
+
+    config: Any
+    state: Any
+    goals: jax.Array
+    environment: Any
+    play: Any
+
+
+@pytest.fixture(scope="module")
+def opened(run):
+    plan, agent, _, config, load = policy.open_run(run, whole_state=True)
+    state, (family, name) = jax.tree.map(lambda x: x[1], load()), registry.environment(plan.env)
+    options = family.Options(split="test", **OPTIONS)
+
+    @jax.jit
+    def play(goal, key):
+        one = family.of_task(name, goal, options)
+        return meta_test.evaluate_task(agent, one, config, state, key, length=6, episodes=2)
+
+    return Opened(config, state, family.tasks(name, options), lambda goal: family.of_task(name, goal, options), play)
+
+
+def test_before_and_after_are_those_of_the_meta_test(run, opened, capsys):
     kept = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert main.main(["eval", str(run), "--adapt", "--episodes", "2", "--seed", "5", "--env.num-tasks", "3"]) == 0
     assert "3 tasks (test), 2 episodes of each" in capsys.readouterr().out
@@ -44,18 +71,8 @@ def test_before_and_after_are_those_of_the_meta_test(run, capsys):
     assert found["env_options"] == OPTIONS | {"split": "test"} and found["tasks"] == len(found["per_task"]) == 3
     assert {path: path.read_bytes() for path in kept} == kept
 
-    plan, agent, _, config, load = policy.open_run(run, whole_state=True)
-    state, (family, name) = jax.tree.map(lambda x: x[1], load()), registry.environment(plan.env)
-    options = family.Options(split="test", **OPTIONS)
-    goals = family.tasks(name, options)
     key = rng.evaluation_key(rng.seed_keys(1, 1)[0], 5)
-
-    @jax.jit
-    def played(goal, number):
-        one = family.of_task(name, goal, options)
-        return meta_test.evaluate_task(agent, one, config, state, rng.at(key, number), length=6, episodes=2)
-
-    returns = [played(goals[i], i) for i in range(3)]
+    returns = [opened.play(opened.goals[i], rng.at(key, i)) for i in range(3)]
     lane = found["per_seed"][1]
     assert lane["seed"] == 1 and lane["before"] != lane["after"]
     np.testing.assert_allclose(lane["before"], np.mean([one.before for one in returns]), rtol=1e-5)
@@ -75,6 +92,32 @@ def test_ways_to_adapt_are_compared_on_one_run(run, tmp_path):
         adaptation.evaluate_adaptation(run, config={"replay_stepz": 0}, **how)
     with pytest.raises(PurerlError, match="hidden: the trained state has another shape"):
         adaptation.evaluate_adaptation(run, config={"hidden": (4,)}, **how)
+
+
+def test_on_the_host_it_is_that_in_the_graph_and_leaves_no_trace(opened):
+    """The same task twice, through pools that play it with the random numbers of the graph."""
+    config, state, keys = opened.config, opened.state, rng.seed_keys(9, 2)
+    environment = opened.environment(opened.goals[0])
+    test = pool_meta_test.PoolMetaTest(mql.AGENT, environment.spec, 6)
+    bits = [np.asarray(rng.as_words(x)).tobytes() for x in jax.tree.leaves(state)]
+
+    def evaluated(config):
+        streams = [jax.vmap(lambda key: rng.stream(key, name))(keys) for name in ("new", "evaluation")]  # noqa: B023
+        pools = (hosted.HostedPool(environment, stream, n) for stream, n in zip(streams, (1, 2), strict=True))
+        return test.evaluate(config, state, keys, *pools)
+
+    found = evaluated(config)
+    for k in range(2):
+        wanted = opened.play(opened.goals[0], keys[k])
+        np.testing.assert_allclose(found.before[k], wanted.before, rtol=1e-5)
+        np.testing.assert_allclose(found.after[k], wanted.after, rtol=1e-4)
+        assert (np.abs(wanted.after - wanted.before) > 1e-3).any()
+    still = evaluated(config.replace(adaptation_learning_rate=0.0, tau=0.0))
+    np.testing.assert_array_equal(still.before, found.before)
+    np.testing.assert_allclose(still.after, found.before, rtol=1e-6)  # the same episodes, by the same agent
+    assert [np.asarray(rng.as_words(x)).tobytes() for x in jax.tree.leaves(state)] == bits
+    with pytest.raises(PurerlError, match="td3-context does not adapt"):
+        pool_meta_test.PoolMetaTest(mql.TD3_CONTEXT, environment.spec, 6)
 
 
 def test_what_cannot_be_adapted_is_one_line(run, tmp_path, capsys):
