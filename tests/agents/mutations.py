@@ -236,10 +236,10 @@ MUTATIONS += [
     Mutation(
         "rainbow-next-value-of-the-online-network",
         RAINBOW,
-        "out_next = q_network.apply(target_params, batch.next_observation, target)",
-        "out_next = q_network.apply(params, batch.next_observation, target)",
+        "out_next = q_network.apply(target_params, batch.next_observation, target, next_taus)",
+        "out_next = q_network.apply(params, batch.next_observation, target, next_taus)",
     ),
-    Mutation("rainbow-double-off", RAINBOW, "if config.double else out_next", "if False else out_next"),
+    Mutation("rainbow-double-off", RAINBOW, "if config.double:", "if False:"),
     Mutation(
         "rainbow-importance-weights-dropped",
         RAINBOW,
@@ -259,13 +259,13 @@ MUTATIONS += [
         "probability",
     ),
     Mutation(
-        "rainbow-target-noise-is-the-online-noise", RAINBOW, "next_observation, target)", "next_observation, online)"
+        "rainbow-target-noise-is-the-online-noise", RAINBOW, "next_observation, target, ", "next_observation, online, "
     ),
     Mutation(
         "rainbow-selector-noise-is-the-online-noise",
         RAINBOW,
-        "next_observation, selecting)",
-        "next_observation, online)",
+        "next_observation, selecting, ",
+        "next_observation, online, ",
     ),
     Mutation(
         "rainbow-target-copied-before-the-step",
@@ -274,7 +274,7 @@ MUTATIONS += [
         "value_learning.next_target(due, carry[0], target_params)",
     ),
     Mutation("rainbow-beta-constant", RAINBOW, "clock.fraction_done() * change", "0 * change"),
-    Mutation("rainbow-priority-clip-ignored", RAINBOW, "jnp.minimum(each, config.priority_clip)", "each"),
+    Mutation("rainbow-priority-clip-ignored", RAINBOW, "jnp.minimum(size, config.priority_clip)", "size"),
     Mutation("rainbow-priority-exponent-ignored", RAINBOW, "+ 1e-10) ** config.priority_exponent", "+ 1e-10)"),
     Mutation("rainbow-priority-mask-dropped", RAINBOW, "jnp.where(batch.weight > 0, priority, 0.0)", "priority"),
     Mutation("rainbow-rows-of-weight-0-scale-the-others", PRIORITIES, "counts = weight > 0", "counts = weight >= 0"),
