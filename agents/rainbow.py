@@ -238,7 +238,7 @@ def losses_of(
     config: Config, spec: EnvSpec, params: Any, target_params: Any, batch: replay.Transitions, key: Array
 ) -> tuple[Array, Array, Array]:
     """Of each transition [B]: the loss, the size of the error that becomes its priority, and its action's value."""
-    q_network, chosen = network(config, spec), config.acting_quantiles
+    q_network, choosing = network(config, spec), config.acting_quantiles
     # Three noise samples: the network that selects the action has its own (as in DQN Zoo).
     online, target, selecting = (
         rng.stream(key, name) if config.noisy else None for name in ("online", "target", "selector")
@@ -247,22 +247,23 @@ def losses_of(
     def taus(name: str, count: int) -> Array | None:
         return fractions(config, rng.stream(key, f"{name} quantiles"), (len(batch.action), count))
 
-    online_taus, policy_taus = taus("online", config.quantiles), taus("policy", chosen)
+    online_taus, policy_taus = taus("online", config.quantiles), taus("policy", choosing)
     out = value_learning.batched_index(q_network.apply(params, batch.observation, online, online_taus), batch.action)
-    next_taus = taus("target", chosen + config.target_quantiles)
+    next_taus = taus("target", choosing + config.target_quantiles)
     out_next = q_network.apply(target_params, batch.next_observation, target, next_taus)
     # The first K quantiles choose, the others are the target (algorithm 1 of IQN).
-    selector, out_next = (out_next[..., :chosen], out_next[..., chosen:]) if config.quantiles else (out_next, out_next)
+    selector = out_next[..., :choosing] if config.quantiles else out_next
+    out_next = out_next[..., choosing:] if config.quantiles else out_next
     if config.double:
         selector = q_network.apply(params, batch.next_observation, selecting, policy_taus)
     reward, selector = batch.reward, values(config, selector)
     if config.munchausen:
-        # The log-policy of the target network joins the reward, a soft maximum replaces the maximum (eq. 2).
+        # Eq. 2 of arXiv 2007.14430: the log-policy joins the reward, a soft maximum takes the place of the maximum.
         q = values(config, q_network.apply(target_params, batch.observation, target, policy_taus))
-        tau, lowest = config.munchausen_temperature, config.munchausen_clip
-        bonus = jax.vmap(munchausen.bonus, (0, 0, None, None))(q, batch.action, tau, lowest)
+        temperature, lowest = config.munchausen_temperature, config.munchausen_clip
+        bonus = jax.vmap(munchausen.bonus, (0, 0, None, None))(q, batch.action, temperature, lowest)
         reward = reward + config.munchausen_scale * bonus
-        out_next = jax.vmap(munchausen.soft_value, (0, 0, None))(out_next, selector, tau)
+        out_next = jax.vmap(munchausen.soft_value, (0, 0, None))(out_next, selector, temperature)
     else:
         out_next = value_learning.batched_index(out_next, jnp.argmax(selector, axis=-1))
     if config.quantiles:

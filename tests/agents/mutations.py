@@ -307,7 +307,7 @@ MUTATIONS += [
         "(returns - 0 * scaled.reshape(each))",
     ),
     Mutation(
-        "rainbow-quantiles-that-choose-are-the-target", RAINBOW, "out_next[..., chosen:])", "out_next[..., :-chosen])"
+        "rainbow-quantiles-that-choose-are-the-target", RAINBOW, "out_next[..., choosing:]", "out_next[..., :-choosing]"
     ),
     Mutation("rainbow-quantiles-averaged", QUANTILES, "jnp.sum(jnp.mean(weight", "jnp.mean(jnp.mean(weight"),
     Mutation("rainbow-quantiles-pulled-the-wrong-way", QUANTILES, "(error < 0)", "(error > 0)"),
