@@ -1,5 +1,7 @@
 """Rainbow with the parts of "Beyond the Rainbow" as an agent: lanes, exact resume, the saved policy, exploration."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,8 +86,9 @@ def test_resume_is_exact(run, whole, monkeypatch):
 
 
 def test_the_saved_policy_plays_with_the_saved_vectors(whole):
-    """It takes the best mean of 5 random quantiles: most often the best mean of 500."""
+    """With 500 quantiles it takes the action whose mean of 500 others is the best, but for near ties."""
     policy = purerl.load_policy(whole.folder, seed=6)
+    policy = dataclasses.replace(policy, config=policy.config.replace(acting_quantiles=500, epsilon_evaluation=0.0))
     params = jax.tree.map(lambda x: x[1], whole.state.agent.params)
     for a, b in zip(leaves(policy.state.params), leaves(params), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -93,9 +96,12 @@ def test_the_saved_policy_plays_with_the_saved_vectors(whole):
     observations = jnp.asarray(random.random((200, *policy.spec.observation_shape)) < 0.3)
     taus = jnp.asarray(random.random((200, 500)), jnp.float32)
     out = jax.jit(rainbow.network(policy.config, policy.spec).apply)(params, observations, None, taus)
-    best = jnp.argmax(jnp.mean(out, axis=-1), axis=-1)
+    q = np.asarray(jnp.mean(out, axis=-1))
+    best, ordered = q.argmax(-1), np.sort(q, axis=-1)
+    clear = ordered[:, -1] - ordered[:, -2] > np.median(ordered[:, -1] - ordered[:, -2])
     actions = jax.jit(jax.vmap(policy))(observations, jax.random.split(jax.random.key(1), 200))
-    assert np.mean(actions == best) > 0.8
+    np.testing.assert_array_equal(actions[clear], best[clear])
+    assert clear.sum() == 100 and len(np.unique(best[clear])) > 1
 
 
 def test_pro_is_one_field(tiny):
