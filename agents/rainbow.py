@@ -2,7 +2,9 @@
 
 Each part of Rainbow is a switch. The defaults are Dopamine's: n-step returns, a distribution of returns (C51),
 prioritized replay. `double`, `dueling` and `noisy` give the full Rainbow. Rainbow Pro also pulls the online network
-towards the target network in every gradient step, like DQN Pro.
+towards the target network in every gradient step, like DQN Pro. "Beyond the Rainbow" (Clark et al. 2024, arXiv
+2411.03820) has quantiles (IQN, arXiv 1806.06923) in place of atoms, Munchausen targets (arXiv 2007.14430) in place of
+double DQN, and a wider IMPALA network with spectral normalization and maximum pooling.
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ from flax import struct
 from purerl import rng
 from purerl.buffers import prioritized, replay
 from purerl.errors import PurerlError
-from purerl.nn import initializers, layers, torsos
+from purerl.nn import initializers, layers, spectral_norm, torsos
 from purerl.nn.q_network import QNetwork
-from purerl.ops import advantages, optimizers, value_learning
+from purerl.ops import advantages, munchausen, optimizers, quantiles, value_learning
 from purerl.types import Agent, Array, Clock, EnvSpec, Inputs, MatmulPrecision, Metric, Rollout, static, traced
 
 
@@ -35,9 +37,14 @@ class Config:
     learning_starts: int = static(20_000, help="transitions collected before the first gradient step")
     target_period: int = static(8000, low=1, help="transitions between target network updates")
     num_steps: int = static(3, low=1, help="n of n-step returns")
-    atoms: int = static(51, help="atoms of the return distribution (C51); 0: plain values")
+    atoms: int = static(51, help="atoms of the return distribution (C51); 0: plain values, or quantiles")
+    quantiles: int = static(0, help="N, quantiles of the online network in the loss (IQN); 0: none. Needs atoms 0")
+    target_quantiles: int = static(64, low=1, help="N', quantiles of the target, with quantiles")
+    acting_quantiles: int = static(32, low=1, help="K, quantiles whose mean is a value that chooses, with quantiles")
+    munchausen: bool = static(False, help="Munchausen targets, in place of a greedy target policy. Needs atoms 0")
     double: bool = static(False, help="double DQN: the online network selects the target's action")
     dueling: bool = static(False, help="dueling network: separate value and advantage streams")
+    separate_streams: bool = static(False, help="each stream of the dueling network has its own last hidden layer")
     noisy: bool = static(False, help="noisy dense layers (NoisyNet); set epsilon to 0 to explore by noise alone")
     noisy_sigma: float = static(0.1, low=0.0, help="initial sigma of noisy layers (paper: 0.5)")
     prioritized: bool = static(True, help="prioritized experience replay; else uniform")
@@ -51,6 +58,10 @@ class Config:
     time_limit_is_terminal: bool = static(False, help="treat a time-out as terminal instead of bootstrapping")
     network: torsos.TorsoName = static("auto", help="torso network; auto chooses by the observation shape")
     hidden: tuple[int, ...] = static((512,), low=1, help="hidden sizes of the MLP")
+    channels: tuple[int, ...] = static((16, 32, 32), low=1, help="channels of the stacks of network impala")
+    features: int = static(0, help="width of the dense layer after convolutions; 0: as published")
+    spectral_norm: bool = static(False, help="spectral normalization in the residual blocks of network impala")
+    max_pool: int = static(0, help="adaptive maximum pooling of the last images to this size; 0: none")
     activation: layers.ActivationName = static("relu", help="activation of the dense layers")
     initializer: initializers.InitializerName = static("fan_in", help="weight initialization")
     dtype: layers.DTypeName = static("float32", help="compute dtype of the torso; parameters stay float32")
@@ -74,6 +85,9 @@ class Config:
         1.0, above=0.0, high=float("inf"), help="clip rewards to +-this for learning; inf: no clipping"
     )
     support_max: float = traced(10.0, above=0.0, help="atoms are evenly spaced in [-support_max, support_max]")
+    munchausen_scale: float = traced(0.9, low=0.0, high=1.0, help="alpha, weight of the log-policy in the reward")
+    munchausen_temperature: float = traced(0.03, above=0.0, help="tau, temperature of the policy, with munchausen")
+    munchausen_clip: float = traced(-1.0, high=0.0, help="l0, smallest log-policy in the reward")
     priority_exponent: float = traced(0.5, low=0.0, help="exponent alpha of the priorities")
     priority_clip: float = traced(
         float("inf"), above=0.0, high=float("inf"), help="clip the loss to this before it becomes a priority"
@@ -84,6 +98,9 @@ class Config:
     epsilon_initial: float = traced(1.0, low=0.0, high=1.0, help="epsilon-greedy exploration until learning starts")
     epsilon_final: float = traced(0.01, low=0.0, high=1.0, help="epsilon after the decay")
     epsilon_decay_steps: float = traced(250_000.0, above=0.0, help="transitions over which epsilon decays linearly")
+    epsilon_zero_after: float = traced(
+        float("inf"), low=0.0, high=float("inf"), help="transitions after which epsilon is 0; inf: never"
+    )
     epsilon_evaluation: float = traced(0.001, low=0.0, high=1.0, help="epsilon in evaluation")
 
 
@@ -111,6 +128,11 @@ def network(config: Config, spec: EnvSpec) -> QNetwork:
         noisy=config.noisy,
         sigma=config.noisy_sigma,
         dtype=config.dtype,
+        separate_streams=config.separate_streams,
+        channels=config.channels,
+        features=config.features,
+        spectral_norm=config.spectral_norm,
+        max_pool=config.max_pool,
     )
 
 
@@ -118,7 +140,7 @@ def check(config: Config, spec: EnvSpec) -> None:
     """Raises PurerlError for invalid sizes, before anything is built."""
     if not spec.num_actions:
         raise PurerlError(f"the DQN family needs discrete actions, and {spec.name} has continuous ones: use ppo or ppg")
-    torsos.resolve_torso(config.network, spec)
+    torsos.make_torso(config.network, spec, spectral_norm=config.spectral_norm, max_pool=config.max_pool)
     value_learning.check_periods(
         num_envs=config.num_envs,
         rollout_length=config.rollout_length,
@@ -136,6 +158,10 @@ def check(config: Config, spec: EnvSpec) -> None:
     )
     if config.atoms == 1:
         raise PurerlError("atoms = 1 is not a distribution: use 0 for plain values, or 51")
+    if config.atoms and (config.quantiles or config.munchausen):
+        raise PurerlError("quantiles and munchausen take the place of C51's atoms: set atoms to 0")
+    if config.munchausen and config.double:
+        raise PurerlError("munchausen targets have no best action for double to select: set one of them to False")
 
 
 def optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
@@ -153,18 +179,22 @@ def epsilon(config: Config, clock: Clock, explore: bool) -> Array:
     """Share of random actions, [], in training or in evaluation."""
     if not explore:
         return config.epsilon_evaluation
-    return value_learning.epsilon_schedule(
-        clock.iteration.astype(jnp.float32) * (config.num_envs * config.rollout_length),
+    transitions = clock.iteration.astype(jnp.float32) * (config.num_envs * config.rollout_length)
+    decayed = value_learning.epsilon_schedule(
+        transitions,
         initial=config.epsilon_initial,
         final=config.epsilon_final,
         begin=config.learning_starts,
         decay_steps=config.epsilon_decay_steps,
     )
+    return jnp.where(transitions < config.epsilon_zero_after, decayed, 0.0)
 
 
 def init(config: Config, spec: EnvSpec, key: Array) -> State:
     """State at the start of training: the target network is a copy of the online network."""
-    params = network(config, spec).init(key, jnp.zeros((1, *spec.observation_shape), spec.observation_dtype))
+    fractions = jnp.zeros((1, 1)) if config.quantiles else None
+    observation = jnp.zeros((1, *spec.observation_shape), spec.observation_dtype)
+    params = network(config, spec).init(key, observation, None, fractions)
     ring = replay.init(spec, config.num_envs, config.replay_size // config.num_envs)
     priorities = prioritized.init(ring.reward.size) if config.prioritized else None
     return State(params, jax.tree.map(jnp.copy, params), optimizer(config).init(params), ring, priorities)
@@ -176,8 +206,15 @@ def support(config: Config) -> Array:
 
 
 def values(config: Config, out: Array) -> Array:
-    """Q [..., A] of the network's output."""
+    """Q [..., A] of the network's output: its distribution's mean, the mean of its quantiles, or the output itself."""
+    if config.quantiles:
+        return jnp.mean(out, axis=-1)
     return jax.nn.softmax(out) @ support(config) if config.atoms else out
+
+
+def fractions(config: Config, key: Array, shape: tuple[int, ...]) -> Array | None:
+    """Random fractions of the quantiles that a pass through the network gives; None without quantiles."""
+    return quantiles.draw_fractions(key, shape) if config.quantiles else None
 
 
 def act(
@@ -192,34 +229,58 @@ def act(
 ) -> tuple[Array, tuple[()], None]:
     """Epsilon-greedy actions [N], with independent noise for each environment; no noise if not `explore`."""
     noise = jax.vmap(lambda k: rng.stream(k, "noise"))(keys) if config.noisy and explore else None
-    q = values(config, network(config, spec).apply(state.params, inputs.observation, noise))
+    taus = jax.vmap(lambda k: fractions(config, rng.stream(k, "quantiles"), (config.acting_quantiles,)))(keys)
+    q = values(config, network(config, spec).apply(state.params, inputs.observation, noise, taus))
     return value_learning.epsilon_greedy(keys, q, epsilon(config, clock, explore)), memory, None
 
 
 def losses_of(
     config: Config, spec: EnvSpec, params: Any, target_params: Any, batch: replay.Transitions, key: Array
-) -> tuple[Array, Array]:
-    """The loss of each transition [B], and the values [B] of its actions."""
-    q_network = network(config, spec)
+) -> tuple[Array, Array, Array]:
+    """Of each transition [B]: the loss, the size of the error that becomes its priority, and its action's value."""
+    q_network, choosing = network(config, spec), config.acting_quantiles
     # Three noise samples: the network that selects the action has its own (as in DQN Zoo).
     online, target, selecting = (
         rng.stream(key, name) if config.noisy else None for name in ("online", "target", "selector")
     )
-    out = value_learning.batched_index(q_network.apply(params, batch.observation, online), batch.action)
-    out_next = q_network.apply(target_params, batch.next_observation, target)
-    selector = q_network.apply(params, batch.next_observation, selecting) if config.double else out_next
-    out_next = value_learning.batched_index(out_next, jnp.argmax(values(config, selector), axis=-1))
+
+    def taus(name: str, count: int) -> Array | None:
+        return fractions(config, rng.stream(key, f"{name} quantiles"), (len(batch.action), count))
+
+    online_taus, policy_taus = taus("online", config.quantiles), taus("policy", choosing)
+    out = value_learning.batched_index(q_network.apply(params, batch.observation, online, online_taus), batch.action)
+    next_taus = taus("target", choosing + config.target_quantiles)
+    out_next = q_network.apply(target_params, batch.next_observation, target, next_taus)
+    # The first K quantiles choose, the others are the target (algorithm 1 of IQN).
+    selector = out_next[..., :choosing] if config.quantiles else out_next
+    out_next = out_next[..., choosing:] if config.quantiles else out_next
+    if config.double:
+        selector = q_network.apply(params, batch.next_observation, selecting, policy_taus)
+    reward, selector = batch.reward, values(config, selector)
+    if config.munchausen:
+        # Eq. 2 of arXiv 2007.14430: the log-policy joins the reward, a soft maximum takes the place of the maximum.
+        q = values(config, q_network.apply(target_params, batch.observation, target, policy_taus))
+        temperature, lowest = config.munchausen_temperature, config.munchausen_clip
+        bonus = jax.vmap(munchausen.bonus, (0, 0, None, None))(q, batch.action, temperature, lowest)
+        reward = reward + config.munchausen_scale * bonus
+        out_next = jax.vmap(munchausen.soft_value, (0, 0, None))(out_next, selector, temperature)
+    else:
+        out_next = value_learning.batched_index(out_next, jnp.argmax(selector, axis=-1))
+    if config.quantiles:
+        targets = jax.lax.stop_gradient(reward[:, None] + batch.discount[:, None] * out_next)
+        return *jax.vmap(quantiles.quantile_huber_loss)(out, online_taus, targets), values(config, out)
     if not config.atoms:
-        error = jax.lax.stop_gradient(batch.reward + batch.discount * out_next) - out
-        return value_learning.temporal_difference_loss(error, config.loss), out
+        error = jax.lax.stop_gradient(reward + batch.discount * out_next) - out
+        each = value_learning.temporal_difference_loss(error, config.loss)
+        return each, each, out
     # The distribution of r + gamma z, projected onto the atoms (section 2 of the paper, eq. 2 and 3)
     z = support(config)
-    atoms = batch.reward[:, None] + batch.discount[:, None] * z[None]
+    atoms = reward[:, None] + batch.discount[:, None] * z[None]
     target_probabilities = jax.vmap(value_learning.categorical_projection, (0, 0, None))(
         atoms, jax.nn.softmax(out_next), z
     )
     cross_entropy = -jnp.sum(jax.lax.stop_gradient(target_probabilities) * jax.nn.log_softmax(out), axis=-1)
-    return cross_entropy, values(config, out)
+    return cross_entropy, cross_entropy, values(config, out)
 
 
 def loss(
@@ -231,12 +292,12 @@ def loss(
     importance: Array,
     key: Array,
 ) -> tuple[Array, tuple[Array, dict[str, Metric]]]:
-    """The mean loss with importance weights [B]; the loss of each transition also sets its priority."""
-    each, q = losses_of(config, spec, params, target_params, batch, key)
+    """The mean loss with importance weights [B], the sizes [B] of the errors for the priorities, and the metrics."""
+    each, size, q = losses_of(config, spec, params, target_params, batch, key)
     total = jnp.mean(batch.weight * importance * each)
     if config.proximal == "penalty":
         total = total + optimizers.proximal_penalty(config.penalty_coefficient, params, target_params)
-    return total, (each, {"loss": Metric.of(each), "q": Metric.of(q)})
+    return total, (size, {"loss": Metric.of(each), "q": Metric.of(q)})
 
 
 def importance_exponent(config: Config, clock: Clock) -> Array:
@@ -299,16 +360,16 @@ def update(
         importance = jnp.ones_like(batch.weight)
         if priorities is not None:
             importance = prioritized.importance_weights(probability, importance_exponent(config, clock), batch.weight)
-        gradients, (each, terms) = jax.grad(loss, argnums=2, has_aux=True)(
+        gradients, (size, terms) = jax.grad(loss, argnums=2, has_aux=True)(
             config, spec, params, target_params, batch, importance, rng.stream(key, "noise")
         )
         updates, optimizer_state = gradient_transformation.update(
             gradients, optimizer_state, params, anchor=target_params
         )
-        params = optax.apply_updates(params, updates)
+        params = spectral_norm.power_iteration(optax.apply_updates(params, updates))
         if priorities is not None:
             # Dopamine takes the root of the loss, not of the error.
-            priority = (jnp.minimum(each, config.priority_clip) + 1e-10) ** config.priority_exponent
+            priority = (jnp.minimum(size, config.priority_clip) + 1e-10) ** config.priority_exponent
             items = indices[0] * ring.reward.shape[1] + indices[1]
             priorities = prioritized.update(priorities, items, jnp.where(batch.weight > 0, priority, 0.0))
         target_params, distance = value_learning.next_target(due, params, target_params)

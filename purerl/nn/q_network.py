@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from purerl.nn import initializers, layers, torsos
+from purerl.nn.quantile_embedding import QuantileEmbedding
 from purerl.types import Array, EnvSpec
 
 # Width of the dense layer after each kind of convolutions, as published.
@@ -35,7 +36,7 @@ class NoisyDense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, noise: Array | None) -> Array:
-        """Applies the layer to [..., P]. `noise`: a key [] for all rows, keys [N] for x [N, P], None for no noise."""
+        """Applies the layer to [..., P]. `noise`: a key [] for all, keys [N] for x [N, ..., P], None for no noise."""
         inputs = x.shape[-1]
         bound = 1 / math.sqrt(inputs)
 
@@ -60,12 +61,16 @@ class NoisyDense(nn.Module):
         if noise.ndim == 0:
             noise_in, noise_out = (part.reshape(*row, -1) for part in draw(noise))
         else:
-            noise_in, noise_out = jax.vmap(draw)(noise)
+            rows = (len(noise), *[1] * (x.ndim - 2), -1)
+            noise_in, noise_out = (part.reshape(rows) for part in jax.vmap(draw)(noise))
         return mean + ((x * noise_in) @ kernel_sigma + bias_sigma.reshape(*row, -1)) * noise_out
 
 
 class QNetwork(nn.Module):
     """Observations [..., *shape] to values [..., A], or to logits [..., A, K] of their distributions, in float32.
+
+    With fractions tau [..., N] it is an implicit quantile network (IQN): quantiles [..., A, N] of the returns. The
+    embedding of the fractions joins before the last hidden layer: after the convolutions, as published.
 
     Attributes:
       spec: the environment; its actions are discrete.
@@ -76,9 +81,13 @@ class QNetwork(nn.Module):
       atoms: K, 0 for plain values.
       dueling: whether value and advantages have separate outputs, combined as in "Dueling Network Architectures" by
         Wang et al. (https://arxiv.org/abs/1511.06581), eq. 9, for each atom.
+      separate_streams: whether each of the two has a last hidden layer of its own.
       noisy: whether all dense layers are noisy.
       sigma: see `NoisyDense`.
       dtype: of the torso's arithmetic.
+      channels: of IMPALA's stacks.
+      features: width of the hidden layer after convolutions; 0 for the published one.
+      spectral_norm, max_pool: see `torsos.make_torso`.
     """
 
     spec: EnvSpec
@@ -91,18 +100,33 @@ class QNetwork(nn.Module):
     noisy: bool = False
     sigma: float = 0.1
     dtype: layers.DTypeName = "float32"
+    separate_streams: bool = False
+    channels: tuple[int, ...] = (16, 32, 32)
+    features: int = 0
+    spectral_norm: bool = False
+    max_pool: int = 0
 
     @nn.compact
-    def __call__(self, observation: Array, noise: Array | None = None) -> Array:
-        """Applies the network to [..., *shape]. `noise` as in `NoisyDense`; every layer derives its own key from it."""
+    def __call__(self, observation: Array, noise: Array | None = None, fractions: Array | None = None) -> Array:
+        """Applies the network to [..., *shape] and fractions [..., N], if it is an IQN. `noise` as in `NoisyDense`;
+        every layer derives its own key from it.
+        """
         dtype, rank = jnp.dtype(self.dtype), len(self.spec.observation_shape)
         name = torsos.resolve_torso(self.network, self.spec)
         if name == "mlp":
             widths, x = self.hidden, layers.to_float(observation, dtype)
             x = x.reshape(*x.shape[: x.ndim - rank], -1)
         else:
-            make = torsos.make_torso(name, self.spec, initializer=self.initializer, dtype=self.dtype)
-            widths, x = (_DENSE[name],), make(name="torso", hidden=0)(observation)
+            make = torsos.make_torso(
+                name,
+                self.spec,
+                initializer=self.initializer,
+                dtype=self.dtype,
+                channels=self.channels,
+                spectral_norm=self.spectral_norm,
+                max_pool=self.max_pool,
+            )
+            widths, x = (self.features or _DENSE[name],), make(name="torso", hidden=0)(observation)
 
         def dense(x: Array, size: int, name: str, layer: int, dtype: Any) -> Array:
             if not self.noisy:
@@ -116,12 +140,29 @@ class QNetwork(nn.Module):
             return NoisyDense(size, self.sigma, dtype, name=name)(x, key)
 
         activate = {"tanh": jnp.tanh, "relu": nn.relu}[self.activation]
-        for i, width in enumerate(widths):
+        number, separate = len(widths), self.dueling and self.separate_streams
+
+        def last_hidden(x: Array, name: str, layer: int) -> Array:
+            for width in widths[-1:]:
+                x = activate(dense(x, width, name, layer, dtype))
+            return x
+
+        def output(x: Array, size: int, name: str, layer: int, hidden_layer: int) -> Array:
+            x = last_hidden(x, f"{name}_hidden", hidden_layer) if separate else x
+            return dense(x.astype(jnp.float32), size, name, layer, jnp.float32)
+
+        for i, width in enumerate(widths[:-1]):
             x = activate(dense(x, width, f"dense{i}", i, dtype))
-        x, atoms, actions = x.astype(jnp.float32), max(1, self.atoms), self.spec.num_actions
-        out = dense(x, actions * atoms, "advantage" if self.dueling else "value", len(widths), jnp.float32)
+        if fractions is not None:
+            x = QuantileEmbedding(initializer=self.initializer, dtype=dtype, name="quantile_embedding")(x, fractions)
+        if not separate:
+            x = last_hidden(x, f"dense{number - 1}", number - 1)
+        atoms, actions = max(1, self.atoms), self.spec.num_actions
+        out = output(x, actions * atoms, "advantage" if self.dueling else "value", number, number - 1)
         out = out.reshape(*out.shape[:-1], actions, atoms)
         if self.dueling:
-            value = dense(x, atoms, "value", len(widths) + 1, jnp.float32)[..., None, :]
+            value = output(x, atoms, "value", number + 1, number + 2)[..., None, :]
             out = value + out - jnp.mean(out, axis=-2, keepdims=True)
+        if fractions is not None:
+            return jnp.swapaxes(out[..., 0], -1, -2)
         return out if self.atoms else out[..., 0]

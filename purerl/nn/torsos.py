@@ -15,9 +15,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from purerl.errors import PurerlError, nearest
+from purerl.nn.adaptive_pooling import adaptive_max_pool
 from purerl.nn.convolution import for_linen
 from purerl.nn.initializers import RESIDUAL_SCALE, InitializerName, bias_init, kernel_init
 from purerl.nn.layers import ActivationName, DTypeName, PoolingName, flat_batch, images, max_pool, to_float
+from purerl.nn.spectral_norm import SpectralConv
 from purerl.types import Array, EnvSpec
 
 TorsoName = Literal["auto", "impala", "impoola", "nature", "dopamine", "minatar", "mlp"]
@@ -90,6 +92,9 @@ class ImpalaCNN(nn.Module):
         Trumpp et al. 2025 (https://arxiv.org/abs/2503.05546). The mean follows the last ReLU, as in their code.
       dropout: share of the channels dropped after the pooling of each stack, and of the features.
       normalization: "layer" for layer normalization after every convolution and before the features' ReLU.
+      spectral_norm: spectral normalization of the convolutions in the residual blocks, as in "Beyond the Rainbow" by
+        Clark et al. 2024 (https://arxiv.org/abs/2411.03820, table D6).
+      max_pool: the last images are pooled to this size, see `adaptive_max_pool`; 0 for no pooling.
     """
 
     channels: tuple[int, ...] = (16, 32, 32)
@@ -101,17 +106,21 @@ class ImpalaCNN(nn.Module):
     mean_pool: bool = False
     dropout: float = 0.0
     normalization: NormalizationName = "none"
+    spectral_norm: bool = False
+    max_pool: int = 0
 
     @nn.compact
     def __call__(self, observation: Array, context: Array | None = None) -> Array:
-        def convolution(x: Array, channels: int, scale: float, name: str) -> Array:
-            x = nn.Conv(
+        plain = functools.partial(nn.Conv, conv_general_dilated=for_linen)
+        residual = SpectralConv if self.spectral_norm else plain
+
+        def convolution(x: Array, channels: int, scale: float, name: str, kind: Any = plain) -> Array:
+            x = kind(
                 channels,
                 (3, 3),
                 dtype=self.dtype,
                 kernel_init=kernel_init(self.initializer, scale),
                 bias_init=bias_init(self.initializer, 9 * x.shape[-1]),
-                conv_general_dilated=for_linen,
                 name=name,
             )(x)
             return _normalized(x, self.normalization, f"{name}_normalization")
@@ -121,10 +130,12 @@ class ImpalaCNN(nn.Module):
             x = convolution(x, channels, 1.0, f"stack{s}")
             x = _dropped(max_pool(x, self.pooling), self.dropout, whole_channels=True)
             for b in range(2):
-                y = convolution(nn.relu(x), channels, RESIDUAL_SCALE, f"stack{s}_block{b}_0")
-                y = convolution(nn.relu(y), channels, RESIDUAL_SCALE, f"stack{s}_block{b}_1")
+                y = convolution(nn.relu(x), channels, RESIDUAL_SCALE, f"stack{s}_block{b}_0", residual)
+                y = convolution(nn.relu(y), channels, RESIDUAL_SCALE, f"stack{s}_block{b}_1", residual)
                 x = x + y
         x = nn.relu(x)
+        if self.max_pool:
+            x = adaptive_max_pool(x, self.max_pool)
         if self.mean_pool:
             x = jnp.mean(x, axis=(1, 2))
         return _features(x, batch, self.hidden, self.initializer, self.dtype, context, self.dropout, self.normalization)
@@ -147,6 +158,7 @@ class PlainCNN(nn.Module):
       dtype: of the arithmetic.
       dropout: share of the channels dropped after each convolution, and of the features.
       normalization: "layer" for layer normalization before every ReLU.
+      max_pool: the last images are pooled to this size, see `adaptive_max_pool`; 0 for no pooling.
     """
 
     layers: tuple[tuple[int, int, int], ...]
@@ -157,6 +169,7 @@ class PlainCNN(nn.Module):
     frames_first: bool = False
     dropout: float = 0.0
     normalization: NormalizationName = "none"
+    max_pool: int = 0
 
     @nn.compact
     def __call__(self, observation: Array, context: Array | None = None) -> Array:
@@ -175,6 +188,8 @@ class PlainCNN(nn.Module):
             )(x)
             x = nn.relu(_normalized(x, self.normalization, f"normalization{i}"))
             x = _dropped(x, self.dropout, whole_channels=True)
+        if self.max_pool:
+            x = adaptive_max_pool(x, self.max_pool)
         return _features(x, batch, self.hidden, self.initializer, self.dtype, context, self.dropout, self.normalization)
 
 
@@ -291,6 +306,8 @@ def make_torso(
     features: int = 0,
     dropout: float = 0.0,
     normalization: NormalizationName = "none",
+    spectral_norm: bool = False,
+    max_pool: int = 0,
 ) -> Callable[..., nn.Module]:
     """Chooses the torso for an environment; the result is a function that creates the module.
 
@@ -307,6 +324,8 @@ def make_torso(
       dropout: share of channels, units and features that are dropped; 0 for none. The module needs the random keys
         "dropout" then.
       normalization: "layer" for layer normalization in every layer.
+      spectral_norm: spectral normalization in the residual blocks of "impala" and "impoola".
+      max_pool: size to which the last images are pooled; 0 for no pooling. Not for "mlp".
 
     Returns:
       a function (name=None) -> flax module, which takes observations [..., *shape] and, if wanted, a context [..., D]
@@ -326,12 +345,17 @@ def make_torso(
     _check_name("normalization", normalization, NormalizationName)
     if not all(width > 0 for width in (*hidden, *channels)) or not channels or not hidden:
         raise PurerlError(f"layers need at least one unit, not hidden {hidden} or channels {channels}")
+    if spectral_norm and name not in ("impala", "impoola"):
+        raise PurerlError(f"spectral_norm is for the residual blocks of impala and impoola, not for network {name}")
+    if max_pool and name in ("mlp", "impoola"):
+        raise PurerlError(f"max_pool is for images that become features, not for network {name}: set it to 0")
     common = {"initializer": initializer, "dtype": jnp.dtype(dtype)}
     common |= {"dropout": dropout, "normalization": normalization}
-    images = common | {"frames_first": spec.stacked_frames > 1} | ({"hidden": features} if features else {})
+    images = common | {"frames_first": spec.stacked_frames > 1, "max_pool": max_pool}
+    images |= {"hidden": features} if features else {}
     if name in ("impala", "impoola"):
         make = ImpalaCNN if name == "impala" else ImpoolaCNN
-        return functools.partial(make, channels=channels, pooling=pooling, **images)
+        return functools.partial(make, channels=channels, pooling=pooling, spectral_norm=spectral_norm, **images)
     if name in ("nature", "dopamine"):
         return functools.partial(NatureCNN if name == "nature" else DopamineCNN, **images)
     if name == "minatar":

@@ -64,6 +64,7 @@ PPO, PPG, DQN, RAINBOW = "agents/ppo.py", "agents/ppg.py", "agents/dqn.py", "age
 OPTIMIZERS, VALUES = "purerl/ops/optimizers.py", "purerl/ops/value_learning.py"
 PQN, RETURNS, TORSOS = "agents/pqn.py", "purerl/ops/returns.py", "purerl/nn/torsos.py"
 PRIORITIES, Q_NETWORK = "purerl/buffers/prioritized.py", "purerl/nn/q_network.py"
+MUNCHAUSEN, QUANTILES = "purerl/ops/munchausen.py", "purerl/ops/quantiles.py"
 TD3, DETERMINISTIC, REPLAY = "agents/td3.py", "purerl/nn/deterministic.py", "purerl/buffers/replay.py"
 
 MUTATIONS = [
@@ -236,10 +237,10 @@ MUTATIONS += [
     Mutation(
         "rainbow-next-value-of-the-online-network",
         RAINBOW,
-        "out_next = q_network.apply(target_params, batch.next_observation, target)",
-        "out_next = q_network.apply(params, batch.next_observation, target)",
+        "out_next = q_network.apply(target_params, batch.next_observation, target, next_taus)",
+        "out_next = q_network.apply(params, batch.next_observation, target, next_taus)",
     ),
-    Mutation("rainbow-double-off", RAINBOW, "if config.double else out_next", "if False else out_next"),
+    Mutation("rainbow-double-off", RAINBOW, "if config.double:", "if False:"),
     Mutation(
         "rainbow-importance-weights-dropped",
         RAINBOW,
@@ -259,13 +260,13 @@ MUTATIONS += [
         "probability",
     ),
     Mutation(
-        "rainbow-target-noise-is-the-online-noise", RAINBOW, "next_observation, target)", "next_observation, online)"
+        "rainbow-target-noise-is-the-online-noise", RAINBOW, "next_observation, target, ", "next_observation, online, "
     ),
     Mutation(
         "rainbow-selector-noise-is-the-online-noise",
         RAINBOW,
-        "next_observation, selecting)",
-        "next_observation, online)",
+        "next_observation, selecting, ",
+        "next_observation, online, ",
     ),
     Mutation(
         "rainbow-target-copied-before-the-step",
@@ -274,7 +275,7 @@ MUTATIONS += [
         "value_learning.next_target(due, carry[0], target_params)",
     ),
     Mutation("rainbow-beta-constant", RAINBOW, "clock.fraction_done() * change", "0 * change"),
-    Mutation("rainbow-priority-clip-ignored", RAINBOW, "jnp.minimum(each, config.priority_clip)", "each"),
+    Mutation("rainbow-priority-clip-ignored", RAINBOW, "jnp.minimum(size, config.priority_clip)", "size"),
     Mutation("rainbow-priority-exponent-ignored", RAINBOW, "+ 1e-10) ** config.priority_exponent", "+ 1e-10)"),
     Mutation("rainbow-priority-mask-dropped", RAINBOW, "jnp.where(batch.weight > 0, priority, 0.0)", "priority"),
     Mutation("rainbow-rows-of-weight-0-scale-the-others", PRIORITIES, "counts = weight > 0", "counts = weight >= 0"),
@@ -290,6 +291,32 @@ MUTATIONS += [
         VALUES,
         "jnp.abs(jnp.clip(atoms, support[0], support[-1])[:, None]",
         "jnp.abs(atoms[:, None]",
+    ),
+    Mutation(
+        "rainbow-munchausen-bonus-of-the-online-network",
+        RAINBOW,
+        "q_network.apply(target_params, batch.observation, target, policy_taus)",
+        "q_network.apply(params, batch.observation, target, policy_taus)",
+    ),
+    Mutation("rainbow-munchausen-scale-ignored", RAINBOW, "config.munchausen_scale * bonus", "bonus"),
+    Mutation("rainbow-munchausen-clip-ignored", MUNCHAUSEN, "[action], lowest, 0.0)", "[action], -1e9, 0.0)"),
+    Mutation(
+        "rainbow-munchausen-without-the-entropy",
+        MUNCHAUSEN,
+        "(returns - scaled.reshape(each))",
+        "(returns - 0 * scaled.reshape(each))",
+    ),
+    Mutation(
+        "rainbow-quantiles-that-choose-are-the-target", RAINBOW, "out_next[..., choosing:]", "out_next[..., :-choosing]"
+    ),
+    Mutation("rainbow-quantiles-averaged", QUANTILES, "jnp.sum(jnp.mean(weight", "jnp.mean(jnp.mean(weight"),
+    Mutation("rainbow-quantiles-pulled-the-wrong-way", QUANTILES, "(error < 0)", "(error > 0)"),
+    Mutation("rainbow-priorities-of-the-quantile-loss", QUANTILES, "jnp.mean(size, axis=1)", "jnp.mean(huber, axis=1)"),
+    Mutation(
+        "rainbow-streams-share-their-hidden-noise",
+        Q_NETWORK,
+        '"value", number + 1, number + 2)',
+        '"value", number + 1, number - 1)',
     ),
     # --- TD3 ---
     Mutation("td3-larger-of-the-two-critics", TD3, "jnp.min(q, axis=0)", "jnp.max(q, axis=0)"),

@@ -1,11 +1,11 @@
 """DQN and Rainbow once more, in plain numpy and float64, to compare whole updates with something independent.
 
 Written to be read beside the papers (DQN: Mnih et al. 2015; Rainbow: arXiv 1710.02298; the proximal pull: arXiv
-2112.05848), as reference.py is for PPO and PPG. Nothing here calls purerl or JAX. Gradients are central differences of
-the loss, so no derivative is written by hand. All rows are kept for ever, in the order of time: row t of environment n
-is item n L + t % L of a replay of L rows.
+2112.05848; quantiles: arXiv 1806.06923; Munchausen: arXiv 2007.14430), as reference.py is for PPO and PPG. Nothing here
+calls purerl or JAX. Gradients are central differences of the loss, so no derivative is written by hand. All rows are
+kept for ever, in the order of time: row t of environment n is item n L + t % L of a replay of L rows.
 
-Random numbers are given: the words of each draw, and the noise of each noisy layer.
+Random numbers are given: the words of each draw, the noise of each noisy layer, and the fractions of quantiles.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Random(NamedTuple):
     online: Noise = None
     target: Noise = None
     selector: Noise = None
+    taus: dict[str, np.ndarray] | None = None  # of the passes "online", "target" and "policy", [B, N]
 
 
 def central_differences(loss: Callable[[Arrays], float], params: Arrays, step: float = 1e-5) -> Arrays:
@@ -99,8 +100,10 @@ class Learner:
 
     # --- the network ---
 
-    def network(self, params: Arrays, observation: np.ndarray, noise: Noise) -> np.ndarray:
-        """Values [B, A], or logits [B, A, K]."""
+    def network(
+        self, params: Arrays, observation: np.ndarray, noise: Noise, taus: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Values [B, A], logits [B, A, K], or the quantiles [B, A, N] of taus [B, N]."""
         s = self.s
 
         def dense(x: np.ndarray, name: str, layer: int) -> np.ndarray:
@@ -108,14 +111,25 @@ class Learner:
             if noise is None:
                 return out
             shaped = np.sign(noise[layer]) * np.sqrt(np.abs(noise[layer]))
-            into, out_of = shaped[: x.shape[1]], shaped[x.shape[1] :]
+            into, out_of = shaped[: x.shape[-1]], shaped[x.shape[-1] :]
             kernel = params[f"{name}/kernel_sigma"] * np.outer(into, out_of)
             return out + x @ kernel + params[f"{name}/bias_sigma"] * out_of
 
-        x, atoms = np.tanh(dense(observation, "dense0", 0)), max(1, s.atoms)
-        out = dense(x, "advantage" if s.dueling else "value", 1).reshape(len(x), -1, atoms)
+        x, atoms = observation, max(1, s.atoms)
+        if taus is not None:  # eq. 4 of IQN
+            name = "quantile_embedding/dense"
+            cosines = np.stack([np.cos(np.pi * i * taus) for i in range(64)], axis=-1)
+            x = x[:, None] * np.maximum(cosines @ params[f"{name}/kernel"] + params[f"{name}/bias"], 0)
+        if s.separate_streams:
+            of_advantages, of_value = (np.tanh(dense(x, *of)) for of in (("advantage_hidden", 0), ("value_hidden", 3)))
+        else:
+            of_advantages = of_value = np.tanh(dense(x, "dense0", 0))
+        out = dense(of_advantages, "advantage" if s.dueling else "value", 1)
+        out = out.reshape(*out.shape[:-1], -1, atoms)
         if s.dueling:
-            out = dense(x, "value", 2)[:, None] + out - out.mean(1, keepdims=True)
+            out = dense(of_value, "value", 2)[..., None, :] + out - out.mean(-2, keepdims=True)
+        if taus is not None:
+            return out[..., 0].swapaxes(1, 2)
         return out if s.atoms else out[..., 0]
 
     @property
@@ -123,6 +137,8 @@ class Learner:
         return np.linspace(-self.s.support_max, self.s.support_max, self.s.atoms)
 
     def values(self, out: np.ndarray) -> np.ndarray:
+        if self.s.quantiles:
+            return out.mean(-1)
         return softmax(out) @ self.atoms if self.s.atoms else out
 
     # --- the replay ---
@@ -186,27 +202,51 @@ class Learner:
     # --- learning ---
 
     def target_of(self, batch: Batch, random: Random) -> np.ndarray:
-        """What the online network is moved to, [B] or [B, K]: a constant of the loss."""
-        s = self.s
-        out = self.network(self.target, batch.next_observation, random.target)
-        chooser = self.network(self.params, batch.next_observation, random.selector) if s.double else out
+        """What the online network is moved to, [B], [B, K] or [B, N']: a constant of the loss."""
+        s, taus, reward = self.s, random.taus or {}, batch.reward
+        discount = batch.discount.reshape(-1, *[1] * (s.quantiles > 0))
+        out = self.network(self.target, batch.next_observation, random.target, taus.get("target"))
+        chooser = out
+        if s.quantiles:
+            chooser, out = out[..., : s.acting_quantiles], out[..., s.acting_quantiles :]
+        if s.double:
+            chooser = self.network(self.params, batch.next_observation, random.selector, taus.get("policy"))
+        if s.munchausen:
+            q = self.values(self.network(self.target, batch.observation, random.target, taus.get("policy")))
+            tau, rows = s.munchausen_temperature, np.arange(len(q))
+            earned = tau * np.log(softmax(q / tau))[rows, batch.action]
+            reward = reward + s.munchausen_scale * np.clip(earned, s.munchausen_clip, 0)
+            policy = softmax(self.values(chooser) / tau).reshape(*q.shape, *[1] * (out.ndim - 2))
+            soft = (policy * (out - tau * np.log(policy))).sum(1)
+            return reward.reshape(discount.shape) + discount * soft
         of_actions = np.sort(self.values(chooser), axis=-1)
         self.avoid(of_actions[:, -1] - of_actions[:, -2])
         out = out[np.arange(len(out)), self.values(chooser).argmax(-1)]
         if not s.atoms:
-            return batch.reward + batch.discount * out
+            return reward.reshape(discount.shape) + discount * out
         positions = batch.reward[:, None] + batch.discount[:, None] * self.atoms
         return np.array([projected(p, m, self.atoms) for p, m in zip(positions, softmax(out), strict=True)])
 
-    def losses(self, params: Arrays, batch: Batch, target: np.ndarray, noise: Noise) -> tuple[np.ndarray, np.ndarray]:
-        """The loss of each transition [B], and the values [B] of its actions."""
-        out = self.network(params, batch.observation, noise)[np.arange(len(batch.action)), batch.action]
+    def losses(self, params: Arrays, batch: Batch, target: np.ndarray, random: Random) -> tuple[np.ndarray, ...]:
+        """Of each transition [B]: the loss, what sets the priority, and the value of its action."""
+        taus = (random.taus or {}).get("online")
+        out = self.network(params, batch.observation, random.online, taus)[np.arange(len(batch.action)), batch.action]
         if self.s.atoms:
-            return -(target * np.log(softmax(out))).sum(-1), self.values(out)
+            each = -(target * np.log(softmax(out))).sum(-1)
+            return each, each, self.values(out)
+        if self.s.quantiles:  # eq. 3 of IQN: the pairs of a quantile and a sample of the target
+            each, size = np.zeros(len(out)), np.zeros(len(out))
+            for i in range(out.shape[1]):
+                for j in range(target.shape[1]):
+                    error = target[:, j] - out[:, i]
+                    huber = np.where(np.abs(error) <= 1, 0.5 * error**2, np.abs(error) - 0.5)
+                    each += np.where(error < 0, 1 - taus[:, i], taus[:, i]) * huber / target.shape[1]
+                    size += np.abs(error) / target.shape[1]
+            return each, size, out.mean(-1)
         error = target - out
-        if self.s.loss == "squared":
-            return error**2, out
-        return np.where(np.abs(error) <= 1, 0.5 * error**2, np.abs(error) - 0.5), out
+        each = np.where(np.abs(error) <= 1, 0.5 * error**2, np.abs(error) - 0.5)
+        each = error**2 if self.s.loss == "squared" else each
+        return each, each, out
 
     def importance(self, probability: np.ndarray, weight: np.ndarray, progress: float) -> np.ndarray:
         s = self.s
@@ -238,13 +278,13 @@ class Learner:
         target = self.target_of(batch, random)
 
         def loss(params: Arrays) -> float:
-            mean = np.mean(importance * self.losses(params, batch, target, random.online)[0])
+            mean = np.mean(importance * self.losses(params, batch, target, random)[0])
             if s.proximal == "penalty":
                 squares = sum(((params[name] - theta) ** 2).sum() for name, theta in self.target.items())
                 mean += 0.5 * s.penalty_coefficient * squares
             return mean
 
-        each, q = self.losses(self.params, batch, target, random.online)
+        each, sizes, q = self.losses(self.params, batch, target, random)
         self.metrics["loss"].append(np.mean(each if s.loss_is_of_each else importance * each))
         self.metrics["q"].append(np.mean(q))
         before = self.params
@@ -253,7 +293,7 @@ class Learner:
         pull = s.learning_rate / s.proximal_coefficient
         self.params = {name: w + pull * (self.target[name] - before[name]) for name, w in stepped.items()}
         if s.prioritized:
-            for (t, n), loss_of_it, weight in zip(drawn, each, batch.weight, strict=True):
-                priority = (min(loss_of_it, s.priority_clip) + 1e-10) ** s.priority_exponent if weight else 0.0
+            for (t, n), size, weight in zip(drawn, sizes, batch.weight, strict=True):
+                priority = (min(size, s.priority_clip) + 1e-10) ** s.priority_exponent if weight else 0.0
                 self.priorities[n, t % self.length] = priority
                 self.largest = max(self.largest, priority)

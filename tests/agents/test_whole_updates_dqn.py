@@ -65,6 +65,7 @@ COMMON = {
 }
 # What only Rainbow's config has: DQN is Rainbow without any of it.
 PLAIN = {"atoms": 0, "dueling": False, "noisy": False, "prioritized": False, "support_max": 1.7, "uniform_mix": 0.0}
+PLAIN |= {"quantiles": 0, "munchausen": False, "separate_streams": False}
 PRIORITIZED = {
     "prioritized": True,
     "priority_exponent": 0.7,
@@ -72,6 +73,8 @@ PRIORITIZED = {
     "importance_exponent": 0.35,
     "importance_exponent_final": 0.95,
 }
+MUNCHAUSEN = {"munchausen": True, "munchausen_scale": 0.8, "munchausen_temperature": 0.4, "munchausen_clip": -0.7}
+QUANTILES = {"quantiles": 3, "target_quantiles": 4, "acting_quantiles": 2}
 PULL, CLIP = {"proximal_coefficient": 0.2}, {"max_grad_norm": 0.4}
 
 DQN_CONFIGS = {
@@ -86,6 +89,15 @@ RAINBOW_CONFIGS = {
     "mixed-priority-clip": PLAIN | PRIORITIZED | {"loss": "huber", "uniform_mix": 0.4, "priority_clip": 0.2},
     "c51-dueling": PLAIN | {"atoms": 5, "dueling": True, "num_steps": 2, "time_limit_is_terminal": True},
     "noisy-double": PLAIN | {"loss": "squared", "noisy": True, "noisy_sigma": 0.6, "double": True},
+    "munchausen": PLAIN | MUNCHAUSEN | {"loss": "huber", "num_steps": 2},
+    "quantiles-double": PLAIN | PRIORITIZED | QUANTILES | {"double": True},
+    "beyond-the-rainbow": PLAIN
+    | PRIORITIZED
+    | MUNCHAUSEN
+    | QUANTILES
+    | PULL
+    | CLIP
+    | {"dueling": True, "separate_streams": True, "noisy": True, "noisy_sigma": 0.6, "num_steps": 3},
     "everything": PLAIN
     | PRIORITIZED
     | PULL
@@ -149,13 +161,26 @@ def noise_of(key, config, sizes: list[tuple[int, int]]) -> dict[int, np.ndarray]
     return {i: np.asarray(jax.random.normal(jax.random.fold_in(key, i), (sum(s),))) for i, s in enumerate(sizes)}
 
 
+def fractions_of(key, config) -> dict[str, np.ndarray] | None:
+    """The fractions of the quantiles of each pass, [B, N]."""
+    if not config.quantiles:
+        return None
+    counts = {"online": config.quantiles, "policy": config.acting_quantiles}
+    counts["target"] = config.acting_quantiles + config.target_quantiles
+    shapes = {name: (config.batch_size, count) for name, count in counts.items()}
+    return {
+        name: np.asarray(rng.unit(rng.words(rng.stream(key, f"{name} quantiles"), shape)), np.float64)
+        for name, shape in shapes.items()
+    }
+
+
 def randoms_of(key, config) -> list:
     """The random numbers of an iteration's gradient steps: the one thing that is taken from purerl."""
     (width,), actions, found = config.hidden, SPEC.num_actions, []
     is_rainbow = isinstance(config, rainbow.Config)
     atoms = max(1, config.atoms) if is_rainbow else 1
     sizes = [(SPEC.observation_shape[0], width), (width, actions * atoms), (width, atoms)]
-    sizes = sizes if is_rainbow and config.dueling else sizes[:2]
+    sizes = [*sizes, sizes[0]] if is_rainbow and config.dueling else sizes[:2]
     for u in range(config.num_envs * config.rollout_length // config.train_period):
         of_step = rng.at(rng.stream(key, "replay"), u)
         if not is_rainbow:
@@ -164,7 +189,7 @@ def randoms_of(key, config) -> list:
         words = np.asarray(rng.words(rng.stream(of_step, "sample"), (4, config.batch_size)))
         names, noise = ("online", "target", "selector"), rng.stream(of_step, "noise")
         passes = {name: noise_of(rng.stream(noise, name), config, sizes) for name in names}
-        found.append(reference_dqn.Random(words, **passes))
+        found.append(reference_dqn.Random(words, **passes, taus=fractions_of(noise, config)))
     return found
 
 

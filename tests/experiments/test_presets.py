@@ -20,7 +20,7 @@ ATARI = ("dopamine", "pro-paper", "nature", "full-rainbow", "rainbow-2018", "ata
 
 
 def env_of(agent, preset):
-    if preset in ATARI or (preset == "quick" and agent.startswith(("dqn", "rainbow"))):
+    if preset in (*ATARI, "btr") or (preset == "quick" and agent.startswith(("dqn", "rainbow"))):
         return "atari/Pong"
     if agent == "td3" and preset == "classic":
         return "gymnax/Pendulum-v1"
@@ -156,6 +156,25 @@ def test_minatar_is_trained_as_by_young_and_tian(agent):
     assert (config.learning_starts, config.replay_size, config.batch_size) == (5_000, 100_000, 32)
     assert (config.epsilon_initial, config.epsilon_final, config.epsilon_decay_steps) == (1.0, 0.1, 100_000)
     assert (config.learning_rate, config.discount) == (2.5e-4, 0.99)
+
+
+def test_beyond_the_rainbow_has_its_published_settings():
+    """Table D6 of arXiv 2411.03820: a gradient step of 256 rows every 64 steps, 781,000 of them, targets every 500."""
+    plan = make_plan("rainbow", "atari/Pong", preset="btr")
+    config, options = plan.config, plan.options
+    assert (plan.steps_per_iteration, config.batch_size, config.train_period) == (64, 256, 64)
+    assert config.target_period // config.train_period == 500 and config.replay_size == 2**20
+    assert round((50_000_000 - config.learning_starts) / 64, -3) == 778_000  # 781,000 without the first 200,000 rows
+    assert (config.learning_rate, config.discount, config.num_steps, config.max_grad_norm) == (1e-4, 0.997, 3, 10.0)
+    assert config.optimizer_epsilon == pytest.approx(1.95e-5, rel=2e-3)
+    assert (config.quantiles, config.target_quantiles, config.acting_quantiles, config.atoms) == (8, 8, 8, 0)
+    assert (config.munchausen_scale, config.munchausen_temperature, config.munchausen_clip) == (0.9, 0.03, -1.0)
+    assert (config.priority_exponent, config.noisy_sigma, config.reward_clip, config.double) == (0.2, 0.5, 1.0, False)
+    # Frames are four times as many: epsilon falls over 8M of them and is 0 after 100M.
+    assert (4 * config.epsilon_decay_steps, 4 * config.epsilon_zero_after) == (8e6, 100e6)
+    assert (config.epsilon_initial, config.epsilon_final) == (1.0, 0.01)
+    assert (options.repeat_action_probability, options.life_loss, options.noop_max) == (0.25, "ignored", 30)
+    assert (options.frame_skip, options.frame_stack, options.max_frames) == (4, 4, 108_000)
 
 
 # --- initial weights ---

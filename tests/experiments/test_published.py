@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from purerl.cli import main
-from purerl.envs import procgen_scores
+from purerl.envs import atari_scores, procgen_scores
 from purerl.experiments.figures import published as tables
-from purerl.experiments.published import beside, curves
+from purerl.experiments.published import atari, beside, curves
 
 
 def mean_normalized(found: dict[str, curves.Curve], step: int) -> float:
@@ -100,3 +100,20 @@ def test_verify_takes_a_folder_of_runs(tmp_path, write_run, capsys):
     write_run(tmp_path / "other" / "b", [[5.0]] * 3)
     assert main.main(["figure", "verify", str(tmp_path / "other")]) == 2
     assert "nothing to compare is published" in capsys.readouterr().err
+
+
+def test_scores_of_fast_agents_on_atari():
+    """The numbers of NOTICE.md; what nobody has read in its source says so."""
+    found = atari.btr_scores()
+    assert len(found) == 19 and all(x.shape == (10,) and np.isfinite(x).all() for x in found.values())
+    assert found["Pong"].max() <= 21 and found["Boxing"].max() <= 100  # the games' own limits
+    human = np.sort([atari_scores.human_normalized_score(game, x.mean()) for game, x in found.items()])
+    assert (round(np.median(human), 2), round(human[4:-4].mean(), 1)) == (4.55, 10.7)
+    iqm = {(s.method, s.seen): s.value for s in atari.scores() if s.metric == "iqm" and not s.lives_end_episodes}
+    assert round(iqm["btr", False], 1) == iqm["btr", True] == 7.4 and iqm["rainbow", False] == 1.852
+    assert {s.frames for s in atari.scores("pqn")} == {400_000_000} and all(
+        s.lives_end_episodes for s in atari.scores("pqn")
+    )
+    assert min(h.hours for h in atari.hours("btr")) == 11.5 and min(h.hours for h in atari.hours("pqn")) == 1
+    seen = {one.source.rpartition(" ")[2] for one in (*atari.scores(), *atari.hours()) if one.seen}
+    assert seen == {"abstract", "(0c6e737)"}

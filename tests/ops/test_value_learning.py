@@ -323,5 +323,5 @@ def test_rainbow_priorities_are_roots_of_the_cross_entropy():
     batch = replay.gather(
         agent.replay, (0 * rows, rows), spec=env.spec, num_steps=3, discount=config.discount, reward_clip=1.0
     )
-    each, _ = rainbow.losses_of(config, env.spec, agent.params, agent.target_params, batch, jax.random.key(0))
+    each, _, _ = rainbow.losses_of(config, env.spec, agent.params, agent.target_params, batch, jax.random.key(0))
     np.testing.assert_allclose(leaves[changed], np.sqrt(each + 1e-10), rtol=1e-4)
