@@ -68,6 +68,7 @@ def _names(results: Path) -> dict[str, Any]:
         "recorded": recorded,
         "others": [name for name in recorded if name not in DESCRIBED],
         "verdicts": lambda name: verdicts(registry.figures()[name].verify(figure(name))),
+        "checks": lambda name: registry.figures()[name].verify(figure(name)),
         "paper_cells": lambda name: registry.figures()[name].cells("paper"),
         "preset": lambda agent, name: value_based.DEFAULTS | dict(registry.presets_of(agent)[name].config),
         "devices": sorted(devices(results)),

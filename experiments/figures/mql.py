@@ -211,7 +211,7 @@ def _draw_adaptation(data: dict[str, Any]) -> Drawing:
     found = gains(data)
     drawing, axes = panels([f"tasks/{family}, held-out tasks" for family in found], height=2.6)
     for one, ways in zip(axes, found.values(), strict=True):
-        draw_intervals(one, list(ways), list(ways.values()), "return after adaptation minus before (IQM, 95%)")
+        draw_intervals(one, list(ways), list(ways.values()), "gain in return (IQM, 95%)")
         one.axvline(0.0, color=plots.INK, linewidth=0.8)
     return drawing
 

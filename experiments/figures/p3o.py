@@ -37,7 +37,7 @@ class Scale(NamedTuple):
 
 _GRID = ((0.5, 0.1), (0.5, 0.5), (1.0, 0.1), (1.0, 0.5))
 _TINY = {"num_envs": 8, "rollout_length": 16, "hidden": (16,)}
-_TINY_P3O = _TINY | {"replay_size": 64, "learning_starts": 16}
+_TINY_P3O = _TINY | {"replay_size": 400, "learning_starts": 16}
 SCALES = {
     "smoke": Scale(
         *(("Breakout",), (), (), 2, 2, 1_024),
