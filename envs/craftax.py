@@ -106,7 +106,7 @@ def _made(id: str, options: Options) -> Environment:
         value = getattr(options, name)
         if type(value) is not int or not 0 <= value <= INT32_MAX:
             raise PurerlError(f"--env.{name.replace('_', '-')} = {value!r} must be an integer from 0 to {INT32_MAX}")
-    env, achievements = _load(GAMES[id])
+    env = package_environment(id)
     params = env.default_params
     if options.max_steps:
         params = params.replace(max_timesteps=options.max_steps)
@@ -145,18 +145,26 @@ def _made(id: str, options: Options) -> Environment:
         observation_shape=tuple(int(n) for n in env.observation_space(params).shape),
         observation_dtype="float32",
         num_actions=int(env.action_space(params).n),
-        episode_metrics=(*(f"achievement_{name}" for name in achievements), "achievements"),
+        episode_metrics=(*(f"achievement_{name}" for name in _achievements(id)), "achievements"),
     )
     if options.num_levels:
         reset = levels.reset_to_levels(reset, options.num_levels, options.start_level)
     return resets.automatic(spec, reset, advance, options.optimistic_resets)
 
 
-def _load(game: Game) -> tuple[Any, list[str]]:
-    """(the package's environment, the names of its achievements in the order of its state's)."""
+def package_environment(id: str) -> Any:
+    """The package's own environment, without automatic resets. Raises PurerlError if it is not installed."""
+    return getattr(_module(GAMES[id].module), GAMES[id].name)()
+
+
+def _achievements(id: str) -> list[str]:
+    """The names of the achievements, in the order of the state's."""
+    found = sorted(_module(GAMES[id].constants).Achievement, key=lambda one: one.value)
+    return [one.name.lower() for one in found]
+
+
+def _module(name: str) -> Any:
     try:
-        module, constants = importlib.import_module(game.module), importlib.import_module(game.constants)
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise PurerlError(f"craftax/* needs the {error.name} package: {FIX}") from error
-    found = sorted(constants.Achievement, key=lambda one: one.value)
-    return getattr(module, game.name)(), [one.name.lower() for one in found]

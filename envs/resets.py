@@ -51,13 +51,6 @@ def automatic(
         # A new world depends on nothing that a gradient could follow, and a loop of unknown length has no reverse mode.
         return key_reset, jax.lax.stop_gradient(state), timestep.replace(final_observation=timestep.observation)
 
-    def step(key: Array, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
-        key_reset, state, timestep = moved(key, state, action)
-        done = timestep.terminated | timestep.truncated
-        kept = state, timestep.observation
-        state, observation = jax.lax.cond(done, lambda: reset(key_reset), lambda: kept)
-        return state, timestep.replace(observation=observation)
-
     def step_batch(keys: Array, states: PyTree, actions: Array) -> tuple[PyTree, TimeStep]:
         keys_reset, states, timestep = jax.vmap(moved)(keys, states, actions)
         done = timestep.terminated | timestep.truncated
@@ -68,6 +61,10 @@ def automatic(
         else:
             states, observation = _in_own_worlds(reset, keys_reset, done, kept, at_once(done.shape[0]))
         return states, timestep.replace(observation=observation)
+
+    def step(key: Array, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
+        one = jax.tree.map(lambda x: jnp.asarray(x)[None], (key, state, action))
+        return jax.tree.map(lambda x: x[0], step_batch(*one))
 
     return Environment(spec, reset, step, step_batch=step_batch)
 

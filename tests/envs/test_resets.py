@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.custom_batching import sequential_vmap
 
 from purerl.envs import resets
 from purerl.types import EnvSpec, TimeStep
@@ -76,12 +77,17 @@ def test_optimistic_resets_share_worlds_only_where_more_end_than_there_are():
     assert len(np.unique(begun[1].observation[:, 0])) == 1
 
 
-@pytest.mark.parametrize("environments_per_world", [0, 3])
-def test_lanes_are_a_vmap_and_rewards_have_derivatives(environments_per_world):
-    step_all = resets.automatic(SPEC, reset, advance, environments_per_world).step_all
+@pytest.mark.parametrize(("environments_per_world", "begin"), [(0, reset), (3, reset), (0, sequential_vmap(reset))])
+def test_lanes_are_a_vmap_and_rewards_have_derivatives(environments_per_world, begin):
+    """Also where worlds cannot be made side by side."""
+    environment = resets.automatic(SPEC, begin, advance, environments_per_world)
+    step_all = environment.step_all
     lanes = jax.vmap(lambda seed: play(step_all, 6, seed=seed))(jnp.arange(3))
     for seed in range(3):
         same(jax.tree.map(lambda x: x[seed], lanes), play(step_all, 6, seed=seed))  # noqa: B023
+
+    if not environments_per_world:
+        same(play(jax.vmap(environment.step), 6), play(step_all, 6))
 
     def total(scale):
         states, _ = jax.vmap(reset)(jax.random.split(jax.random.key(0), 6))

@@ -8,7 +8,7 @@ import pytest
 from purerl.cli import main
 from purerl.envs import procgen_scores
 from purerl.experiments.figures import published as tables
-from purerl.experiments.published import beside, curves
+from purerl.experiments.published import beside, curves, scoreboards
 
 
 def mean_normalized(found: dict[str, curves.Curve], step: int) -> float:
@@ -100,3 +100,10 @@ def test_verify_takes_a_folder_of_runs(tmp_path, write_run, capsys):
     write_run(tmp_path / "other" / "b", [[5.0]] * 3)
     assert main.main(["figure", "verify", str(tmp_path / "other")]) == 2
     assert "nothing to compare is published" in capsys.readouterr().err
+
+
+def test_the_scoreboard_of_craftax():
+    found = scoreboards.craftax()
+    billion = {name: found[10**9, name] for name in ("PPO", "PPO-RNN", "PQN-RNN", "PPO-GTrXL")}
+    assert billion == {"PPO": 11.9, "PPO-RNN": 15.3, "PQN-RNN": 16.0, "PPO-GTrXL": 18.3}
+    assert found[10**6, "PPO"] == 2.2 and len(found) == 14
