@@ -163,7 +163,7 @@ def _step(
 
     def step_seed(key: jax.Array, states: Any, actions: jax.Array):
         step_keys = rng.per_environment(rng.at(rng.stream(key, "environment"), count), actions.shape[0], first)
-        return jax.vmap(environment.step)(step_keys, states, actions)
+        return environment.step_all(step_keys, states, actions)
 
     return jax.vmap(step_seed)(keys, states, actions)
 

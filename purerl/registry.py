@@ -255,7 +255,7 @@ def family(name: str) -> Any:
     known = _entry_points("environments")
     if name not in known:
         names = family_names()
-        close = nearest(name, names, cutoff=0.65)  # the names are short: at 0.5, "craftax" would be "atari"
+        close = nearest(name, names, cutoff=0.65)  # the names are short: at 0.5, "jaxatari" would be "atari"
         raise PurerlError(
             f"unknown environment family '{name}'.{close} Known: {', '.join(names)} (purerl list envs; {IMPORT_HINT})"
         )

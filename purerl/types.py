@@ -80,6 +80,8 @@ class EnvSpec:
         (Procgen hides it), so that a time-out can be bootstrapped.
       stacked_frames: k > 1 if an observation is the last k frames on its first axis, oldest first, zeros before an
         episode's first frame (Atari). A replay then stores each frame once.
+      episode_metrics: names of what the environment reports of an episode beside its return and length, in the order of
+        `TimeStep.episode_metrics`. Rows of metrics show the means over episodes, in the graph.
     """
 
     name: str
@@ -91,6 +93,7 @@ class EnvSpec:
     action_high: tuple[float, ...] | float = 1.0
     shows_final_observation: bool = True
     stacked_frames: int = 1
+    episode_metrics: tuple[str, ...] = ()
 
     def __post_init__(self):
         size = math.prod(self.action_shape)
@@ -132,6 +135,8 @@ class TimeStep:
         ended), or None if the environment hides it.
       life_lost: bool, a life was lost and the episode continues. Some papers treat this as a termination in learning,
         although the episode and its return continue. None if the environment does not report it.
+      episode_metrics: float32 [..., M], a number for each name in the spec's `episode_metrics`: of the episode up to
+        this step, and read where it ends. None for an environment without them.
     """
 
     observation: Array | np.ndarray
@@ -140,6 +145,7 @@ class TimeStep:
     truncated: Array | np.ndarray
     final_observation: Array | np.ndarray | None = None
     life_lost: Array | np.ndarray | None = None
+    episode_metrics: Array | np.ndarray | None = None
 
 
 class Environment(NamedTuple):
@@ -151,12 +157,19 @@ class Environment(NamedTuple):
       step: (key, state, action) -> (state, TimeStep), with an automatic reset at an episode's end.
       begin: (seed uint32 [], num_envs) -> (states, observations) [N, ...]: used in place of `reset` at the start, by
         environments whose games are those that a host library makes of the seed. None for all others.
+      step_batch: `step` of a batch [N], (keys, states, actions) -> (states, TimeStep) [N, ...], for environments that
+        can do better than a vmap of it: reset those alone whose episodes ended, say. None for all others.
     """
 
     spec: EnvSpec
     reset: Callable[[Array], tuple[PyTree, Array]]
     step: Callable[[Array, PyTree, Array], tuple[PyTree, TimeStep]]
     begin: Callable[[Array, int], tuple[PyTree, Array]] | None = None
+    step_batch: Callable[[Array, PyTree, Array], tuple[PyTree, TimeStep]] | None = None
+
+    def step_all(self, keys: Array, states: PyTree, actions: Array) -> tuple[PyTree, TimeStep]:
+        """Steps N environments with keys [N]: by `step_batch`, or by a vmap of `step`."""
+        return (self.step_batch or jax.vmap(self.step))(keys, states, actions)
 
 
 class Pool(Protocol):
@@ -263,6 +276,7 @@ class Rollout:
       last_memory: the same after the last row.
       life_lost: [T, N] bool, or None if the environment does not report it.
       states: [T, N, ...], the environments' states that were acted in; None except where a video asks for them.
+      episode_metrics: [T, N, M], as in `TimeStep`, or None.
     """
 
     observation: Array
@@ -278,6 +292,7 @@ class Rollout:
     last_memory: PyTree = ()
     life_lost: Array | None = None
     states: PyTree = None
+    episode_metrics: Array | None = None
 
     @property
     def done(self) -> Array:

@@ -5,6 +5,7 @@
 | pure-train    | the same as a pure function: jit(vmap(train)) of ours and of rejax, on one device and on all       |
 | dqn-cartpole  | DQN on CartPole against rejax 0.1.3, 1 and 8 seeds                                                 |
 | td3-pendulum  | TD3 on Pendulum against rejax 0.1.3, 1 and 8 seeds                                                 |
+| ppo-craftax   | PPO on Craftax against a plain jitted loop of the network and sizes of Craftax's own baseline      |
 | run-keeping   | what the rows of metrics cost, with progress and checkpoints: a run with 200 rows and with one     |
 | lanes         | 8 seeds, lanes one after the other (map) against one batch (vmap): PPO, PPG, DQN and Rainbow       |
 | minatar-seeds | Rainbow on Breakout-MinAtar: how steps/s grow with 1, 4, 16 and 64 seeds                           |
@@ -47,6 +48,7 @@ from purerl.errors import PurerlError, nearest
 from purerl.experiments.benchmarks import (
     accelerator,
     baselines,
+    craftax,
     faults,
     impala,
     pools,
@@ -362,6 +364,7 @@ BENCHMARKS = {
     "pure-train": pure_train,
     "dqn-cartpole": dqn_cartpole,
     "td3-pendulum": td3_pendulum,
+    "ppo-craftax": craftax.ppo_craftax,
     "run-keeping": run_keeping,
     "lanes": lanes,
     "minatar-seeds": minatar_seeds,

@@ -35,3 +35,25 @@ PROCGEN_SYMBOLIC = {
     "activation": "relu",
     "initializer": "orthogonal",
 }
+# MichaelTMatthews/Craftax_Baselines, the defaults that ppo.py and ppo_rnn.py share. A time-out is an end there.
+CRAFTAX = {
+    "num_envs": 1024,
+    "rollout_length": 64,
+    "num_epochs": 4,
+    "num_minibatches": 8,
+    "network": "mlp",
+    "initializer": "orthogonal",
+    "scale_rewards": "none",
+    "reward_clip": float("inf"),
+    "time_limit_is_terminal": True,
+    "anneal_learning_rate": True,
+    "learning_rate": 2e-4,
+    "adam_epsilon": 1e-5,
+    "max_grad_norm": 1.0,
+    "discount": 0.99,
+    "gae_lambda": 0.8,
+    "clip": 0.2,
+    "value_clip": 0.2,
+    "entropy_coefficient": 0.01,
+    "value_coefficient": 0.5,
+}

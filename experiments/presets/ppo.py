@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from purerl.experiments.presets.actor_critic import CLASSIC, MINATAR, PROCGEN_SYMBOLIC
+from purerl.experiments.presets.actor_critic import CLASSIC, CRAFTAX, MINATAR, PROCGEN_SYMBOLIC
 from purerl.registry import Preset
 
 # What gymnasium registers of MuJoCo.
@@ -38,6 +38,33 @@ PRESETS: dict[str, Preset] = {
         default_for=("*-MinAtar",),
         source="the PPO settings common for MinAtar in JAX: 64 x 128, 4 epochs, 8 minibatches",
         config={**MINATAR, "num_epochs": 4, "share_torso": False, "scale_rewards": "none"},
+    ),
+    "craftax": Preset(
+        steps=1_000_000_000,
+        default_for=("craftax/*",),
+        source="Craftax_Baselines (249b6da), defaults of ppo.py: 1024 x 64, 4 epochs, 8 minibatches, actor and critic "
+        "of three layers of 512; every episode in a world of its own (there one new world for 16 environments). "
+        "UNVERIFIED that the scoreboard's PPO has these settings",
+        config={**CRAFTAX, "hidden": (512, 512, 512), "activation": "tanh", "share_torso": False},
+    ),
+    "craftax-rnn": Preset(
+        steps=1_000_000_000,
+        source="Craftax_Baselines (0fbf3e1), defaults of ppo_rnn.py: a layer and a GRU of 512 for both heads; each "
+        "head has two more layers there, and the GRU here also sees the last action and reward. UNVERIFIED that the "
+        "scoreboard's PPO-RNN has these settings",
+        config={
+            **CRAFTAX,
+            "hidden": (512,),
+            "activation": "relu",
+            "share_torso": True,
+            "recurrent": "gru",
+            "recurrent_size": 512,
+        },
+    ),
+    "craftax-small": Preset(
+        steps=10_000_000,
+        source="purerl's own, not tuned: craftax with 64 environments and two layers of 64, for CPUs",
+        config={**CRAFTAX, "num_envs": 64, "hidden": (64, 64), "activation": "tanh", "share_torso": False},
     ),
     "mujoco": Preset(
         steps=1_000_000,

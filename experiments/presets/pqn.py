@@ -5,6 +5,17 @@ from __future__ import annotations
 from purerl.experiments.presets.value_based import FIRST_PAPER, PLAYS_ON
 from purerl.registry import Preset
 
+# What pqn_craftax.yaml and pqn_rnn_craftax.yaml share, and flax's own initializer as in the code of both.
+CRAFTAX = {
+    "num_envs": 1024,
+    "network": "mlp",
+    "hidden": (512, 512),
+    "initializer": "lecun",
+    "learning_rate": 3e-4,
+    "max_grad_norm": 0.5,
+    "epsilon_final": 0.005,
+}
+
 PRESETS: dict[str, Preset] = {
     "atari": Preset(
         default_for=("atari/*",),
@@ -31,6 +42,44 @@ PRESETS: dict[str, Preset] = {
         source="purerl's own, not tuned: minatar with two layers of 64, a quarter of the environments and minibatches, "
         "for CPUs",
         config={"num_envs": 32, "num_minibatches": 8, "network": "mlp", "hidden": (64, 64)},
+    ),
+    "craftax": Preset(
+        default_for=("craftax/*",),
+        steps=1_000_000_000,
+        source="pqn_craftax.yaml: 1024 x 1, one-step targets, two layers of 512, but layer instead of batch "
+        "renormalization, and none of the observations; every episode in a world of its own (there one new world for "
+        "16 environments). UNVERIFIED: no result of these settings is on the scoreboard",
+        config={**CRAFTAX, "rollout_length": 1, "num_epochs": 1, "num_minibatches": 1, "trace_decay": 0.0},
+    ),
+    "craftax-rnn": Preset(
+        steps=1_000_000_000,
+        source="pqn_rnn_craftax.yaml: 1024 x 128, 4 epochs, 4 minibatches, lambda 0.5, a layer of 512, but a GRU of "
+        "512 instead of an LSTM (it also sees the last reward), layer instead of batch renormalization, and none of "
+        "the observations; the file has 10B steps. UNVERIFIED that the scoreboard's PQN-RNN, of 1B, has these settings",
+        config={
+            **CRAFTAX,
+            "rollout_length": 128,
+            "num_epochs": 4,
+            "num_minibatches": 4,
+            "trace_decay": 0.5,
+            "hidden": (512,),
+            "recurrent": "gru",
+            "recurrent_size": 512,
+        },
+    ),
+    "craftax-small": Preset(
+        steps=10_000_000,
+        source="purerl's own, not tuned: craftax-rnn without the GRU, with 64 environments and two layers of 64, for "
+        "CPUs (--recurrent gru puts it back)",
+        config={
+            **CRAFTAX,
+            "num_envs": 64,
+            "rollout_length": 128,
+            "num_epochs": 4,
+            "num_minibatches": 4,
+            "trace_decay": 0.5,
+            "hidden": (64, 64),
+        },
     ),
     "classic": Preset(
         default_for=("*",),

@@ -128,7 +128,7 @@ def collect(
         acted_in = environment_state if states else None
         key_act, key_step = keys
         action, memory, extras = act(agent, spec, config, run_state.agent, memory, inputs, key_act, clock, explore)
-        environment_state, timestep = jax.vmap(environment.step)(key_step, environment_state, action)
+        environment_state, timestep = environment.step_all(key_step, environment_state, action)
         following = Inputs.after(
             timestep.observation, action, timestep.reward, timestep.terminated | timestep.truncated
         )
@@ -151,5 +151,6 @@ def collect(
         last_memory=memory,
         life_lost=timestep.life_lost,
         states=acted_in,
+        episode_metrics=timestep.episode_metrics,
     )
     return run_state.replace(environment=environment_state, memory=memory, inputs=inputs), rollout

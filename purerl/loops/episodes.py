@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from purerl.types import Array, Metric
+from purerl.types import Array, Metric, Rollout
 
 
 @struct.dataclass
@@ -50,3 +50,10 @@ def track(tracker: EpisodeTracker, reward: Array, done: Array) -> tuple[EpisodeT
         "episode_return": Metric.of(returns, done),
         "episode_length": Metric.of(lengths, done),
     }
+
+
+def reported(names: tuple[str, ...], rollout: Rollout) -> dict[str, Metric]:
+    """What the environment itself reports of the episodes that ended in a rollout: {name: Metric}; {} of host games."""
+    if rollout.episode_metrics is None:
+        return {}
+    return {name: Metric.of(rollout.episode_metrics[..., i], rollout.done) for i, name in enumerate(names)}

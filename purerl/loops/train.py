@@ -31,6 +31,7 @@ def learn(
 ) -> tuple[RunState, dict[str, Metric]]:
     """Updates the agent of one seed on a rollout and follows its episodes. Every loop ends an iteration with this."""
     tracker, episode_metrics = episodes.track(run_state.episodes, rollout.reward, rollout.done)
+    episode_metrics |= episodes.reported(spec.episode_metrics, rollout)
     with collect.products(config):
         agent_state, metrics = agent.update(
             config, spec, run_state.agent, rollout, rng.update_key(run_state.key, clock.iteration), clock

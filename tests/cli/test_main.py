@@ -346,7 +346,7 @@ def test_a_field_with_the_name_of_a_flag_is_refused():
         ("list agent", ["'agent'", "Did you mean 'agents'?"]),
         ("list agents ppo", ["unexpected 'ppo'"]),
         ("list envs gymnx", ["Did you mean 'gymnax'?"]),
-        ("train ppo craftax/Craftax-Symbolic-v1", ["unknown environment family 'craftax'. Known: "]),
+        ("train ppo dmlab/Rooms", ["unknown environment family 'dmlab'. Known: "]),
         ("train --lr 1 ppo gymnax/CartPole-v1", ["'--lr' before AGENT and ENV", "ENV. (purerl train --help)"]),
         ("list presets pppg", ["unknown agent 'pppg'", "Did you mean 'ppg'?"]),
         ("doctor --fix", ["unknown flag '--fix'"]),

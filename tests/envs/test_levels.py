@@ -77,7 +77,7 @@ def test_they_are_options_of_training_and_of_evaluation(tmp_path):
     """With the other wrappers around them, in both, and recorded."""
     options = {"num_levels": 3, "repeat_action_probability": 0.1, "show_every": 2, "max_steps": 5}
     run = purerl.train(
-        "ppo", "gymnax/CartPole-v1", steps=64, out=tmp_path / "run", quiet=True, env_options=options,
+        "ppo", "gymnax/CartPole-v1", seeds=2, steps=64, out=tmp_path / "run", quiet=True, env_options=options,
         config={"num_envs": 4, "rollout_length": 8, "num_minibatches": 1, "hidden": (4,)},
     )  # fmt: skip
     found = purerl.evaluate(run.folder, episodes=1, env_options={"num_levels": 4, "start_level": 3})
@@ -96,3 +96,45 @@ def test_they_are_options_of_training_and_of_evaluation(tmp_path):
 def test_numbers_that_name_no_levels(options, message):
     with pytest.raises(PurerlError, match=message):
         family.make(CARTPOLE, family.Options(**options))
+
+
+def world(key):
+    """A reset whose parts can be kept in few bytes, and some that cannot."""
+    numbers = jax.random.randint(key, (4,), -3, 200)
+    return {
+        "small": numbers,
+        "large": numbers * 1_000_000,
+        "same": jnp.arange(5),
+        "planes": (numbers > 50).astype(jnp.float32),
+        "fractions": jnp.where(numbers > 50, jax.random.normal(key, (4,)), jnp.nan),
+        "signed": jnp.where(numbers > 50, 0.0, -0.0),
+    }, jax.random.bits(key, (2,), jnp.uint8)
+
+
+@pytest.mark.parametrize("num_levels", [1, 40])
+def test_looked_up_levels_are_the_computed_ones(num_levels):
+    """Bit for bit, of the same dtypes; in a loop and under vmap."""
+    size = levels.bytes_of(world)
+    assert size == 5 * 16 + 5 * 4 + 2
+    keys = jax.random.split(jax.random.key(1), 64)
+    computed = levels.reset_to_levels(world, num_levels, 7, most_bytes=num_levels * size - 1)
+    found, expected = (
+        jax.jit(lambda keys, f=f: jax.lax.map(jax.vmap(f), keys.reshape(4, 16)))(keys)
+        for f in (levels.reset_to_levels(world, num_levels, 7, most_bytes=num_levels * size), computed)
+    )
+    for mine, its in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert mine.dtype == its.dtype and mine.tobytes() == its.tobytes()
+
+
+def test_levels_are_computed_once_and_only_if_they_fit():
+    """Up to the bound nothing of a reset is left in the program, above it all of it."""
+
+    def computes(most_bytes):
+        reset = levels.reset_to_levels(world, 40, 0, most_bytes)
+        return "erf_inv" in str(jax.make_jaxpr(reset)(jax.random.key(0)))
+
+    size = 40 * levels.bytes_of(world)
+    assert computes(size - 1) and not computes(size)
+    every = jax.tree.leaves(jax.vmap(world)(jax.random.split(jax.random.key(0), 40)))
+    stored = [levels._packed(np.asarray(leaf)) for leaf in every]
+    assert sum(x.nbytes for x, _ in stored) == 40 * (4 * 2 + 4 * 4 + 4 + 4 * 4 + 4 * 4 + 2) + 5

@@ -32,6 +32,9 @@ def env_of(agent, preset):
         return "gym/Hopper-v5"
     if preset == "procgen-symbolic":
         return "procgen-jax/maze"
+    if preset.startswith("craftax"):
+        pytest.importorskip("craftax", reason="craftax is not installed")
+        return "craftax/Craftax-Classic-Symbolic-v1"
     if preset == "mujoco":
         return "gym/Hopper-v5"
     if preset.startswith("procgen") or preset == "quick":

@@ -8,7 +8,7 @@ import pytest
 from purerl.cli import main
 from purerl.envs import atari_scores, procgen_scores
 from purerl.experiments.figures import published as tables
-from purerl.experiments.published import atari, beside, curves
+from purerl.experiments.published import atari, beside, curves, scoreboards
 
 
 def mean_normalized(found: dict[str, curves.Curve], step: int) -> float:
@@ -117,3 +117,10 @@ def test_scores_of_fast_agents_on_atari():
     assert min(h.hours for h in atari.hours("btr")) == 11.5 and min(h.hours for h in atari.hours("pqn")) == 1
     seen = {one.source.rpartition(" ")[2] for one in (*atari.scores(), *atari.hours()) if one.seen}
     assert seen == {"abstract", "(0c6e737)"}
+
+
+def test_the_scoreboard_of_craftax():
+    found = scoreboards.craftax()
+    billion = {name: found[10**9, name] for name in ("PPO", "PPO-RNN", "PQN-RNN", "PPO-GTrXL")}
+    assert billion == {"PPO": 11.9, "PPO-RNN": 15.3, "PQN-RNN": 16.0, "PPO-GTrXL": 18.3}
+    assert found[10**6, "PPO"] == 2.2 and len(found) == 14
