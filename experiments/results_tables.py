@@ -103,6 +103,13 @@ def _pool(found: dict[str, Any]) -> str:
     return f"{ratios[0]:.2f} to {ratios[-1]:.2f}; {speeds[0]:,.0f} to {speeds[-1]:,.0f} steps/s"
 
 
+def _gym(found: dict[str, Any]) -> str:
+    games = [game for game in found.values() if isinstance(game, dict)]
+    ours = " to ".join(f"{end(game['pool'] for game in games):,.0f}" for end in (min, max))
+    ratios = [", ".join(f"{game[name]:.2f}x" for game in games) for name in ("ratio", "ratio_sync")]
+    return f"{ratios[0]} of Async, {ratios[1]} of Sync; {ours} steps/s"
+
+
 def _replay(found: dict[str, Any]) -> str:
     loop, call = ([found[f"{kind}_items_{items}"] for items in (10_000, 1_000_000)] for kind in ("loop", "call"))
     return (
@@ -170,8 +177,9 @@ _SPEEDS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
         _pool,
     ),
     "gym-pool": (
-        "gymnasium pool, 16 environments, observations landing on the (CPU) device, against gymnasium's AsyncVectorEnv",
-        _pool,
+        "gymnasium pool, 16 environments of Hopper, HalfCheetah and CartPole, observations landing on the (CPU) "
+        "device, against gymnasium's AsyncVectorEnv and SyncVectorEnv",
+        _gym,
     ),
     "ppg-procgen": (
         "PPG on procgen/starpilot, preset quick, whole cycles: wall time outside games and device",

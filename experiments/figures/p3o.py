@@ -130,7 +130,7 @@ def _draw(data: dict[str, Any]) -> Drawing:
         entries = {label: data["cells"][names[i * len(found) + number]] for i, label in enumerate(labels)}
         draw_curves(next(axes), entries, "episode_return", "return")
         intervals = [summary(of_seeds.tolist()) for of_seeds in returns.values()]
-        draw_intervals(next(axes), list(returns), intervals, "final return (IQM, 95% interval)", [P3O])
+        draw_intervals(next(axes), list(returns), intervals, "final return (IQM, 95% interval)")
     return drawing
 
 
