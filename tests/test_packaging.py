@@ -162,13 +162,13 @@ def test_requirements_hold_pins_alone():
             assert line.url is None and not line.extras and [s.operator for s in line.specifier] == ["=="], line
 
 
-def test_requirements_leave_gym_out():
-    assert {"gym", "gym3"}.isdisjoint(pins())
+def test_requirements_leave_gym_and_pygame_out():
+    assert {"gym", "gym3", "pygame"}.isdisjoint(pins())
 
 
-def test_uv_overrides_what_procgen_asks_for():
+def test_uv_overrides_what_procgen_and_craftax_ask_for():
     names = [Requirement(line).name for line in PYPROJECT["tool"]["uv"]["override-dependencies"]]
-    assert names == ["numpy", "gym", "gym3"]
+    assert names == ["numpy", "gym", "gym3", "pygame"]
 
 
 @pytest.mark.parametrize(
