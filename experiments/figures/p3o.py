@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 
-from purerl import statistics
 from purerl.experiments.figures.commands import Cell, Check, Figure
 from purerl.experiments.figures.parts import chance, draw_curves, draw_intervals, panels, summary, text
 
@@ -71,7 +70,7 @@ def _cells(scale: str) -> list[Cell]:
     for index, (agent, changed) in enumerate(arms(scale).values()):
         in_grid = index > 2
         for game in one.grid_games if in_grid else one.games:
-            # PPO's cells are those of other figures where these have the same length, so the name says the length.
+            # Other figures have cells of PPO and another length: the name says the length.
             parts = [f"{field}-{x}" for field, x in changed.items()]
             found.append(
                 Cell(
@@ -113,8 +112,7 @@ def _verify(data: dict[str, Any]) -> list[Check]:
                 expected = "above 0.5" if label == A2C else "-"
                 checks.append(Check(f"P(P3O > {label}), {game}", text(chance(returns[P3O], of_seeds)), expected, None))
     pooled = [np.stack([returns[label] for returns in found.values()], axis=1) for label in (P3O, A2C)]
-    value = float(statistics.probability_of_improvement(*pooled))
-    low, high = statistics.probability_of_improvement_interval(*pooled)
+    value, low, high = chance(*pooled)
     judged = data["scale"] != "smoke" and (low > 0.5 or high < 0.5)
     what = f"P(P3O > {A2C}), {' and '.join(found)}"
     return [*checks, Check(what, text((value, low, high)), "above 0.5", low > 0.5 if judged else None)]
@@ -146,11 +144,9 @@ def _sizes(data: dict[str, Any]) -> dict[str, float]:
 
 def _verify_sizes(data: dict[str, Any]) -> list[Check]:
     return [
-        Check(
-            f"{game}, effective sample size, mean over training", f"{size:.3f}", f"about {PUBLISHED_ESS} (Atari)", None
-        )
+        Check(f"{game}, effective sample size, mean over training", f"{size:.3f}", _EXPECTED, None)
         for game, size in _sizes(data).items()
-    ] or [Check("effective sample size", "no replay step in a seed", f"about {PUBLISHED_ESS} (Atari)", None)]
+    ] or [Check("effective sample size", "no replay step in a seed", _EXPECTED, None)]
 
 
 def _draw_sizes(data: dict[str, Any]) -> Drawing:

@@ -44,7 +44,8 @@ def evaluate_adaptation(
 
     Returns:
       a dict of
-        agent, preset, env, iteration, step, env_options, seed, episodes_per_task, tasks (their number);
+        agent, preset, env, iteration, step, env_options, config (what was replaced), seed,
+        episodes_per_task, tasks (their number);
         per_seed [{seed, before, after}], mean returns over tasks and episodes;
         before, after, gain (after - before): {iqm and mean over the seeds, their 95% bootstrap intervals};
         per_task [{before, after}], mean returns over seeds and episodes;
@@ -67,7 +68,8 @@ def evaluate_adaptation(
     compilation.enable_cache()
     held_out = {"split": "test"} if hasattr(trained.options, "split") else {}
     _, plan, state, iteration = open_for_evaluation(folder, None, held_out | (env_options or {}), whole_state=True)
-    plan = dataclasses.replace(plan, config=_changed(plan, config or {}))
+    if config:
+        plan = dataclasses.replace(plan, config=_changed(plan, config))
     number = jax.tree.leaves(family.tasks(env_id, plan.options))[0].shape[0]
 
     def keys_of_tasks(key: Array) -> Array:
